@@ -1,0 +1,87 @@
+"""Chat message histories for LangChain in any store, that behave the same everywhere and never lose a message.
+
+Importing the package imports no driver: each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from langchain_histories.codec import Codec as Codec
+    from langchain_histories.codec import Record as Record
+    from langchain_histories.errors import ConfigurationError as ConfigurationError
+    from langchain_histories.errors import CorruptRecordError as CorruptRecordError
+    from langchain_histories.errors import HistoryError as HistoryError
+    from langchain_histories.errors import InvalidMessageError as InvalidMessageError
+    from langchain_histories.errors import MissingExtraError as MissingExtraError
+    from langchain_histories.errors import RecordTooLargeError as RecordTooLargeError
+    from langchain_histories.errors import StoreError as StoreError
+    from langchain_histories.errors import StoreUnavailableError as StoreUnavailableError
+    from langchain_histories.errors import UnsupportedOperationError as UnsupportedOperationError
+    from langchain_histories.history import StoredChatMessageHistory as StoredChatMessageHistory
+    from langchain_histories.history import TurnChatMessageHistory as TurnChatMessageHistory
+    from langchain_histories.registry import HistoryRegistry as HistoryRegistry
+    from langchain_histories.registry import open_history as open_history
+    from langchain_histories.registry import open_store as open_store
+    from langchain_histories.store import Capability as Capability
+    from langchain_histories.store import MessageStore as MessageStore
+    from langchain_histories.store import SessionInfo as SessionInfo
+    from langchain_histories.store import user_session_id as user_session_id
+    from langchain_histories.stores.file import FileChatMessageHistory as FileChatMessageHistory
+    from langchain_histories.stores.file import FileStore as FileStore
+    from langchain_histories.stores.memory import ChatMessageHistory as ChatMessageHistory
+    from langchain_histories.stores.memory import InMemoryChatMessageHistory as InMemoryChatMessageHistory
+    from langchain_histories.stores.memory import MemoryStore as MemoryStore
+    from langchain_histories.stores.mongodb import MongoDBChatMessageHistory as MongoDBChatMessageHistory
+    from langchain_histories.stores.mongodb import MongoDBStore as MongoDBStore
+    from langchain_histories.stores.redis import RedisChatMessageHistory as RedisChatMessageHistory
+    from langchain_histories.stores.redis import RedisStore as RedisStore
+    from langchain_histories.stores.sql import BaseMessageConverter as BaseMessageConverter
+    from langchain_histories.stores.sql import DefaultMessageConverter as DefaultMessageConverter
+    from langchain_histories.stores.sql import SQLChatMessageHistory as SQLChatMessageHistory
+    from langchain_histories.stores.sql import SQLStore as SQLStore
+
+# Where each public name lives, under its own name unless a second one follows.
+_MODULES = {
+    "codec": ("Codec", "Record"),
+    "errors": (
+        "ConfigurationError",
+        "CorruptRecordError",
+        "HistoryError",
+        "InvalidMessageError",
+        "MissingExtraError",
+        "RecordTooLargeError",
+        "StoreError",
+        "StoreUnavailableError",
+        "UnsupportedOperationError",
+    ),
+    "history": ("StoredChatMessageHistory", "TurnChatMessageHistory"),
+    "registry": ("HistoryRegistry", "open_history", "open_store"),
+    "store": ("Capability", "MessageStore", "SessionInfo", "user_session_id"),
+    "stores.file": ("FileChatMessageHistory", "FileStore"),
+    "stores.memory": ("ChatMessageHistory", "InMemoryChatMessageHistory", "MemoryStore"),
+    "stores.mongodb": ("MongoDBChatMessageHistory", "MongoDBStore"),
+    "stores.redis": ("RedisChatMessageHistory", "RedisStore"),
+    "stores.sql": ("BaseMessageConverter", "DefaultMessageConverter", "SQLChatMessageHistory", "SQLStore"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605  # one table, not two
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

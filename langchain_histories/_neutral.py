@@ -1,0 +1,63 @@
+"""One `async def` body over an async client or over its blocking twin.
+
+A store writes each operation once, as a coroutine typed against the *async* client of its driver. Over that client it
+is awaited as usual. Over the blocking twin, whose calls have already returned when they are "awaited", nothing in the
+body suspends, so `drive` finishes it with a single `send(None)`: no event loop, no thread, no generated code. The
+technique is that of the Gel and Vercel Python clients.
+
+It holds as long as a body awaits nothing but client calls, through `settle`, `entered` and `each`, or other bodies of
+the same kind. `tests/unit_tests/test_neutral.py` checks that over the source.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Coroutine, Iterable
+    from contextlib import AbstractContextManager
+
+T = TypeVar("T")
+
+
+def drive(operation: Coroutine[Any, Any, T]) -> T:
+    """Finish an operation that runs over a blocking client.
+
+    Raises:
+        RuntimeError: The operation suspended, so its client was not a blocking one.
+    """
+    try:
+        operation.send(None)
+    except StopIteration as finished:
+        return finished.value  # type: ignore[no-any-return]
+    finally:
+        operation.close()
+    raise RuntimeError("internal error: an operation over a blocking client suspended")
+
+
+async def settle(result: Awaitable[T] | T) -> T:
+    """What a client call resolves to; a blocking client has already returned it."""
+    return await result if inspect.isawaitable(result) else result
+
+
+@asynccontextmanager
+async def entered(manager: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
+    """Enter a connection, a transaction or a lock, of either kind."""
+    if isinstance(manager, AbstractAsyncContextManager):
+        async with manager as value:
+            yield value
+    else:
+        with cast("AbstractContextManager[T]", manager) as value:
+            yield value
+
+
+async def each(items: AsyncIterable[T]) -> AsyncGenerator[T]:
+    """Walk a cursor or a pager, of either kind."""
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+    else:
+        for item in cast("Iterable[T]", items):
+            yield item

@@ -1,0 +1,173 @@
+"""One session of a store, as LangChain's `BaseChatMessageHistory`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from langchain_histories._compat import BaseChatMessageHistory
+from langchain_histories.errors import UnsupportedOperationError
+from langchain_histories.store import normalize_session_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_histories.store import MessageStore, SessionId
+
+    SaveErrorHook = Callable[[Exception, str, Sequence[BaseMessage]], object]
+
+logger = logging.getLogger(__name__)
+
+
+class StoredChatMessageHistory(BaseChatMessageHistory):
+    """A light handle on one session; every read goes to the store.
+
+    Making one does no I/O, so a program may make one for each turn.
+
+    Args:
+        store: The store, shared by all its sessions.
+        session_id: A non-empty `str` of at most 1,024 bytes of UTF-8, a `UUID` or an `int`.
+        last: `messages` shows only the last n; the transcript keeps all.
+
+    Raises:
+        ConfigurationError: The session id or `last` cannot be used.
+    """
+
+    def __init__(self, store: MessageStore[Any], session_id: SessionId, *, last: int | None = None) -> None:
+        """Keep store and session."""
+        super().__init__()
+        self.store = store
+        self.session_id = normalize_session_id(session_id)
+        self.last = last
+
+    def __repr__(self) -> str:
+        """Class, session and store, without secrets and without a read."""
+        return f"{type(self).__name__}(session_id={self.session_id!r}, store={self.store!r})"
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The messages, oldest first; changing the list or a message changes nothing that is stored."""
+        return self._visible()
+
+    @messages.setter
+    def messages(self, messages: Sequence[BaseMessage]) -> None:  # noqa: ARG002
+        msg = "Assignment to messages is not supported: use add_messages, or store.replace(session_id, messages)."
+        raise UnsupportedOperationError(msg)
+
+    def _visible(self) -> list[BaseMessage]:
+        return self.get_messages()
+
+    async def aget_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """Async `get_messages`."""
+        return await self.store.aread(self.session_id, last=self.last if last is None else last, after=after)
+
+    def get_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """Return the messages, oldest first.
+
+        Args:
+            last: Only the last n of them.
+            after: Only those behind this `Record.position`.
+        """
+        return self.store.read(self.session_id, last=self.last if last is None else last, after=after)
+
+    def add_message(self, message: BaseMessage) -> None:
+        """Add one message."""
+        self.add_messages([message])
+
+    async def aadd_message(self, message: BaseMessage) -> None:
+        """Async `add_message`."""
+        await self.aadd_messages([message])
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Add messages: all or nothing, and contiguous."""
+        self.store.append(self.session_id, messages)
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Async `add_messages`."""
+        await self.store.aappend(self.session_id, messages)
+
+    def clear(self) -> None:
+        """Remove the session."""
+        self.store.clear(self.session_id)
+
+    async def aclear(self) -> None:
+        """Async `clear`."""
+        await self.store.aclear(self.session_id)
+
+
+class TurnChatMessageHistory(StoredChatMessageHistory):
+    """The handle of one turn: its first read is frozen until it has written.
+
+    `RunnableWithMessageHistory` reads a history again at the end of a turn and takes what is longer than that as new.
+    Another turn on the same session in the meantime would make it drop the user's message; a frozen read does not.
+    It also swallows a failed save into a log line without a session, so this handle reports it first.
+
+    Args:
+        store: The store.
+        session_id: The session.
+        last: `messages` shows only the last n.
+        on_save_error: Called with the error, the session id and the messages when a save failed; the error is raised
+            after that.
+    """
+
+    def __init__(
+        self,
+        store: MessageStore[Any],
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        on_save_error: SaveErrorHook | None = None,
+    ) -> None:
+        """Keep store and session."""
+        super().__init__(store, session_id, last=last)
+        self._on_save_error = on_save_error
+        self._frozen: list[BaseMessage] | None = None
+
+    def _visible(self) -> list[BaseMessage]:
+        if self._frozen is None:
+            self._frozen = self.get_messages()
+        return list(self._frozen)
+
+    async def aget_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """The messages as they were when this turn first read them; with `last` or `after`, as they are now."""
+        if last is not None or after is not None:
+            return await super().aget_messages(last=last, after=after)
+        if self._frozen is None:
+            self._frozen = await super().aget_messages()
+        return list(self._frozen)
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Add the messages of the turn, and end it."""
+        try:
+            super().add_messages(messages)
+        except Exception as error:
+            self._report(error, messages)
+            raise
+        self._frozen = None
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Async `add_messages`."""
+        try:
+            await super().aadd_messages(messages)
+        except Exception as error:
+            self._report(error, messages)
+            raise
+        self._frozen = None
+
+    def clear(self) -> None:
+        """Remove the session, and end the turn."""
+        super().clear()
+        self._frozen = None
+
+    async def aclear(self) -> None:
+        """Async `clear`."""
+        await super().aclear()
+        self._frozen = None
+
+    def _report(self, error: Exception, messages: Sequence[BaseMessage]) -> None:
+        logger.error("%d messages of session %r were not saved: %s", len(messages), self.session_id, error)
+        if self._on_save_error is not None:
+            self._on_save_error(error, self.session_id, messages)

@@ -1,0 +1,690 @@
+"""`MessageStore`: what every store does, with its sync and async faces written once.
+
+A store class writes the underscored operations as neutral coroutines (see `_neutral`) over the client of its driver.
+Validation, encoding, errors, set-up on first use and both public faces are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime as dt
+import enum
+import re
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
+from urllib.parse import quote, unquote
+
+from langchain_histories._clients import Clients, ClientT
+from langchain_histories._neutral import drive
+from langchain_histories.codec import Codec, Record, RecordFormat, Row, envelope, record_time
+from langchain_histories.errors import (
+    ConfigurationError,
+    HistoryError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_histories.history import StoredChatMessageHistory
+
+T = TypeVar("T")
+
+MAX_SESSION_ID_BYTES = 1024
+STORES_WITH_TTL = ("memory", "redis")
+_ESCAPED = "lh%"
+_SHARED_STORES = 256
+
+
+class Capability(enum.Flag):
+    """What a store can do beyond appending, reading and clearing."""
+
+    NATIVE_ASYNC = enum.auto()
+    """The async methods use an async driver; without it they run the blocking one in threads."""
+    ATOMIC_BATCH = enum.auto()
+    """The service itself stores a batch all or nothing; without it readers leave out an incomplete one."""
+    TTL = enum.auto()
+    """`ttl=`: a session expires as a whole, that long after its last append."""
+    TAIL_READ = enum.auto()
+    """`last=` and `after=` cost what they return."""
+    DELETE = enum.auto()
+    """`delete(ids)`."""
+    REPLACE = enum.auto()
+    """`replace`."""
+    SESSIONS = enum.auto()
+    """`sessions`."""
+    STATE = enum.auto()
+    """`get_state` and `put_state`."""
+    ERASE = enum.auto()
+    """`erase`, and `clear` of a single session leaves no trace."""
+    PERSISTENT = enum.auto()
+    """What was stored is there for other processes and after a restart."""
+
+
+class StoreOptions(TypedDict, total=False):
+    """Options that every store takes.
+
+    Attributes:
+        codec: Transforms what is stored of each message: encryption, compression.
+        before_save: Called with each message before it is stored; returns the message to store, or `None` for none.
+            If it raises, nothing is stored.
+        on_unserializable: What to do about an object that cannot be stored: describe its type, or raise.
+        on_corrupt: What to do about a record that cannot be read: raise, or skip it with a warning.
+        ttl: Seconds after its last append at which a session expires, on stores that have `Capability.TTL`.
+    """
+
+    codec: Codec | None
+    before_save: Callable[[BaseMessage], BaseMessage | None] | None
+    on_unserializable: Literal["describe", "raise"]
+    on_corrupt: Literal["raise", "skip"]
+    ttl: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session in a listing.
+
+    Attributes:
+        session_id: Its id.
+        count: Number of stored records.
+        last_at: When the last record was added, in UTC; `None` where LangChain's classes wrote it.
+    """
+
+    session_id: str
+    count: int
+    last_at: dt.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session as a store lists it: its key, its number of rows and the text of its last row."""
+
+    key: str
+    count: int
+    last: str | bytes | None
+
+
+class _Operation(NamedTuple, Generic[ClientT, T]):
+    name: str
+    session_id: str | None
+    body: Callable[[ClientT], Coroutine[Any, Any, T]]
+
+
+SessionId: TypeAlias = str | int | uuid.UUID
+
+
+def normalize_session_id(session_id: SessionId) -> str:
+    """Return the session id as text.
+
+    Args:
+        session_id: A non-empty `str` of at most 1,024 bytes of UTF-8, a `UUID` or an `int`.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if isinstance(session_id, uuid.UUID) or (isinstance(session_id, int) and not isinstance(session_id, bool)):
+        return str(session_id)
+    if not isinstance(session_id, str) or not session_id:
+        what = "an empty string" if session_id == "" else type(session_id).__name__
+        raise ConfigurationError(
+            f"session_id must be a non-empty str, a UUID or an int, not {what}: without it sessions would be shared."
+        )
+    try:
+        size = len(session_id.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ConfigurationError("session_id contains a lone surrogate, which is not valid Unicode text.") from None
+    if size > MAX_SESSION_ID_BYTES:
+        raise ConfigurationError(f"session_id has {size} bytes of UTF-8; the limit is {MAX_SESSION_ID_BYTES}.")
+    return session_id
+
+
+def user_session_id(user_id: str, session_id: str) -> str:
+    """Join a user and a session to one session id, `@user/session`.
+
+    `%` and `/` are percent-escaped in the user's part, so different pairs never give the same id.
+
+    Raises:
+        ConfigurationError: A part is empty, or both are too long.
+    """
+    session = normalize_session_id(session_id)
+    return normalize_session_id(_user_prefix(user_id) + session)
+
+
+def _user_prefix(user_id: str) -> str:
+    user = normalize_session_id(user_id)
+    return "@" + user.replace("%", "%25").replace("/", "%2F") + "/"
+
+
+def redact_url(url: str) -> str:
+    """Return `url` without passwords, for messages and `repr`."""
+    url = re.sub(r"//([^/?#]*)@", lambda m: f"//{m[1].split(':', 1)[0]}:***@" if ":" in m[1] else m[0], url)
+    return re.sub(r"(?i)([?&][^=&#]*(?:pass|pwd|secret|token|key)[^=&#]*=)[^&#]*", r"\1***", url)
+
+
+def check_ttl(ttl: object) -> int | None:
+    """Return `ttl` if it is a time to live in seconds.
+
+    Raises:
+        ConfigurationError: It is not a positive whole number.
+    """
+    if ttl is not None and (not isinstance(ttl, int) or isinstance(ttl, bool) or ttl <= 0):
+        raise ConfigurationError(f"ttl must be a positive whole number of seconds, not {ttl!r}.")
+    return ttl
+
+
+def position_number(position: str) -> int:
+    """Return the number that a position token begins with, as `12` or `12-5f3a`.
+
+    Raises:
+        ConfigurationError: It is not such a token.
+    """
+    number = position.partition("-")[0] if isinstance(position, str) else ""
+    if not number.isdecimal():
+        raise ConfigurationError(f"after must be the position of a record of this store, not {position!r}.")
+    return int(number)
+
+
+class MessageStore(ABC, Generic[ClientT]):
+    """One backend with its connection pool, shared by all sessions kept in it.
+
+    A subclass names its `schemes`, says its `capabilities`, hands its `Clients` to `__init__` and writes the
+    underscored operations as neutral coroutines over a client. It validates nothing that is validated here.
+    All public methods come in a sync form and an `a`-prefixed async form with the same meaning.
+
+    A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`).
+
+    Raises:
+        ConfigurationError: From any method, for a bad argument. Nothing was sent.
+        StoreUnavailableError: From any method that reaches the store: it is down or refused the credentials.
+        StoreError: From any method that reaches the store: it refused the operation.
+        UnsupportedOperationError: From a method that this store does not have.
+    """
+
+    name: ClassVar[str]
+    """Short name, for messages."""
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """URL schemes; `postgresql` also stands for `postgresql+psycopg` and other drivers."""
+    driver_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    """What the driver raises; turned into `StoreError`."""
+    unavailable_errors: ClassVar[tuple[type[Exception], ...]] = (ConnectionError, TimeoutError)
+    """Which of them mean that the store could not be reached; turned into `StoreUnavailableError`."""
+    unholdable: ClassVar[str] = ""
+    """Characters that a session id cannot have in this service; ids with them are escaped."""
+
+    def __init__(self, clients: Clients[ClientT], url: str | None = None, **options: Unpack[StoreOptions]) -> None:
+        """Keep clients and options. Called by subclasses."""
+        self._clients = clients
+        self._url = url
+        self.ttl = check_ttl(options.pop("ttl", None))
+        self.format = RecordFormat(**options)  # type: ignore[misc]
+        self._is_set_up = False
+        if self.ttl is not None and Capability.TTL not in self.capabilities:
+            raise ConfigurationError(
+                f"The {self.name} store has no ttl; the stores that have it are {', '.join(STORES_WITH_TTL)}."
+            )
+
+    def __repr__(self) -> str:
+        """Class and place, without secrets."""
+        return f"{type(self).__name__}({redact_url(self._url) if self._url else '<client>'!r})"
+
+    @property
+    def client(self) -> ClientT:
+        """The blocking client of the driver, for what this package does not do. It is opened if need be."""
+        return self._clients.blocking()
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capability:
+        """What this instance can do."""
+
+    # What a store writes. `key` is the session id, escaped where the service cannot hold it.
+
+    @abstractmethod
+    async def _append(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
+        """Store one batch: all or nothing, contiguous, in order, after everything stored before."""
+
+    @abstractmethod
+    async def _read(
+        self, client: ClientT, key: str, *, last: int | None = None, after: str | None = None
+    ) -> Sequence[Row]:
+        """Return rows, oldest first: those after a position, and of these the last n."""
+
+    @abstractmethod
+    async def _clear(self, client: ClientT, key: str) -> None:
+        """Remove all rows, the state and every other trace of the session."""
+
+    async def _setup(self, client: ClientT, *, upgrade: bool = False) -> None:
+        """Make what is missing. Safe when many callers race; needs no rights where nothing is missing."""
+
+    async def _count(self, client: ClientT, key: str) -> int:
+        return len(await self._read(client, key))
+
+    async def _replace(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
+        """Put `rows` in place of all rows of the session: all or nothing. The state stays."""
+        raise self._unsupported("replace")
+
+    async def _delete(self, client: ClientT, key: str, rows: Sequence[Row]) -> int:
+        """Remove these rows, as `_read` returned them; return how many were still there."""
+        raise self._unsupported("delete")
+
+    async def _sessions(
+        self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
+    ) -> Sequence[SessionRow]:
+        """List sessions that have rows, in the byte order of their keys, from behind the key `after`."""
+        raise self._unsupported("sessions")
+
+    async def _erase(self, client: ClientT, prefix: str) -> int:
+        """Remove every trace of all sessions whose key starts with `prefix`; return the number of sessions."""
+        raise self._unsupported("erase")
+
+    async def _get_state(self, client: ClientT, key: str) -> str | bytes | None:
+        raise self._unsupported("get_state")
+
+    async def _put_state(self, client: ClientT, key: str, text: str | None) -> None:
+        """Store the state of a session, or remove it when `text` is `None`."""
+        raise self._unsupported("put_state")
+
+    def _unavailable(self, error: Exception) -> bool:
+        """Whether a driver's error means that the store could not be reached."""
+        return isinstance(error, self.unavailable_errors)
+
+    # The public faces.
+
+    def append(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+        """Add a batch of messages to the end of a session: all or nothing, and contiguous.
+
+        Returns:
+            The record ids, in order; fewer than messages where `before_save` dropped some.
+
+        Raises:
+            InvalidMessageError: Something in the batch is not a message or cannot be stored. Nothing was written.
+            RecordTooLargeError: A message is larger than the store can hold. Nothing was written.
+        """
+        return self._run(self._appending(session_id, messages))
+
+    async def aappend(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+        """Async `append`. When it is cancelled the batch is stored whole or not at all."""
+        return await self._arun(self._appending(session_id, messages))
+
+    def read(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """Return the messages of a session, oldest first. They are the caller's own.
+
+        Args:
+            session_id: The session.
+            last: Only the last n of them.
+            after: Only those behind this `Record.position`.
+
+        Raises:
+            CorruptRecordError: A record cannot be read.
+        """
+        return [record.message for record in self.records(session_id, last=last, after=after)]
+
+    async def aread(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """Async `read`."""
+        return [record.message for record in await self.arecords(session_id, last=last, after=after)]
+
+    def records(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[Record]:
+        """Return the messages of a session with their ids, times and positions, oldest first.
+
+        Args:
+            session_id: The session.
+            last: Only the last n of them.
+            after: Only those behind this `Record.position`. Going on from the last position seen never misses
+                what other writers commit later.
+
+        Raises:
+            CorruptRecordError: A record cannot be read.
+        """
+        return self._run(self._reading(session_id, last, after))
+
+    async def arecords(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[Record]:
+        """Async `records`."""
+        return await self._arun(self._reading(session_id, last, after))
+
+    def count(self, session_id: str) -> int:
+        """Return the number of records of a session."""
+        return self._run(self._counting(session_id))
+
+    async def acount(self, session_id: str) -> int:
+        """Async `count`."""
+        return await self._arun(self._counting(session_id))
+
+    def replace(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+        """Put these messages in place of all messages of a session: all or nothing.
+
+        Returns:
+            The new record ids, in order.
+        """
+        return self._run(self._replacing(session_id, messages))
+
+    async def areplace(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+        """Async `replace`."""
+        return await self._arun(self._replacing(session_id, messages))
+
+    def delete(self, session_id: str, ids: Iterable[str]) -> int:
+        """Remove single records by `Record.id`; unknown ids are ignored. Costs a read of the session.
+
+        Returns:
+            How many were removed.
+        """
+        return self._run(self._deleting(session_id, ids))
+
+    async def adelete(self, session_id: str, ids: Iterable[str]) -> int:
+        """Async `delete`."""
+        return await self._arun(self._deleting(session_id, ids))
+
+    def clear(self, session_id: str) -> None:
+        """Remove a session with its state. Idempotent."""
+        self._run(self._clearing(session_id))
+
+    async def aclear(self, session_id: str) -> None:
+        """Async `clear`."""
+        await self._arun(self._clearing(session_id))
+
+    def sessions(
+        self, *, prefix: str = "", user_id: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> list[SessionInfo]:
+        """List the sessions that have messages, ordered by id.
+
+        Args:
+            prefix: Only ids that start with this (with `user_id`, the part behind the user).
+            user_id: Only sessions of this user, as `user_session_id` names them.
+            limit: At most so many.
+            after: Only those behind this session id, the last one of the page before.
+        """
+        return self._run(self._listing(prefix, user_id, limit, after))
+
+    async def asessions(
+        self, *, prefix: str = "", user_id: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> list[SessionInfo]:
+        """Async `sessions`."""
+        return await self._arun(self._listing(prefix, user_id, limit, after))
+
+    def erase(self, *, user_id: str) -> int:
+        """Remove every trace of all sessions of a user, as `user_session_id` names them. Idempotent.
+
+        Returns:
+            How many sessions were removed.
+        """
+        return self._run(self._erasing(user_id))
+
+    async def aerase(self, *, user_id: str) -> int:
+        """Async `erase`."""
+        return await self._arun(self._erasing(user_id))
+
+    def get_state(self, session_id: str) -> dict[str, Any] | None:
+        """Return the small document kept beside the transcript of a session, such as a summary."""
+        return self._run(self._getting_state(session_id))
+
+    async def aget_state(self, session_id: str) -> dict[str, Any] | None:
+        """Async `get_state`."""
+        return await self._arun(self._getting_state(session_id))
+
+    def put_state(self, session_id: str, state: dict[str, Any] | None) -> None:
+        """Store the document of a session in place of the one before; `None` removes it."""
+        self._run(self._putting_state(session_id, state))
+
+    async def aput_state(self, session_id: str, state: dict[str, Any] | None) -> None:
+        """Async `put_state`."""
+        await self._arun(self._putting_state(session_id, state))
+
+    def setup(self, *, upgrade: bool = False) -> None:
+        """Make the tables, indexes or folders that are missing. The first use does it by itself.
+
+        Args:
+            upgrade: Also add to a table that already exists what makes it fast, such as an index.
+        """
+        self._run(self._setting_up(upgrade=upgrade))
+
+    async def asetup(self, *, upgrade: bool = False) -> None:
+        """Async `setup`."""
+        await self._arun(self._setting_up(upgrade=upgrade))
+
+    def history(self, session_id: SessionId, *, last: int | None = None) -> StoredChatMessageHistory:
+        """Return LangChain's view of one session.
+
+        Args:
+            session_id: The session.
+            last: `messages` shows only the last n; the transcript keeps all.
+        """
+        from langchain_histories.history import StoredChatMessageHistory
+
+        return StoredChatMessageHistory(self, session_id, last=last)
+
+    def close(self) -> None:
+        """Close the blocking client, if it was opened here. The next use opens another."""
+        self._clients.close()
+
+    async def aclose(self) -> None:
+        """Close the clients of this process and event loop, where they were opened here."""
+        await self._clients.aclose()
+
+    def __enter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Close the store."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        await self.aclose()
+
+    @classmethod
+    def shared(cls, *args: Any, **options: Any) -> Self:
+        """Return the one store of this process with these arguments, so that a history made per turn opens no pool.
+
+        The 256 configurations used last are kept.
+        """
+        key = (cls, _configuration_key(args), _configuration_key(options))
+        with _shared_lock:
+            store = _shared.pop(key, None) or cls(*args, **options)
+            _shared[key] = store
+            if len(_shared) > _SHARED_STORES:
+                _shared.popitem(last=False)
+        return store
+
+    # One method for each operation: checks its arguments, and returns what both faces run.
+
+    def _appending(self, session_id: str, messages: Sequence[BaseMessage]) -> _Operation[ClientT, list[str]]:
+        key, (ids, rows) = self._key(session_id), self.format.encode(messages)
+
+        async def body(client: ClientT) -> list[str]:
+            if rows:
+                await self._append(client, key, rows)
+            return ids
+
+        return _Operation("append", session_id, body)
+
+    def _reading(self, session_id: str, last: int | None, after: str | None) -> _Operation[ClientT, list[Record]]:
+        key = self._key(session_id)
+        _check_number("last", last)
+
+        async def body(client: ClientT) -> list[Record]:
+            if last == 0:
+                return []
+            wanted = last
+            while True:
+                rows = await self._read(client, key, last=wanted, after=after)
+                records = self.format.decode(rows, session_id)
+                # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further back.
+                if last is None or wanted is None or len(records) >= last or len(rows) < wanted:
+                    return records if last is None else records[-last:]
+                wanted *= 2
+
+        return _Operation("read", session_id, body)
+
+    def _counting(self, session_id: str) -> _Operation[ClientT, int]:
+        key = self._key(session_id)
+        return _Operation("count", session_id, lambda client: self._count(client, key))
+
+    def _replacing(self, session_id: str, messages: Sequence[BaseMessage]) -> _Operation[ClientT, list[str]]:
+        key, (ids, rows) = self._key(session_id), self.format.encode(messages)
+
+        async def body(client: ClientT) -> list[str]:
+            await self._replace(client, key, rows)
+            return ids
+
+        return _Operation("replace", session_id, body)
+
+    def _deleting(self, session_id: str, ids: Iterable[str]) -> _Operation[ClientT, int]:
+        key = self._key(session_id)
+        if isinstance(ids, str):
+            raise ConfigurationError("delete takes a list of record ids, not one str.")
+        wanted = set(ids)
+
+        async def body(client: ClientT) -> int:
+            rows = await self._read(client, key) if wanted else []
+            found = [row for row in rows if envelope(row).id in wanted]
+            return await self._delete(client, key, found) if found else 0
+
+        return _Operation("delete", session_id, body)
+
+    def _clearing(self, session_id: str) -> _Operation[ClientT, None]:
+        key = self._key(session_id)
+        return _Operation("clear", session_id, lambda client: self._clear(client, key))
+
+    def _listing(
+        self, prefix: str, user_id: str | None, limit: int | None, after: str | None
+    ) -> _Operation[ClientT, list[SessionInfo]]:
+        _check_number("limit", limit)
+        prefix = prefix if user_id is None else _user_prefix(user_id) + prefix
+        after_key = None if after is None else self._key(after)
+
+        async def body(client: ClientT) -> list[SessionInfo]:
+            found: list[SessionRow] = []
+            for key_prefix in self._key_prefixes(prefix):
+                # A prefix of the mark of escaped keys matches them all, so the page is cut after the filter below.
+                most = None if self.unholdable and prefix and _ESCAPED.startswith(prefix) else limit
+                found += await self._sessions(client, prefix=key_prefix, limit=most, after=after_key)
+            found.sort(key=lambda row: row.key.encode())
+            infos = [
+                SessionInfo(self._session_id(row.key), row.count, None if row.last is None else record_time(row.last))
+                for row in found
+            ]
+            return [info for info in infos if info.session_id.startswith(prefix)][:limit]
+
+        return _Operation("sessions", None, body)
+
+    def _erasing(self, user_id: str) -> _Operation[ClientT, int]:
+        prefix = _user_prefix(user_id)
+
+        async def body(client: ClientT) -> int:
+            return sum([await self._erase(client, key_prefix) for key_prefix in self._key_prefixes(prefix)])
+
+        return _Operation("erase", None, body)
+
+    def _getting_state(self, session_id: str) -> _Operation[ClientT, dict[str, Any] | None]:
+        key = self._key(session_id)
+
+        async def body(client: ClientT) -> dict[str, Any] | None:
+            text = await self._get_state(client, key)
+            return None if text is None else self.format.decode_state(text, session_id)
+
+        return _Operation("get_state", session_id, body)
+
+    def _putting_state(self, session_id: str, state: dict[str, Any] | None) -> _Operation[ClientT, None]:
+        key, text = self._key(session_id), None if state is None else self.format.encode_state(state)
+        return _Operation("put_state", session_id, lambda client: self._put_state(client, key, text))
+
+    def _setting_up(self, *, upgrade: bool) -> _Operation[ClientT, None]:
+        return _Operation("setup", None, lambda client: self._setup(client, upgrade=upgrade))
+
+    # How an operation is run.
+
+    def _run(self, operation: _Operation[ClientT, T]) -> T:
+        with self._errors(operation):
+            return drive(self._prepared(operation, self._clients.blocking()))
+
+    async def _arun(self, operation: _Operation[ClientT, T]) -> T:
+        if not self._clients.has_native:
+            # Cancelled, the thread finishes what it has begun: the operation happens whole or not at all.
+            return await asyncio.to_thread(self._run, operation)
+        with self._errors(operation):
+            return await self._prepared(operation, await self._clients.native())
+
+    async def _prepared(self, operation: _Operation[ClientT, T], client: ClientT) -> T:
+        if not self._is_set_up and operation.name != "setup":
+            await self._setup(client)
+            self._is_set_up = True
+        return await operation.body(client)
+
+    @contextmanager
+    def _errors(self, operation: _Operation[ClientT, Any]) -> Iterator[None]:
+        """Turn the driver's errors into ours."""
+        expected: tuple[type[Exception], ...] = (OSError, *self.driver_errors)
+        try:
+            yield
+        except HistoryError:
+            raise
+        except expected as error:
+            unavailable = self._unavailable(error)
+            where = f"{operation.name} on {self!r}"
+            if operation.session_id is not None:
+                where += f", session {str(operation.session_id)!r}"
+            what = "could not be reached" if unavailable else "failed"
+            msg = f"{self.name}: {where} {what} ({type(error).__name__}). See the cause for the driver's own words."
+            kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
+            raise kind(msg, self.name, operation.name, operation.session_id) from error
+
+    def _unsupported(self, operation: str) -> UnsupportedOperationError:
+        return UnsupportedOperationError(f"The {self.name} store has no {operation}; see its capabilities.")
+
+    # Session ids that the service cannot hold. An escaped key starts with a mark, and an id that starts with the mark
+    # is escaped too, so that no two ids have the same key.
+
+    def _key(self, session_id: str) -> str:
+        session_id = normalize_session_id(session_id)
+        if self.unholdable and (session_id.startswith(_ESCAPED) or set(self.unholdable) & set(session_id)):
+            return _ESCAPED + quote(session_id, safe="")
+        return session_id
+
+    def _session_id(self, key: str) -> str:
+        return unquote(key.removeprefix(_ESCAPED)) if self.unholdable and key.startswith(_ESCAPED) else key
+
+    def _key_prefixes(self, prefix: str) -> list[str]:
+        """The prefixes that the keys of all sessions have whose id starts with `prefix`."""
+        escaped = _ESCAPED + quote(prefix, safe="")
+        if not self.unholdable or escaped.startswith(prefix):
+            return [prefix]
+        return [escaped] if prefix.startswith(_ESCAPED) else [prefix, escaped]
+
+
+def _configuration_key(value: Any) -> Any:
+    """A hashable stand-in for an option: equal for equal plain data, the identity of anything else."""
+    match value:
+        case None | bool() | int() | float() | str() | bytes():
+            return (type(value), value)
+        case dict():
+            return tuple((key, _configuration_key(item)) for key, item in sorted(value.items()))
+        case list() | tuple():
+            return tuple(map(_configuration_key, value))
+        case _:
+            return id(value)
+
+
+_shared: OrderedDict[Any, Any] = OrderedDict()
+_shared_lock = threading.Lock()
+
+
+def _check_number(name: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ConfigurationError(f"{name} must be a whole number of at least 0, not {value!r}.")

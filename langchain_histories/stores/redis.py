@@ -1,0 +1,364 @@
+"""Histories in Redis and Valkey: a list per session, as LangChain's `RedisChatMessageHistory` keeps them.
+
+The list `message_store:<session_id>` holds the newest record first (`LPUSH`), so a batch is one command, and the last n
+records are its head. The state of a session is the string `{message_store:<session_id>}:state`: the braces keep it in
+the cluster slot of the list, and `message_store:*` does not match it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from langchain_histories._clients import Clients
+from langchain_histories._neutral import each, entered, settle
+from langchain_histories.codec import Row
+from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.store import Capability, MessageStore, SessionId, SessionRow, StoreOptions, position_number
+
+try:
+    import redis
+    import redis.asyncio
+    from redis import exceptions
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.backoff import NoBackoff
+    from redis.crc import key_slot
+    from redis.retry import Retry
+except ImportError as error:
+    raise missing_extra("redis") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Unpack
+
+# One call, like MULTI; but a key that is no list stops it before the expiry, which in MULTI would still be set.
+_APPEND_WITH_TTL = """
+redis.call('LPUSH', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+"""
+_DEFAULT_URL = "redis://localhost:6379/0"
+_TOMBSTONE = "lh:deleted"
+_SCRIPT_ARGUMENTS = 5000  # Lua's unpack puts its arguments on a stack of 8,000
+
+
+class RedisStore(MessageStore[Any]):
+    """Keeps histories in Redis, Valkey or what speaks their protocol: one server, Sentinel or Cluster.
+
+    Args:
+        url: `redis://`, `rediss://` (TLS) or `unix://`, as redis-py reads them, or
+            `redis+sentinel://[user:password@]host[:26379][/service[/db]]` (`rediss+sentinel://`). A cluster is
+            recognised by itself.
+        key_prefix: What the key of each list starts with.
+        redis_client: Your own blocking client, in place of `url`. It is never closed here.
+        async_redis_client: Your own asyncio client. With one of the two alone, the other side is not derived: async
+            methods run a blocking client in threads, sync methods refuse an asyncio one.
+        client_options: More options for redis-py, such as `{"socket_timeout": 5}`; only with `url`.
+        **options: See `StoreOptions`. `ttl` is supported.
+    """
+
+    name = "redis"
+    schemes = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+    driver_errors = (exceptions.RedisError,)
+    unavailable_errors = (
+        ConnectionError,
+        TimeoutError,
+        exceptions.ConnectionError,
+        exceptions.TimeoutError,
+        exceptions.AuthenticationError,
+        exceptions.ClusterDownError,
+    )
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key_prefix: str = "message_store:",
+        redis_client: redis.Redis | redis.RedisCluster | None = None,
+        async_redis_client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
+        client_options: dict[str, Any] | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """Keep where to connect to."""
+        given = redis_client is not None or async_redis_client is not None
+        if given == (url is not None) or (given and client_options):
+            raise ConfigurationError("Pass a url (and client_options), or clients of your own, and not both.")
+        if redis_client is not None and not isinstance(redis_client, redis.Redis | redis.RedisCluster):
+            raise ConfigurationError(f"redis_client must be a blocking redis client, not {_kind(redis_client)}.")
+        async_kinds = redis.asyncio.Redis | redis.asyncio.RedisCluster
+        if async_redis_client is not None and not isinstance(async_redis_client, async_kinds):
+            raise ConfigurationError(
+                f"async_redis_client must be a redis.asyncio client, not {_kind(async_redis_client)}."
+            )
+        self.key_prefix = key_prefix
+        self._client_options = client_options or {}
+        clients: Clients[Any] = Clients(
+            connect=self._connect, close=self._close, client=redis_client, async_client=async_redis_client
+        )
+        super().__init__(clients, url, **options)
+
+    @property
+    def capabilities(self) -> Capability:
+        """All; `NATIVE_ASYNC` unless only a blocking client was given."""
+        return ~Capability(0) if self._clients.has_native else ~Capability.NATIVE_ASYNC
+
+    async def _connect(self, native: bool) -> Any:
+        """Open a client for the URL; a server that is a node of a cluster gets a cluster client."""
+        package: Any = redis.asyncio if native else redis
+        # redis-py would send a batch again when the answer got lost: the batch could be stored twice.
+        retry: Any = (AsyncRetry if native else Retry)(NoBackoff(), 0)
+        options = {"retry": retry, **self._client_options}
+        url = str(self._url)
+        if urlsplit(url).scheme.endswith("+sentinel"):
+            return _sentinel_client(package, url, options)
+        client = package.Redis.from_url(url, **options)
+        try:
+            server = await settle(client.info("cluster"))
+        except exceptions.NoPermissionError:
+            return client
+        if not server.get("cluster_enabled"):
+            return client
+        await self._close(client)
+        # A cluster client needs its retries to follow moved slots; what they store twice is read once.
+        client = package.RedisCluster.from_url(url, **self._client_options)
+        if native:
+            await settle(client.initialize())
+        return client
+
+    async def _close(self, client: Any) -> None:
+        await settle(client.aclose() if hasattr(client, "aclose") else client.close())
+
+    def _list(self, key: str) -> str:
+        return self.key_prefix + key
+
+    async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        name = self._list(key)
+        if self.ttl is None:
+            await settle(client.lpush(name, *rows))
+        elif len(rows) < _SCRIPT_ARGUMENTS:
+            await settle(client.eval(_APPEND_WITH_TTL, 2, name, _state_name(name), self.ttl, *rows))
+        else:
+            transaction = client.pipeline(transaction=True)
+            transaction.lpush(name, *rows)
+            self._slide(transaction, name)
+            await settle(transaction.execute())
+
+    def _slide(self, transaction: Any, name: str) -> None:
+        if self.ttl is not None:
+            transaction.expire(name, self.ttl)
+            transaction.expire(_state_name(name), self.ttl)
+
+    async def _read(self, client: Any, key: str, *, last: int | None = None, after: str | None = None) -> Sequence[Row]:
+        name = self._list(key)
+        if after is not None:
+            return await self._read_after(client, name, after, last)
+        if last is None:
+            newest_first = await settle(client.lrange(name, 0, -1))
+            length = len(newest_first)
+        else:
+            transaction = client.pipeline(transaction=True)
+            transaction.llen(name)
+            transaction.lrange(name, 0, last - 1)
+            length, newest_first = await settle(transaction.execute())
+        return _rows(newest_first, length - len(newest_first))
+
+    async def _read_after(self, client: Any, name: str, after: str, last: int | None) -> Sequence[Row]:
+        """Read from the row `after` on, to see by its checksum that it is still where it was."""
+        number = position_number(after)
+        rows = _rows(await settle(client.lrange(name, 0, -(number + 1))), number)
+        if not rows or rows[0].position != after:
+            rows = _rows(await settle(client.lrange(name, 0, -1)), 0)
+            checksum = after.partition("-")[2]
+            known = [index for index, row in enumerate(rows) if row.position.endswith("-" + checksum)]
+            # Rows before it were deleted, or the session was cleared and began anew.
+            rows = rows[known[-1] :] if known else [Row("", after), *rows]
+        return rows[1:] if last is None else rows[1:][-last:]
+
+    async def _count(self, client: Any, key: str) -> int:
+        return int(await settle(client.llen(self._list(key))))
+
+    async def _clear(self, client: Any, key: str) -> None:
+        name = self._list(key)
+        await settle(client.delete(name, _state_name(name)))
+
+    async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        name = self._list(key)
+        transaction = client.pipeline(transaction=True)
+        transaction.delete(name)
+        if rows:
+            transaction.lpush(name, *rows)
+            self._slide(transaction, name)
+        await settle(transaction.execute())
+
+    async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
+        name = self._list(key)
+        async with entered(client.pipeline(transaction=True)) as transaction:
+            while True:
+                await settle(transaction.watch(name))
+                newest_first = await settle(transaction.lrange(name, 0, -1))
+                present = {row.position.partition("-")[2]: row.position for row in _rows(newest_first, 0)}
+                doomed = {present[check] for row in rows if (check := row.position.partition("-")[2]) in present}
+                transaction.multi()
+                for position in doomed:
+                    transaction.lset(name, -1 - position_number(position), _TOMBSTONE)
+                transaction.lrem(name, 0, _TOMBSTONE)
+                try:
+                    await settle(transaction.execute())
+                except exceptions.WatchError:
+                    continue
+                return len(doomed)
+
+    async def _sessions(
+        self, client: Any, *, prefix: str, limit: int | None, after: str | None
+    ) -> Sequence[SessionRow]:
+        """Redis has no order of keys, so each page scans them all and asks only for what is on the page."""
+        found = await self._scan(client, _glob(self._list(prefix)) + "*", _type="list")
+        keys = sorted(name.removeprefix(self.key_prefix) for name in found)
+        page = [key for key in keys if after is None or key > after][:limit]
+        pipeline = client.pipeline(transaction=False)
+        for key in page:
+            pipeline.llen(self._list(key))
+            pipeline.lindex(self._list(key), 0)
+        answers = await settle(pipeline.execute()) if page else []
+        rows = zip(page, answers[::2], answers[1::2], strict=True)
+        return [SessionRow(key, count, last) for key, count, last in rows if count]
+
+    async def _erase(self, client: Any, prefix: str) -> int:
+        name = _glob(self._list(prefix))
+        lists = await self._scan(client, name + "*", _type="list")
+        states = await self._scan(client, f"{{{name}*}}:state", _type="string")
+        states |= await self._scan(client, f"{{*}}{name}*:tagged-state", _type="string")
+        sessions = lists | {_list_of_state(state) for state in states}
+        pipeline = client.pipeline(transaction=False)
+        for doomed in lists | states:
+            pipeline.delete(doomed)
+        if sessions:
+            await settle(pipeline.execute())
+        return len(sessions)
+
+    async def _scan(self, client: Any, pattern: str, **options: Any) -> set[str]:
+        return {_text(name) async for name in each(client.scan_iter(match=pattern, count=1000, **options))}
+
+    async def _get_state(self, client: Any, key: str) -> str | bytes | None:
+        state: str | bytes | None = await settle(client.get(_state_name(self._list(key))))
+        return state
+
+    async def _put_state(self, client: Any, key: str, text: str | None) -> None:
+        name = _state_name(self._list(key))
+        await settle(client.delete(name) if text is None else client.set(name, text, ex=self.ttl))
+
+
+class RedisChatMessageHistory(StoredChatMessageHistory):
+    """A history in Redis with the constructor of LangChain's class of this name; reads and writes the same lists.
+
+    All histories of one configuration in a process share one client, so a program may make one for each turn.
+
+    Args:
+        session_id: The session.
+        url: As for `RedisStore`.
+        key_prefix: What the key of each list starts with.
+        ttl: Seconds after the last addition at which the session expires; `None` or 0 for never.
+        redis_client: Your own blocking client, in place of `url`.
+        async_redis_client: Your own asyncio client.
+    """
+
+    store: RedisStore
+
+    def __init__(
+        self,
+        session_id: SessionId,
+        url: str = _DEFAULT_URL,
+        key_prefix: str = "message_store:",
+        ttl: int | None = None,
+        *,
+        redis_client: Any = None,
+        async_redis_client: Any = None,
+    ) -> None:
+        """Join the store of this configuration."""
+        given = redis_client is not None or async_redis_client is not None
+        store = RedisStore.shared(
+            None if given and url == _DEFAULT_URL else url,
+            key_prefix=key_prefix,
+            redis_client=redis_client,
+            async_redis_client=async_redis_client,
+            ttl=ttl or None,
+        )
+        super().__init__(store, session_id)
+        self.key_prefix = key_prefix
+        self.ttl = ttl
+
+    @property
+    def key(self) -> str:
+        """The key of the list."""
+        return self.key_prefix + self.session_id
+
+    @property
+    def redis_client(self) -> Any:
+        """The blocking client; it is opened when it has not been used yet."""
+        return self.store.client
+
+
+def _sentinel_client(package: Any, url: str, options: dict[str, Any]) -> Any:
+    """Open a client that asks a sentinel which server is the primary."""
+    parts = urlsplit(url)
+    options |= {name: _number(value) for name, value in parse_qsl(parts.query)}
+    if parts.scheme.startswith("rediss"):
+        options["ssl"] = True
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    service, _, db = parts.path.strip("/").partition("/")
+    sentinels = [(parts.hostname or "localhost", parts.port or 26379)]
+    module = package.sentinel
+    return module.Sentinel(sentinels, **options).master_for(service or "mymaster", db=int(db or 0))
+
+
+def _number(value: str) -> str | int:
+    return int(value) if value.isdecimal() else value
+
+
+def _kind(client: object) -> str:
+    return f"{type(client).__module__}.{type(client).__name__}"
+
+
+def _text(data: str | bytes) -> str:
+    return data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+
+
+def _rows(newest_first: list[Any], start: int) -> list[Row]:
+    """The rows, oldest first, from the index `start` on. A position is the index and a checksum of the text."""
+    return [
+        Row(text, f"{number}-{zlib.crc32(text if isinstance(text, bytes) else text.encode()):08x}")
+        for number, text in enumerate(reversed(newest_first), start)
+    ]
+
+
+def _glob(text: str) -> str:
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
+
+
+def _state_name(name: str) -> str:
+    """The key of the state that belongs to the list `name`, in the same cluster slot.
+
+    A cluster hashes what stands between the first braces of a key, if there is something. The two forms end
+    differently, so that two lists never have the same state.
+    """
+    tag = re.match(r"\{([^}]+)\}", name[name.find("{") :]) if "{" in name else None
+    if tag is not None:
+        return f"{{{tag[1]}}}{name}:tagged-state"
+    if "}" not in name:
+        return f"{{{name}}}:state"
+    slot = key_slot(name.encode())
+    number = next(number for number in itertools.count() if key_slot(str(number).encode()) == slot)
+    return f"{{{number}}}{name}:tagged-state"
+
+
+def _list_of_state(state: str) -> str:
+    if state.endswith("}:state"):
+        return state[1 : -len("}:state")]
+    return state.partition("}")[2].removesuffix(":tagged-state")

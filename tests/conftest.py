@@ -1,0 +1,81 @@
+"""The servers of the tests: started once, when a test first asks for one, and named in the report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+_running: dict[str, str] = {}
+
+
+class Servers:
+    """Starts each server once; what cannot be had is a skip on a laptop and a failure under CI."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._started: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        import servers
+
+        if name not in self._started:
+            start: Callable[[], AbstractContextManager[Any]] = getattr(servers, name)
+            try:
+                self._started[name] = self._stack.enter_context(start())
+            except servers.ServerUnavailable as reason:
+                self._started[name] = reason
+            else:
+                _running[name] = self._started[name].version
+        server = self._started[name]
+        if isinstance(server, servers.ServerUnavailable):
+            say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            say(f"{name} cannot be had here: {server}")
+        return server
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers: Servers) -> Any:
+    return servers.get("redis")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(servers: Servers) -> Any:
+    return servers.get("redis_cluster")
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel(servers: Servers) -> Any:
+    return servers.get("redis_sentinel")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers: Servers) -> Any:
+    return servers.get("postgres")
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(servers: Servers) -> Any:
+    return servers.get("mariadb")
+
+
+@pytest.fixture(scope="session")
+def mongodb_server(servers: Servers) -> Any:
+    return servers.get("mongodb")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for name, version in _running.items():
+        terminalreporter.write_line(f"tested on {name}: {version}")

@@ -1,0 +1,67 @@
+"""The store in memory, and the drop-in class over it."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langchain_histories import Capability, ChatMessageHistory, InMemoryChatMessageHistory, MemoryStore
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.testing import MessageStoreTests
+
+
+class TestMemoryStore(MessageStoreTests):
+    capabilities = ~Capability.PERSISTENT
+
+    @pytest.fixture
+    def open_store(self):
+        # Each store has its own memory, and a test may open several: they share that of the first.
+        first = MemoryStore()
+
+        def open_store(**options):
+            store = MemoryStore(**options)
+            store._clients = first._clients
+            return store
+
+        return open_store
+
+    def traces(self, store):
+        return sorted(store.client.sessions)
+
+
+def test_each_store_has_its_own_memory():
+    one, other = MemoryStore(), MemoryStore()
+    one.append("s", [HumanMessage("x")])
+    assert other.read("s") == []
+
+
+def test_a_memory_url_has_no_place():
+    with pytest.raises(ConfigurationError, match="memory://"):
+        MemoryStore("memory://somewhere")
+
+
+def test_histories_are_private_to_their_instance():
+    given = [HumanMessage("hi")]
+    one, other = InMemoryChatMessageHistory(messages=given), InMemoryChatMessageHistory()
+    one.add_ai_message("hello")
+    assert one.messages == [HumanMessage("hi"), AIMessage("hello")]
+    assert other.messages == []
+    assert given == [HumanMessage("hi")]
+    assert ChatMessageHistory is InMemoryChatMessageHistory
+
+
+def test_repr_is_langchains():
+    from langchain_core.chat_history import InMemoryChatMessageHistory as Theirs
+
+    messages = [HumanMessage("hi"), AIMessage("hello")]
+    assert repr(InMemoryChatMessageHistory(messages=messages)) == repr(Theirs(messages=messages))
+    assert str(InMemoryChatMessageHistory(messages=messages)) == str(Theirs(messages=messages))
+
+
+def test_messages_can_be_assigned():
+    history = InMemoryChatMessageHistory(messages=[HumanMessage("old")])
+    history.messages = [HumanMessage("new"), AIMessage("newer")]
+    assert history.messages == [HumanMessage("new"), AIMessage("newer")]
+    assert functools.reduce(lambda a, b: a + b, [str(m.content) for m in history.messages]) == "newnewer"
