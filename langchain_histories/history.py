@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories.errors import UnsupportedOperationError
-from langchain_histories.store import normalize_session_id
+from langchain_histories.store import check_number, normalize_session_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class StoredChatMessageHistory(BaseChatMessageHistory):
         super().__init__()
         self.store = store
         self.session_id = normalize_session_id(session_id)
-        self.last = last
+        self.last = check_number("last", last)
 
     def __repr__(self) -> str:
         """Class, session and store, without secrets and without a read."""

@@ -195,6 +195,23 @@ def position_number(position: str) -> int:
     return int(number)
 
 
+def _checked(options: StoreOptions) -> dict[str, Any]:
+    """Return the options of the record format.
+
+    Raises:
+        ConfigurationError: One cannot be used.
+    """
+    codec, hook = options.get("codec"), options.get("before_save")
+    if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
+        raise ConfigurationError(f"codec must have encode(text) and decode(text), unlike {type(codec).__name__}.")
+    if hook is not None and not callable(hook):
+        raise ConfigurationError(f"before_save must be callable, unlike {type(hook).__name__}.")
+    for name, values in {"on_unserializable": ("describe", "raise"), "on_corrupt": ("raise", "skip")}.items():
+        if options.get(name, values[0]) not in values:
+            raise ConfigurationError(f"{name} must be one of {values}, not {options.get(name)!r}.")
+    return dict(options)
+
+
 class MessageStore(ABC, Generic[ClientT]):
     """One backend with its connection pool, shared by all sessions kept in it.
 
@@ -227,7 +244,7 @@ class MessageStore(ABC, Generic[ClientT]):
         self._clients = clients
         self._url = url
         self.ttl = check_ttl(options.pop("ttl", None))
-        self.format = RecordFormat(**options)  # type: ignore[misc]
+        self.format = RecordFormat(**_checked(options))
         self._is_set_up = False
         if self.ttl is not None and Capability.TTL not in self.capabilities:
             raise ConfigurationError(
@@ -516,7 +533,7 @@ class MessageStore(ABC, Generic[ClientT]):
 
     def _reading(self, session_id: str, last: int | None, after: str | None) -> _Operation[ClientT, list[Record]]:
         key = self._key(session_id)
-        _check_number("last", last)
+        check_number("last", last)
 
         async def body(client: ClientT) -> list[Record]:
             if last == 0:
@@ -565,7 +582,7 @@ class MessageStore(ABC, Generic[ClientT]):
     def _listing(
         self, prefix: str, user_id: str | None, limit: int | None, after: str | None
     ) -> _Operation[ClientT, list[SessionInfo]]:
-        _check_number("limit", limit)
+        check_number("limit", limit)
         prefix = prefix if user_id is None else _user_prefix(user_id) + prefix
         after_key = None if after is None else self._key(after)
 
@@ -685,6 +702,12 @@ _shared: OrderedDict[Any, Any] = OrderedDict()
 _shared_lock = threading.Lock()
 
 
-def _check_number(name: str, value: int | None) -> None:
+def check_number(name: str, value: int | None) -> int | None:
+    """Return `value` if it is a whole number of at least 0, or `None`.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
         raise ConfigurationError(f"{name} must be a whole number of at least 0, not {value!r}.")
+    return value

@@ -22,18 +22,19 @@ class Servers:
         self._stack = stack
         self._started: dict[str, Any] = {}
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str, **options: Any) -> Any:
         import servers
 
-        if name not in self._started:
-            start: Callable[[], AbstractContextManager[Any]] = getattr(servers, name)
+        key = " ".join([name, *options])
+        if key not in self._started:
+            start: Callable[..., AbstractContextManager[Any]] = getattr(servers, name)
             try:
-                self._started[name] = self._stack.enter_context(start())
+                self._started[key] = self._stack.enter_context(start(**options))
             except servers.ServerUnavailable as reason:
-                self._started[name] = reason
+                self._started[key] = reason
             else:
-                _running[name] = self._started[name].version
-        server = self._started[name]
+                _running[key] = self._started[key].version
+        server = self._started[key]
         if isinstance(server, servers.ServerUnavailable):
             say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
             say(f"{name} cannot be had here: {server}")
@@ -49,6 +50,16 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(scope="session")
 def redis_server(servers: Servers) -> Any:
     return servers.get("redis")
+
+
+@pytest.fixture(scope="session")
+def redis_password_server(servers: Servers) -> Any:
+    return servers.get("redis", password="right-Secret7")
+
+
+@pytest.fixture(scope="session")
+def redis_tls_server(servers: Servers) -> Any:
+    return servers.get("redis", tls=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langchain_histories._clients import Clients
-from langchain_histories._neutral import each, entered, settle
+from langchain_histories._neutral import each, settle
 from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
@@ -35,15 +35,37 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
-# One call, like MULTI; but a key that is no list stops it before the expiry, which in MULTI would still be set.
-_APPEND_WITH_TTL = """
-redis.call('LPUSH', KEYS[1], unpack(ARGV, 2))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[1])
-"""
 _DEFAULT_URL = "redis://localhost:6379/0"
-_TOMBSTONE = "lh:deleted"
-_SCRIPT_ARGUMENTS = 5000  # Lua's unpack puts its arguments on a stack of 8,000
+
+# Scripts, where MULTI would go on after a key that is no list, and where redis-py's asyncio cluster client would block
+# its event loop.
+# Lua's `unpack` takes at most 8,000 values.
+_PUSH = """
+for first = 2, #ARGV, 5000 do
+  redis.call('LPUSH', KEYS[1], unpack(ARGV, first, math.min(first + 4999, #ARGV)))
+end
+if ARGV[1] ~= '0' then
+  redis.call('EXPIRE', KEYS[1], ARGV[1])
+  redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
+"""
+_REPLACE = "redis.call('DEL', KEYS[1])" + _PUSH
+_DELETE = """
+local removed = 0
+for at = 1, #ARGV, 2 do
+  local place = -1 - ARGV[at]
+  if redis.call('LINDEX', KEYS[1], place) ~= ARGV[at + 1] then
+    place = redis.call('LPOS', KEYS[1], ARGV[at + 1])
+  end
+  if place then
+    redis.call('LSET', KEYS[1], place, 'lh:deleted')
+    removed = removed + 1
+  end
+end
+redis.call('LREM', KEYS[1], 0, 'lh:deleted')
+return removed
+"""
+_TAIL = "return {redis.call('LLEN', KEYS[1]), redis.call('LRANGE', KEYS[1], 0, ARGV[1])}"
 
 
 class RedisStore(MessageStore[Any]):
@@ -136,21 +158,14 @@ class RedisStore(MessageStore[Any]):
         return self.key_prefix + key
 
     async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        name = self._list(key)
         if self.ttl is None:
-            await settle(client.lpush(name, *rows))
-        elif len(rows) < _SCRIPT_ARGUMENTS:
-            await settle(client.eval(_APPEND_WITH_TTL, 2, name, _state_name(name), self.ttl, *rows))
+            await settle(client.lpush(self._list(key), *rows))
         else:
-            transaction = client.pipeline(transaction=True)
-            transaction.lpush(name, *rows)
-            self._slide(transaction, name)
-            await settle(transaction.execute())
+            await self._push(client, _PUSH, key, rows)
 
-    def _slide(self, transaction: Any, name: str) -> None:
-        if self.ttl is not None:
-            transaction.expire(name, self.ttl)
-            transaction.expire(_state_name(name), self.ttl)
+    async def _push(self, client: Any, script: str, key: str, rows: Sequence[str]) -> None:
+        name = self._list(key)
+        await settle(client.eval(script, 2, name, _state_name(name), self.ttl or 0, *rows))
 
     async def _read(self, client: Any, key: str, *, last: int | None = None, after: str | None = None) -> Sequence[Row]:
         name = self._list(key)
@@ -159,6 +174,8 @@ class RedisStore(MessageStore[Any]):
         if last is None:
             newest_first = await settle(client.lrange(name, 0, -1))
             length = len(newest_first)
+        elif isinstance(client, redis.asyncio.RedisCluster):
+            length, newest_first = await settle(client.eval(_TAIL, 1, name, last - 1))
         else:
             transaction = client.pipeline(transaction=True)
             transaction.llen(name)
@@ -186,31 +203,11 @@ class RedisStore(MessageStore[Any]):
         await settle(client.delete(name, _state_name(name)))
 
     async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        name = self._list(key)
-        transaction = client.pipeline(transaction=True)
-        transaction.delete(name)
-        if rows:
-            transaction.lpush(name, *rows)
-            self._slide(transaction, name)
-        await settle(transaction.execute())
+        await self._push(client, _REPLACE, key, rows)
 
     async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        name = self._list(key)
-        async with entered(client.pipeline(transaction=True)) as transaction:
-            while True:
-                await settle(transaction.watch(name))
-                newest_first = await settle(transaction.lrange(name, 0, -1))
-                present = {row.position.partition("-")[2]: row.position for row in _rows(newest_first, 0)}
-                doomed = {present[check] for row in rows if (check := row.position.partition("-")[2]) in present}
-                transaction.multi()
-                for position in doomed:
-                    transaction.lset(name, -1 - position_number(position), _TOMBSTONE)
-                transaction.lrem(name, 0, _TOMBSTONE)
-                try:
-                    await settle(transaction.execute())
-                except exceptions.WatchError:
-                    continue
-                return len(doomed)
+        where = [argument for row in rows for argument in (position_number(row.position), row.text)]
+        return int(await settle(client.eval(_DELETE, 1, self._list(key), *where)))
 
     async def _sessions(
         self, client: Any, *, prefix: str, limit: int | None, after: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import uuid
@@ -10,8 +11,20 @@ import pytest
 import redis
 import redis.asyncio
 from langchain_core.messages import AIMessage, HumanMessage
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from langchain_histories import Capability, RedisChatMessageHistory, RedisStore
+from langchain_histories import (
+    Capability,
+    ConfigurationError,
+    RedisChatMessageHistory,
+    RedisStore,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+    open_history,
+)
+from langchain_histories.stores.redis import _list_of_state, _state_name
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
@@ -27,8 +40,259 @@ class TestRedisStore(MessageStoreTests):
         return RedisStore("redis://127.0.0.1:1/0")
 
     @pytest.fixture
+    def wrong_password_store(self, redis_password_server):
+        return RedisStore(redis_password_server.url_with(password="wrong-Secret7"))
+
+    @pytest.fixture
     def server(self, redis_server):
         return redis_server
 
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.key_prefix}*"))
+
+
+class TestRedisCluster(MessageStoreTests):
+    capabilities = ~Capability(0)
+
+    @pytest.fixture
+    def open_store(self, redis_cluster):
+        return functools.partial(RedisStore, redis_cluster.url, key_prefix=f"{uuid.uuid4().hex}:")
+
+    def traces(self, store):
+        return sorted(key.decode() for key in store.client.scan_iter(f"*{store.key_prefix}*"))
+
+
+@pytest.fixture
+def prefix():
+    return f"{uuid.uuid4().hex}:"
+
+
+def theirs(server, session_id, prefix, **options):
+    from langchain_community.chat_message_histories import RedisChatMessageHistory as Theirs
+
+    return Theirs(session_id, url=server.url, key_prefix=prefix, **options)
+
+
+def test_tls(redis_tls_server, prefix):
+    options = {"ssl_ca_certs": str(redis_tls_server.ca_file)}
+    with RedisStore(redis_tls_server.url, client_options=options, key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("x")])
+        assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+    with RedisStore(redis_tls_server.url, key_prefix=prefix) as distrustful, pytest.raises(StoreUnavailableError):
+        distrustful.read("s")
+
+
+def test_sentinel(redis_sentinel, prefix):
+    host = f"{redis_sentinel.sentinel.host}:{redis_sentinel.sentinel.port}"
+    url = f"redis+sentinel://{host}/{redis_sentinel.service}/0"
+    with RedisStore(url, key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("x")])
+        assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+    with redis.Redis.from_url(redis_sentinel.primary.url) as primary:
+        assert primary.llen(f"{prefix}s") == 1
+
+
+def test_langchain_reads_what_we_write(redis_server, prefix):
+    plain = [message for message in golden_messages() if "lh:type" not in repr(message)][:10]
+    ours = RedisChatMessageHistory("s", url=redis_server.url, key_prefix=prefix)
+    ours.add_messages(plain)
+    assert theirs(redis_server, "s", prefix).messages == plain
+
+
+def test_langchain_reads_every_golden_message_as_plain_data(redis_server, prefix):
+    messages = golden_messages()
+    RedisChatMessageHistory("s", url=redis_server.url, key_prefix=prefix).add_messages(messages)
+    read = theirs(redis_server, "s", prefix).messages
+    assert [message.type for message in read] == [
+        message.type.removesuffix("MessageChunk").lower() for message in messages
+    ]
+
+
+def test_we_read_what_langchain_writes(redis_server, prefix):
+    messages = [
+        HumanMessage("héllo", id="1"),
+        AIMessage("yes", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}]),
+    ]
+    theirs(redis_server, "s", prefix).add_messages(messages)
+    ours = RedisChatMessageHistory("s", url=redis_server.url, key_prefix=prefix)
+    assert ours.messages == messages
+    ours.add_user_message("and on")
+    theirs(redis_server, "s", prefix).add_user_message("and back")
+    assert [message.content for message in ours.messages] == ["héllo", "yes", "and on", "and back"]
+    assert asyncio.run(ours.aget_messages()) == theirs(redis_server, "s", prefix).messages
+
+
+def test_the_stored_shape(redis_server, prefix):
+    ours = RedisChatMessageHistory("s", url=redis_server.url, key_prefix=prefix)
+    ours.add_messages([HumanMessage("é"), AIMessage("2")])
+    newest, oldest = map(json.loads, ours.redis_client.lrange(ours.key, 0, -1))
+    assert set(oldest) == {"type", "data", "meta"}
+    assert (oldest["type"], oldest["data"]["content"], oldest["meta"]["n"]) == ("human", "é", 2)
+    assert (newest["type"], "n" in newest["meta"]) == ("ai", False)
+    assert "é".encode() in ours.redis_client.lindex(ours.key, -1)
+
+
+def test_drop_in_attributes_and_sharing(redis_server, prefix):
+    one = RedisChatMessageHistory("a", redis_server.url, prefix, 60)
+    other = RedisChatMessageHistory("b", redis_server.url, prefix, 60)
+    assert one.store is other.store
+    assert (one.session_id, one.key_prefix, one.ttl, one.key) == ("a", prefix, 60, f"{prefix}a")
+    one.add_user_message("x")
+    assert 0 < one.redis_client.ttl(one.key) <= 60
+    assert one.redis_client is other.redis_client
+    with pytest.raises(UnsupportedOperationError):
+        one.messages = []
+    assert RedisChatMessageHistory("c", redis_server.url, prefix, ttl=0).store.ttl is None
+
+
+def test_a_thousand_histories_share_one_pool(redis_server, prefix):
+    histories = [open_history(redis_server.url, f"s{n}", key_prefix=prefix) for n in range(1000)]
+    client = histories[0].store.client
+    before = client.info("clients")["connected_clients"]
+    for history in histories:
+        history.add_user_message("x")
+    assert client.info("clients")["connected_clients"] == before
+
+
+def test_clients_of_your_own(redis_server, prefix):
+    blocking = redis.Redis.from_url(redis_server.url, decode_responses=True)
+    with RedisStore(redis_client=blocking, key_prefix=prefix) as store:
+        assert Capability.NATIVE_ASYNC not in store.capabilities
+        store.append("s", [HumanMessage("é")])
+        assert asyncio.run(store.aread("s")) == [HumanMessage("é")]
+        assert store.delete("s", [store.records("s")[0].id]) == 1
+    assert blocking.ping()
+
+    async def use():
+        client = redis.asyncio.Redis.from_url(redis_server.url)
+        async with RedisStore(async_redis_client=client, key_prefix=prefix) as store:
+            assert Capability.NATIVE_ASYNC in store.capabilities
+            await store.aappend("s", [HumanMessage("x")])
+            with pytest.raises(ConfigurationError, match="async client alone"):
+                store.read("s")
+        assert await client.ping()
+        async with RedisStore(redis_client=blocking, async_redis_client=client, key_prefix=prefix) as both:
+            assert await both.aread("s") == both.read("s") == [HumanMessage("x")]
+        await client.aclose()
+
+    asyncio.run(use())
+    blocking.close()
+
+
+def test_clients_of_the_wrong_kind():
+    with pytest.raises(ConfigurationError, match="blocking"):
+        RedisStore(redis_client=redis.asyncio.Redis())
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        RedisStore(async_redis_client=redis.Redis())
+    with pytest.raises(ConfigurationError, match="not both"):
+        RedisStore("redis://h", redis_client=redis.Redis())
+    with pytest.raises(ConfigurationError, match="url"):
+        RedisStore()
+
+
+def test_a_key_of_another_shape_is_left_alone(redis_server, prefix):
+    for options in ({}, {"ttl": 60}):
+        with RedisStore(redis_server.url, key_prefix=prefix, **options) as store:
+            store.client.set(f"{prefix}s", "somebody else's")
+            for call in (lambda: store.append("s", [HumanMessage("x")]), lambda: store.read("s")):
+                with pytest.raises(StoreError, match="'s'") as caught:
+                    call()
+                assert not isinstance(caught.value, StoreUnavailableError)
+            assert store.client.get(f"{prefix}s") == b"somebody else's"
+            assert store.client.ttl(f"{prefix}s") == -1
+            assert "s" not in [info.session_id for info in store.sessions()]
+            store.append("other", [HumanMessage("works on")])
+
+
+def test_a_read_only_user(redis_server, prefix):
+    with (
+        RedisStore(redis_server.readonly_url, key_prefix=prefix) as reader,
+        RedisStore(redis_server.url, key_prefix=prefix) as writer,
+    ):
+        writer.append("s", [HumanMessage("x")])
+        assert reader.read("s") == [HumanMessage("x")]
+        with pytest.raises(StoreError):
+            reader.append("s", [HumanMessage("y")])
+        assert writer.count("s") == 1
+
+
+def test_a_retry_that_stored_a_batch_twice(redis_server, prefix):
+    """A connection cut after the server ran the command: redis-py's default retry sends it again."""
+    cut = []
+
+    class CutAfterPush(redis.Connection):
+        def read_response(self, *args, **options):
+            response = super().read_response(*args, **options)
+            if not cut and isinstance(response, int):
+                cut.append(response)
+                self.disconnect()
+                raise redis.ConnectionError("cut")
+            return response
+
+    pool = redis.ConnectionPool.from_url(redis_server.url, connection_class=CutAfterPush, retry=Retry(NoBackoff(), 3))
+    with RedisStore(redis_client=redis.Redis(connection_pool=pool), key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("a"), AIMessage("b")])
+        assert cut == [2]
+        assert store.client.llen(f"{prefix}s") == 4
+        assert [message.content for message in store.read("s")] == ["a", "b"]
+
+
+def test_state_keys_are_one_to_one_and_in_the_slot_of_their_list():
+    from redis.crc import key_slot
+
+    names = [
+        f"message_store:{name}"
+        for name in ("a", "{a}", "a{b}c", "a}b", "{}", "{", "}{", "x{", "{a}{b}", "{}{x}", "a{}}")
+    ]
+    states = [_state_name(name) for name in names]
+    assert len(set(states)) == len(names)
+    for name, state in zip(names, states, strict=True):
+        assert key_slot(state.encode()) == key_slot(name.encode())
+        assert _list_of_state(state) == name
+        assert not state.startswith("message_store:")
+
+
+def test_a_large_batch_with_ttl(redis_server, prefix):
+    with RedisStore(redis_server.url, key_prefix=prefix, ttl=60) as store:
+        store.append("s", [HumanMessage(str(n)) for n in range(12_000)])
+        assert [m.content for m in store.read("s", last=2)] == ["11998", "11999"]
+        assert 0 < store.client.ttl(f"{prefix}s") <= 60
+
+
+def test_the_last_of_many_costs_what_it_returns(redis_server, prefix):
+    with RedisStore(redis_server.url, key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("x" * 1000) for _ in range(5000)])
+        sent = store.client.info("stats")["total_net_output_bytes"]
+        store.read("s", last=2)
+        position = store.records("s", last=3)[0].position
+        store.read("s", after=position)
+        assert store.client.info("stats")["total_net_output_bytes"] - sent < 60_000
+
+
+def test_a_server_that_dies_mid_turn(servers, prefix, caplog):
+    from langchain_core.runnables import RunnableLambda
+    from langchain_core.runnables.history import RunnableWithMessageHistory
+
+    from langchain_histories import HistoryRegistry
+
+    server = servers.get("redis", password="dies-mid-turn")
+    told = []
+    registry = HistoryRegistry.from_config(
+        {"histories": {"a": {"url": server.url, "key_prefix": prefix}}}, on_save_error=lambda *given: told.append(given)
+    )
+
+    def answer_while_the_server_dies(_):
+        server.stop()
+        return AIMessage("answer")
+
+    with pytest.warns(DeprecationWarning, match="RunnableWithMessageHistory"):
+        chat = RunnableWithMessageHistory(RunnableLambda(answer_while_the_server_dies), registry.get_session_history)
+    try:
+        assert chat.invoke([HumanMessage("question")], {"configurable": {"session_id": "42"}}).content == "answer"
+    finally:
+        server.start()
+    ((error, session_id, messages),) = told
+    assert isinstance(error, StoreUnavailableError)
+    assert (session_id, [message.content for message in messages]) == ("42", ["question", "answer"])
+    assert "2 messages of session '42' were not saved" in caplog.text
+    assert "dies-mid-turn" not in caplog.text

@@ -1,0 +1,133 @@
+"""Who opens, shares and closes clients."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+
+import pytest
+
+from langchain_histories._clients import Clients
+from langchain_histories._neutral import settle
+from langchain_histories.errors import ConfigurationError
+
+
+class Opened:
+    """Counts what is open."""
+
+    def __init__(self):
+        self.open, self.made = set(), 0
+        self.clients = Clients(connect=self.connect, close=self.close)
+
+    async def connect(self, native):
+        self.made += 1
+        await settle(asyncio.sleep(0) if native else None)
+        client = f"{'async' if native else 'blocking'} {self.made}"
+        self.open.add(client)
+        return client
+
+    async def close(self, client):
+        self.open.discard(client)
+
+
+def test_one_blocking_client_for_all_threads():
+    opened, seen = Opened(), set()
+    threads = [threading.Thread(target=lambda: seen.add(opened.clients.blocking())) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"blocking 1"}
+    opened.clients.close()
+    assert opened.open == set()
+    assert opened.clients.blocking() == "blocking 2"
+
+
+def test_one_async_client_for_each_loop_and_it_ends_with_its_loop():
+    opened = Opened()
+
+    async def use():
+        clients = await asyncio.gather(*(opened.clients.native() for _ in range(20)))
+        assert len(set(clients)) == 1
+        assert len(opened.open) == 1
+
+    for _ in range(5):
+        asyncio.run(use())
+    assert opened.made == 5
+    assert opened.open == set()
+
+
+def test_the_clients_of_loops_that_were_just_closed_are_let_go():
+    opened = Opened()
+    for _ in range(5):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(opened.clients.native())
+        loop.close()
+    gc.collect()
+    assert len(opened.clients._loops) == 1
+
+
+def test_aclose_closes_both_of_this_loop():
+    opened = Opened()
+
+    async def use():
+        opened.clients.blocking()
+        await opened.clients.native()
+        assert len(opened.open) == 2
+        await opened.clients.aclose()
+        assert opened.open == set()
+        await opened.clients.aclose()
+        assert await opened.clients.native() == "async 3"
+
+    asyncio.run(use())
+
+
+def test_a_failed_opening_is_tried_again():
+    calls = []
+
+    async def connect(native):
+        calls.append(native)
+        if len(calls) < 3:
+            raise ConnectionRefusedError
+        return "client"
+
+    async def close(client):
+        pass
+
+    clients = Clients(connect=connect, close=close)
+    with pytest.raises(ConnectionRefusedError):
+        clients.blocking()
+
+    async def use():
+        with pytest.raises(ConnectionRefusedError):
+            await clients.native()
+        return await clients.native()
+
+    assert asyncio.run(use()) == "client"
+
+
+def test_given_clients_are_never_closed_and_nothing_is_derived_from_them():
+    both = Clients(client="mine", async_client="mine too")
+    assert both.blocking() == "mine"
+    assert asyncio.run(both.native()) == "mine too"
+    both.close()
+    asyncio.run(both.aclose())
+    assert not Clients(client="mine").has_native
+    with pytest.raises(ConfigurationError, match="async client alone"):
+        Clients(async_client="mine").blocking()
+
+
+def test_a_forked_child_opens_its_own():
+    opened = Opened()
+    assert opened.clients.blocking() == "blocking 1"
+    child = os.fork()
+    if child == 0:
+        try:
+            opened.clients.close()  # the parent's client is not this process' to close
+            os._exit(0 if opened.open == {"blocking 1"} and opened.clients.blocking() == "blocking 2" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert opened.clients.blocking() == "blocking 1"
