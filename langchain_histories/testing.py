@@ -270,6 +270,7 @@ def _open_sockets() -> int:
 
 def _plant(store: MessageStore[Any], session_id: str, rows: Sequence[str]) -> None:
     """Store texts as they are, beside the codec."""
+    store.setup()
     drive(store._append(store.client, store._key(session_id), rows))
 
 
@@ -531,9 +532,15 @@ class MessageStoreTests:
         records = face(store).records("s")
         face(store).delete("s", [records[0].id, records[1].id])
         assert _texts(face(store).read("s", after=records[3].position)) == ["4"]
-        face(store).clear("s")
-        face(store).append("s", [HumanMessage("new 0"), HumanMessage("new 1")])
-        assert _texts(face(store).read("s", after=records[4].position)) == ["new 0", "new 1"]
+        more = [f"more {number}" for number in range(4)]
+        face(store).append("s", [HumanMessage(text) for text in more])
+        assert _texts(face(store).read("s", after=records[3].position)) == ["4", *more]
+        for count in (2, 9):
+            position = face(store).records("s", last=1)[0].position
+            face(store).clear("s")
+            fresh = [f"{count} fresh {number}" for number in range(count)]
+            face(store).append("s", [HumanMessage(text) for text in fresh])
+            assert _texts(face(store).read("s", after=position)) == fresh
 
     @pytest.mark.parametrize("bad", [-1, 1.5, "3", True])
     def test_bad_last(self, store: MessageStore[Any], face: Face, bad: Any) -> None:
@@ -640,11 +647,14 @@ class MessageStoreTests:
     def test_a_batch_stored_twice_is_read_once(self, store: MessageStore[Any], face: Face) -> None:
         """Rule 15: a driver's retry may store a batch again."""
         _, rows = store.format.encode([HumanMessage("a"), AIMessage("b")])
+        face(store).append("s", _numbers(2))
         _plant(store, "s", rows)
         _plant(store, "s", rows)
         face(store).append("s", [HumanMessage("c")])
-        assert _texts(face(store).read("s")) == ["a", "b", "c"]
-        assert _texts(face(store).read("s", last=3)) == ["a", "b", "c"]
+        everything = ["0", "1", "a", "b", "c"]
+        for last in range(1, 7):
+            assert _texts(face(store).read("s", last=last)) == everything[-last:]
+        assert _texts(face(store).read("s")) == everything
 
     # Rule 8: time to live.
 

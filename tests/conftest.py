@@ -25,7 +25,7 @@ class Servers:
     def get(self, name: str, **options: Any) -> Any:
         import servers
 
-        key = " ".join([name, *options])
+        key = " ".join([name, *map(str, options.values())]) if options else name
         if key not in self._started:
             start: Callable[..., AbstractContextManager[Any]] = getattr(servers, name)
             try:

@@ -91,7 +91,6 @@ class RedisStore(MessageStore[Any]):
         TimeoutError,
         exceptions.ConnectionError,
         exceptions.TimeoutError,
-        exceptions.AuthenticationError,
         exceptions.ClusterDownError,
     )
 

@@ -74,11 +74,13 @@ def theirs(server, session_id, prefix, **options):
 
 
 def test_tls(redis_tls_server, prefix):
-    options = {"ssl_ca_certs": str(redis_tls_server.ca_file)}
-    with RedisStore(redis_tls_server.url, client_options=options, key_prefix=prefix) as store:
+    with RedisStore(redis_tls_server.url, key_prefix=prefix) as store:
         store.append("s", [HumanMessage("x")])
         assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
-    with RedisStore(redis_tls_server.url, key_prefix=prefix) as distrustful, pytest.raises(StoreUnavailableError):
+    with (
+        RedisStore(redis_tls_server.url.partition("?")[0], key_prefix=prefix) as distrustful,
+        pytest.raises(StoreUnavailableError),
+    ):
         distrustful.read("s")
 
 
@@ -216,25 +218,36 @@ def test_a_read_only_user(redis_server, prefix):
         assert writer.count("s") == 1
 
 
-def test_a_retry_that_stored_a_batch_twice(redis_server, prefix):
-    """A connection cut after the server ran the command: redis-py's default retry sends it again."""
-    cut = []
+class CutAfterPush(redis.Connection):
+    """Loses the first answer to a push: the connection is cut after the server ran the command."""
 
-    class CutAfterPush(redis.Connection):
-        def read_response(self, *args, **options):
-            response = super().read_response(*args, **options)
-            if not cut and isinstance(response, int):
-                cut.append(response)
-                self.disconnect()
-                raise redis.ConnectionError("cut")
-            return response
+    cut = False
 
+    def read_response(self, *args, **options):
+        response = super().read_response(*args, **options)
+        if isinstance(response, int) and not type(self).cut:
+            type(self).cut = True
+            self.disconnect()
+            raise redis.ConnectionError("cut")
+        return response
+
+
+def test_a_retry_of_your_own_client_that_stored_a_batch_twice(redis_server, prefix, monkeypatch):
+    monkeypatch.setattr(CutAfterPush, "cut", False)
     pool = redis.ConnectionPool.from_url(redis_server.url, connection_class=CutAfterPush, retry=Retry(NoBackoff(), 3))
     with RedisStore(redis_client=redis.Redis(connection_pool=pool), key_prefix=prefix) as store:
         store.append("s", [HumanMessage("a"), AIMessage("b")])
-        assert cut == [2]
         assert store.client.llen(f"{prefix}s") == 4
         assert [message.content for message in store.read("s")] == ["a", "b"]
+
+
+def test_our_client_does_not_send_a_batch_again(redis_server, prefix, monkeypatch):
+    monkeypatch.setattr(CutAfterPush, "cut", False)
+    options = {"connection_class": CutAfterPush}
+    with RedisStore(redis_server.url, key_prefix=prefix, client_options=options) as store:
+        with pytest.raises(StoreUnavailableError):
+            store.append("s", [HumanMessage("a"), AIMessage("b")])
+        assert store.client.llen(f"{prefix}s") == 2
 
 
 def test_state_keys_are_one_to_one_and_in_the_slot_of_their_list():
@@ -257,6 +270,21 @@ def test_a_large_batch_with_ttl(redis_server, prefix):
         store.append("s", [HumanMessage(str(n)) for n in range(12_000)])
         assert [m.content for m in store.read("s", last=2)] == ["11998", "11999"]
         assert 0 < store.client.ttl(f"{prefix}s") <= 60
+
+
+def test_a_full_server(servers, prefix):
+    with RedisStore(servers.get("redis", password="is-full").url, key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("before")])
+        store.client.config_set("maxmemory", "1mb")
+        try:
+            with pytest.raises(StoreError, match="'s'") as caught:
+                store.append("s", [HumanMessage("x"), HumanMessage("y" * 2_000_000)])
+            assert "yyy" not in str(caught.value)
+            assert [message.content for message in store.read("s")] == ["before"]
+        finally:
+            store.client.config_set("maxmemory", "0")
+        store.append("s", [HumanMessage("after")])
+        assert [message.content for message in store.read("s")] == ["before", "after"]
 
 
 def test_the_last_of_many_costs_what_it_returns(redis_server, prefix):

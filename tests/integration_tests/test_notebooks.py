@@ -1,0 +1,47 @@
+"""Each notebook runs, and prints what is saved in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def printed(notebook):
+    return [
+        "".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells if cell.cell_type == "code"
+    ]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_prints_what_is_saved_in_it(path):
+    saved = nbformat.read(path, as_version=4)
+    again = nbformat.read(path, as_version=4)
+    NotebookClient(again, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert printed(again) == printed(saved)
+    assert all(not cell.get("outputs") or cell.outputs[0].output_type == "stream" for cell in saved.cells)
+
+
+def test_the_demo_remembers_in_a_second_process():
+    import subprocess
+    import sys
+
+    script = Path(__file__).parents[2] / "notebooks" / "demo.py"
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert told.stderr == ""
+    assert told.stdout.splitlines() == [
+        "Process 1",
+        "  Human: My name is Ivan.",
+        "  AI:    Your name is Ivan.",
+        "Process 2",
+        "  Human: What is my name?",
+        "  AI:    Your name is Ivan.",
+    ]

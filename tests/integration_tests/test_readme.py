@@ -1,0 +1,39 @@
+"""The README's Python runs as it stands, in order, and does what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory is deprecated")
+def test_the_readme_runs(tmp_path, monkeypatch, redis_server, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    (tmp_path / "histories.toml").write_text(blocks("toml")[0])
+    namespace = {"__name__": "readme"}
+    quick_start, *rest = blocks("python")
+    exec(compile(quick_start, "README.md", "exec"), namespace)
+    stored = namespace["registry"].history("42").messages
+    assert [message.content for message in stored][-2:] == ["My name is Ivan.", "Hello, Ivan!"]
+    for code in rest:
+        exec(compile(code, "README.md", "exec"), namespace)
+    told = capsys.readouterr().out
+    assert told.count("['My name is Ivan.']") == 3
+    assert "Human: What is a transcript?\nAI: Everything that was said, in order.\n" in told
+    assert b"1234" not in (tmp_path / "chat.db").read_bytes()
+    assert namespace["registry"].store().sessions(user_id="ivan") == []
+    namespace["secret"].store.close()
+
+
+def test_every_claim_of_a_block_is_run():
+    assert len(blocks("python")) == 7
+    assert len(blocks("toml")) == 1

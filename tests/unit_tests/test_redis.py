@@ -1,0 +1,86 @@
+"""The Redis store over fakeredis: quick, without a server. The kit runs on a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import fakeredis
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, messages_from_dict
+
+from langchain_histories import ConfigurationError, CorruptRecordError, RedisChatMessageHistory, RedisStore
+
+
+@pytest.fixture
+def client():
+    return fakeredis.FakeRedis()
+
+
+@pytest.fixture
+def store(client):
+    return RedisStore(redis_client=client)
+
+
+def test_a_session_is_a_list_with_the_newest_first(store, client):
+    store.append("42", [HumanMessage("a"), AIMessage("b")])
+    store.append("42", [HumanMessage("c")])
+    texts = client.lrange("message_store:42", 0, -1)
+    assert [message.content for message in messages_from_dict([json.loads(text) for text in texts])] == ["c", "b", "a"]
+    assert [message.content for message in store.read("42")] == ["a", "b", "c"]
+
+
+def test_a_batch_is_one_command(store, client, monkeypatch):
+    commands = []
+    send = client.execute_command
+    monkeypatch.setattr(
+        client, "execute_command", lambda *args, **options: commands.append(args[0]) or send(*args, **options)
+    )
+    store.append("42", [HumanMessage("a"), AIMessage("b")])
+    assert commands == ["LPUSH"]
+
+
+def test_ttl_is_set_on_list_and_state(client):
+    store = RedisStore(redis_client=client, ttl=60)
+    store.put_state("42", {"a": 1})
+    client.persist("{message_store:42}:state")
+    store.append("42", [HumanMessage("a")])
+    assert 0 < client.ttl("message_store:42") <= 60
+    assert 0 < client.ttl("{message_store:42}:state") <= 60
+    store.replace("42", [HumanMessage("b")])
+    assert 0 < client.ttl("message_store:42") <= 60
+
+
+def test_both_faces_over_clients_of_your_own():
+    server = fakeredis.FakeServer()
+
+    async def use():
+        native = fakeredis.FakeAsyncRedis(server=server)
+        history = RedisChatMessageHistory(
+            "42", redis_client=fakeredis.FakeRedis(server=server), async_redis_client=native
+        )
+        await history.aadd_messages([HumanMessage("async")])
+        history.add_user_message("sync")
+        assert await history.aget_messages() == history.messages == [HumanMessage("async"), HumanMessage("sync")]
+        await native.aclose()
+
+    asyncio.run(use())
+
+
+def test_url_and_client_exclude_each_other(client):
+    with pytest.raises(ConfigurationError, match="not both"):
+        RedisChatMessageHistory("42", "redis://elsewhere", redis_client=client)
+
+
+def test_positions_say_where_a_corrupt_record_is(store, client):
+    store.append("42", [HumanMessage("a")])
+    client.lpush("message_store:42", "{cut")
+    with pytest.raises(CorruptRecordError) as caught:
+        store.read("42")
+    assert caught.value.position.startswith("1-")
+
+
+def test_passwords_are_not_shown():
+    store = RedisStore("rediss://user:hunter2@host:6380/1?password=hunter2&ssl_cert_reqs=none")
+    assert "hunter2" not in repr(store)
+    assert "user:***@host:6380/1" in repr(store)
