@@ -11,7 +11,6 @@ the same kind. `tests/unit_tests/test_neutral.py` checks that over the source.
 
 from __future__ import annotations
 
-import inspect
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -39,7 +38,7 @@ def drive(operation: Coroutine[Any, Any, T]) -> T:
 
 async def settle(result: Awaitable[T] | T) -> T:
     """What a client call resolves to; a blocking client has already returned it."""
-    return await result if inspect.isawaitable(result) else result
+    return await result if hasattr(type(result), "__await__") else result  # type: ignore[misc]
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import uuid
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -152,6 +153,8 @@ def _encode(value: Any, strict: bool, path: tuple[int, ...]) -> Any:  # noqa: PL
         return value if math.isfinite(value) else {_TAG: "float", "value": str(value)}
     if kind is int and value.bit_length() < _MAX_INT_BITS:
         return value
+    if not value and (kind is dict or kind is list):
+        return value
     if id(value) in path or len(path) > _MAX_DEPTH:
         return _describe(value, strict)
     path = (*path, id(value))
@@ -159,7 +162,7 @@ def _encode(value: Any, strict: bool, path: tuple[int, ...]) -> Any:  # noqa: PL
         if not all(isinstance(key, str) for key in value):
             pairs = [[_encode(k, strict, path), _encode(v, strict, path)] for k, v in value.items()]
             return {_TAG: "dict", "value": pairs}
-        plain = {str(key): _encode(item, strict, path) for key, item in value.items()}
+        plain = {str.__str__(key): _encode(item, strict, path) for key, item in value.items()}
         return {_TAG: "escaped", "value": plain} if _TAG in plain else plain
     if kind is list:
         return [_encode(item, strict, path) for item in value]
@@ -259,12 +262,11 @@ def decode_value(value: Any) -> Any:
 
 def to_json(data: Any) -> str:
     """JSON text in UTF-8, not escapes, unless a lone surrogate cannot be UTF-8."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
+        return pydantic_core.to_json(data).decode()
+    except ValueError:
+        # The fast writer refuses lone surrogates and deep nesting, which Python's accepts.
         return json.dumps(data, allow_nan=False)
-    return text
 
 
 def from_json(text: str | bytes) -> Any:
@@ -305,9 +307,15 @@ def encode_message(message: BaseMessage, *, strict: bool = False) -> dict[str, A
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
     kind, changes = _stored_type(message)
-    # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts.
-    fields = {**dict(message), **changes}
-    return {"type": kind, "data": {name: _encode(value, strict, ()) for name, value in fields.items()}}
+    # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts. And not
+    # `dict(message)`, which says the same three times slower.
+    fields = {**message.__dict__, **(message.__pydantic_extra__ or {}), **changes}
+    data = {
+        name: value if value is None or type(value) is str else _encode(value, strict, ())
+        for name, value in fields.items()
+        if name[0] != "_"
+    }
+    return {"type": kind, "data": data}
 
 
 def decode_message(payload: dict[str, Any], *, tagged: bool = True) -> BaseMessage:
@@ -359,16 +367,17 @@ class RecordFormat:
                 if kept is None:
                     continue
             payloads.append(encode_message(kept, strict=strict))
-        at = now().isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
-        ids = [uuid.uuid4().hex for _ in payloads]
+        at = now().isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
+        ids = _new_ids(len(payloads))
         texts = []
-        for number, (payload, record_id) in enumerate(zip(payloads, ids, strict=True)):
+        for payload, record_id in zip(payloads, ids, strict=True):
             meta: dict[str, Any] = {"v": VERSION, "id": record_id, "at": at}
-            if number == 0 and len(payloads) > 1:
+            if not texts and len(payloads) > 1:
                 meta["n"] = len(payloads)
             if self.codec is not None:
                 payload = {"type": _ENCODED, "data": self.codec.encode(to_json(payload))}  # noqa: PLW2901
-            texts.append(to_json({**payload, "meta": meta}))
+            payload["meta"] = meta
+            texts.append(to_json(payload))
         return ids, texts
 
     def decode(self, rows: Sequence[Row], session_id: str) -> list[Record]:
@@ -441,6 +450,15 @@ class RecordFormat:
             reason = str(error) if isinstance(error, CorruptRecordError) else type(error).__name__
             msg = f"The state of session {session_id!r} cannot be read: {reason}"
             raise CorruptRecordError(msg, session_id) from None
+
+
+def _new_ids(count: int) -> list[str]:
+    """Random UUIDs of version 4 (RFC 9562) as 32 hex digits; `uuid.uuid4` takes as long as the rest of a record."""
+    digits = os.urandom(16 * count).hex()
+    return [
+        f"{digits[at : at + 12]}4{digits[at + 13 : at + 16]}8{digits[at + 17 : at + 32]}"
+        for at in range(0, 32 * count, 32)
+    ]
 
 
 class Envelope(NamedTuple):

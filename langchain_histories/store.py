@@ -15,7 +15,6 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
@@ -31,7 +30,7 @@ from langchain_histories.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -628,15 +627,23 @@ class MessageStore(ABC, Generic[ClientT]):
     # How an operation is run.
 
     def _run(self, operation: _Operation[ClientT, T]) -> T:
-        with self._errors(operation):
+        try:
             return drive(self._prepared(operation, self._clients.blocking()))
+        except HistoryError:
+            raise
+        except (OSError, *self.driver_errors) as error:
+            raise self._failed(operation, error) from error
 
     async def _arun(self, operation: _Operation[ClientT, T]) -> T:
         if not self._clients.has_native:
             # Cancelled, the thread finishes what it has begun: the operation happens whole or not at all.
             return await asyncio.to_thread(self._run, operation)
-        with self._errors(operation):
+        try:
             return await self._prepared(operation, await self._clients.native())
+        except HistoryError:
+            raise
+        except (OSError, *self.driver_errors) as error:
+            raise self._failed(operation, error) from error
 
     async def _prepared(self, operation: _Operation[ClientT, T], client: ClientT) -> T:
         if not self._is_set_up and operation.name != "setup":
@@ -644,23 +651,16 @@ class MessageStore(ABC, Generic[ClientT]):
             self._is_set_up = True
         return await operation.body(client)
 
-    @contextmanager
-    def _errors(self, operation: _Operation[ClientT, Any]) -> Iterator[None]:
-        """Turn the driver's errors into ours."""
-        expected: tuple[type[Exception], ...] = (OSError, *self.driver_errors)
-        try:
-            yield
-        except HistoryError:
-            raise
-        except expected as error:
-            unavailable = self._unavailable(error)
-            where = f"{operation.name} on {self!r}"
-            if operation.session_id is not None:
-                where += f", session {str(operation.session_id)!r}"
-            what = "could not be reached" if unavailable else "failed"
-            msg = f"{self.name}: {where} {what} ({type(error).__name__}). See the cause for the driver's own words."
-            kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
-            raise kind(msg, self.name, operation.name, operation.session_id) from error
+    def _failed(self, operation: _Operation[ClientT, Any], error: Exception) -> StoreError:
+        """Turn the driver's error into ours."""
+        unavailable = self._unavailable(error)
+        where = f"{operation.name} on {self!r}"
+        if operation.session_id is not None:
+            where += f", session {str(operation.session_id)!r}"
+        what = "could not be reached" if unavailable else "failed"
+        msg = f"{self.name}: {where} {what} ({type(error).__name__}). See the cause for the driver's own words."
+        kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
+        return kind(msg, self.name, operation.name, operation.session_id)
 
     def _unsupported(self, operation: str) -> UnsupportedOperationError:
         return UnsupportedOperationError(f"The {self.name} store has no {operation}; see its capabilities.")
