@@ -38,7 +38,9 @@ def drive(operation: Coroutine[Any, Any, T]) -> T:
 
 async def settle(result: Awaitable[T] | T) -> T:
     """What a client call resolves to; a blocking client has already returned it."""
-    return await result if hasattr(type(result), "__await__") else result  # type: ignore[misc]
+    if hasattr(type(result), "__await__"):
+        return await cast("Awaitable[T]", result)
+    return cast("T", result)
 
 
 @asynccontextmanager

@@ -369,7 +369,7 @@ class RecordFormat:
             payloads.append(encode_message(kept, strict=strict))
         at = now().isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
         ids = _new_ids(len(payloads))
-        texts = []
+        texts: list[str] = []
         for payload, record_id in zip(payloads, ids, strict=True):
             meta: dict[str, Any] = {"v": VERSION, "id": record_id, "at": at}
             if not texts and len(payloads) > 1:

@@ -118,7 +118,8 @@ def open_store(url: str, **options: Any) -> MessageStore[Any]:
     """
     cls = _store_class(url)
     _check_options(cls, options)
-    return cls(url, **options)
+    store: MessageStore[Any] = cls(url, **options)
+    return store
 
 
 def open_history(

@@ -174,7 +174,8 @@ class RedisStore(MessageStore[Any]):
             newest_first = await settle(client.lrange(name, 0, -1))
             length = len(newest_first)
         elif isinstance(client, redis.asyncio.RedisCluster):
-            length, newest_first = await settle(client.eval(_TAIL, 1, name, last - 1))
+            answer: Any = client.eval(_TAIL, 1, name, last - 1)
+            length, newest_first = await settle(answer)
         else:
             transaction = client.pipeline(transaction=True)
             transaction.llen(name)
