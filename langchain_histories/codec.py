@@ -72,6 +72,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 _TAG = "lh:type"
+_TAG_BYTES = _TAG.encode()
 _ENCODED = "lh:encoded"
 _MAX_DEPTH = 200
 _MAX_INT_BITS = 14_000  # Python reads integers of up to 4,300 digits from text
@@ -114,8 +115,7 @@ class Row(NamedTuple):
     position: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One stored message with its envelope.
 
     Attributes:
@@ -400,7 +400,8 @@ class RecordFormat:
                     raise CorruptRecordError(msg, session_id, row.position) from None
                 logger.warning("%s; it is skipped.", msg)
                 continue
-            records.pop(record.id, None)
+            if record.id in records:
+                del records[record.id]
             records[record.id] = record
         return list(records.values())
 
@@ -414,7 +415,7 @@ class RecordFormat:
         if payload["type"] == _ENCODED:
             payload, tagged = from_json(self._open(payload["data"])), True
         else:
-            tagged = (_TAG if isinstance(row.text, str) else _TAG.encode()) in row.text  # type: ignore[operator]
+            tagged = (_TAG if isinstance(row.text, str) else _TAG_BYTES) in row.text  # type: ignore[operator]
         message = decode_message(payload, tagged=tagged)
         if meta is None:
             return Record(message, row.position, _derived_id(row), None)

@@ -245,7 +245,6 @@ class MessageStore(ABC, Generic[ClientT]):
         self.ttl = check_ttl(options.pop("ttl", None))
         self.format = RecordFormat(**_checked(options))
         self._is_set_up = False
-        self._expected_errors: tuple[type[Exception], ...] = (OSError, *self.driver_errors)
         if self.ttl is not None and Capability.TTL not in self.capabilities:
             raise ConfigurationError(
                 f"The {self.name} store has no ttl; the stores that have it are {', '.join(STORES_WITH_TTL)}."
@@ -632,7 +631,7 @@ class MessageStore(ABC, Generic[ClientT]):
             return drive(self._prepared(operation, self._clients.blocking()))
         except HistoryError:
             raise
-        except self._expected_errors as error:
+        except self._expected_errors() as error:
             raise self._failed(operation, error) from error
 
     async def _arun(self, operation: _Operation[ClientT, T]) -> T:
@@ -643,7 +642,7 @@ class MessageStore(ABC, Generic[ClientT]):
             return await self._prepared(operation, await self._clients.native())
         except HistoryError:
             raise
-        except self._expected_errors as error:
+        except self._expected_errors() as error:
             raise self._failed(operation, error) from error
 
     async def _prepared(self, operation: _Operation[ClientT, T], client: ClientT) -> T:
@@ -651,6 +650,9 @@ class MessageStore(ABC, Generic[ClientT]):
             await self._setup(client)
             self._is_set_up = True
         return await operation.body(client)
+
+    def _expected_errors(self) -> tuple[type[Exception], ...]:
+        return (OSError, *self.driver_errors)
 
     def _failed(self, operation: _Operation[ClientT, Any], error: Exception) -> StoreError:
         """Turn the driver's error into ours."""

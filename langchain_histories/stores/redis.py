@@ -136,7 +136,8 @@ class RedisStore(MessageStore[Any]):
         url = str(self._url)
         if urlsplit(url).scheme.endswith("+sentinel"):
             return _sentinel_client(package, url, options)
-        client = package.Redis.from_url(url, **options)
+        # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.
+        client = package.Redis.from_pool(package.BlockingConnectionPool.from_url(url, **options))
         try:
             server = await settle(client.info("cluster"))
         except exceptions.NoPermissionError:

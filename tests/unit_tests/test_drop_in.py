@@ -69,7 +69,7 @@ def tutorial(module, folder):
         history.add_messages([HumanMessage("list"), AIMessage("of two")])
         seen += [list(history.messages), str(history)]
         history.clear()
-        seen.append(history.messages)
+        seen.append(list(history.messages))
     asyncio.run(histories[0].aadd_messages([HumanMessage("later")]))
     seen += [asyncio.run(histories[0].aget_messages()), repr(histories[0])]
     return seen
