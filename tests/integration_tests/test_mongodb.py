@@ -1,0 +1,498 @@
+"""The MongoDB store on a server, alone and as a replica set, and beside LangChain's own class."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+
+import pymongo
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langchain_histories import (
+    Capability,
+    ConfigurationError,
+    MongoDBChatMessageHistory,
+    MongoDBStore,
+    RecordTooLargeError,
+    StoreError,
+    StoreUnavailableError,
+    open_history,
+)
+from langchain_histories.testing import MessageStoreTests, golden_messages
+
+DATABASE = "histories"
+PATIENCE = {"serverSelectionTimeoutMS": 2000}
+
+
+class TestMongoDBStore(MessageStoreTests):
+    capabilities = ~Capability.TTL
+
+    @pytest.fixture
+    def open_store(self, server):
+        options = {"database_name": DATABASE, "collection_name": f"c{uuid.uuid4().hex}", "client_options": PATIENCE}
+        return functools.partial(MongoDBStore, server.url, **options)
+
+    @pytest.fixture
+    def unreachable_store(self):
+        return MongoDBStore("mongodb://127.0.0.1:1", client_options={"serverSelectionTimeoutMS": 100})
+
+    @pytest.fixture
+    def wrong_password_store(self, server):
+        return MongoDBStore(server.url_with(password="wrong-Secret7"), client_options=PATIENCE)
+
+    @pytest.fixture
+    def server(self, mongodb_server):
+        return mongodb_server
+
+    def traces(self, store):
+        database = store.client[DATABASE]
+        names = [store.collection_name, f"{store.collection_name}_sessions"]
+        return sorted(repr(document) for name in names for document in database[name].find())
+
+
+class TestMongoDBReplicaSet(TestMongoDBStore):
+    @pytest.fixture
+    def server(self, servers):
+        return servers.get("mongodb_replica_set")
+
+
+@pytest.fixture
+def place():
+    return {"database_name": DATABASE, "collection_name": f"c{uuid.uuid4().hex}"}
+
+
+@pytest.fixture
+def store(mongodb_server, place):
+    with MongoDBStore(mongodb_server.url, **place) as store:
+        yield store
+
+
+@pytest.fixture
+def collection(store):
+    return store.client[DATABASE][store.collection_name]
+
+
+@pytest.fixture
+def sessions(store):
+    return store.client[DATABASE][f"{store.collection_name}_sessions"]
+
+
+@pytest.fixture
+def theirs(mongodb_server, place):
+    from langchain_mongodb import MongoDBChatMessageHistory as Theirs
+
+    opened = []
+
+    def open_theirs(session_id="s", **options):
+        opened.append(Theirs(mongodb_server.url, session_id, **place, **options))
+        return opened[-1]
+
+    yield open_theirs
+    for history in opened:
+        history.close()
+
+
+def texts(messages):
+    return [message.content for message in messages]
+
+
+def batch(name, size=2):
+    return [HumanMessage(f"{name} {number}") for number in range(size)]
+
+
+# LangChain's class.
+
+
+def test_langchain_reads_what_we_write(store, theirs):
+    plain = [message for message in golden_messages() if "lh:type" not in repr(message)][:10]
+    store.append("s", plain)
+    assert theirs().messages == plain
+
+
+def test_langchain_reads_every_golden_message_as_plain_data(store, theirs):
+    messages = golden_messages()
+    store.append("s", messages)
+    read = theirs(create_index=False).messages
+    assert [message.type for message in read] == [
+        message.type.removesuffix("MessageChunk").lower() for message in messages
+    ]
+
+
+def test_we_read_what_langchain_writes(mongodb_server, theirs, place):
+    messages = [
+        HumanMessage("héllo", id="1"),
+        AIMessage("yes", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}]),
+    ]
+    theirs().add_messages(messages)
+    ours = MongoDBChatMessageHistory(mongodb_server.url, "s", **place)
+    assert ours.messages == messages
+    ours.add_user_message("and on")
+    assert texts(ours.messages) == texts(theirs().messages) == ["héllo", "yes", "and on"]
+    theirs().add_user_message("and back")
+    # LangChain's come first: the order of a mixed history is not promised.
+    assert sorted(texts(ours.messages)) == ["and back", "and on", "héllo", "yes"]
+    assert texts(asyncio.run(ours.aget_messages())) == texts(ours.messages)
+    assert ours.store.count("s") == 4
+    theirs().clear()
+    assert ours.messages == []
+    assert ours.store.count("s") == 0
+    ours.add_user_message("new")
+    assert texts(ours.messages) == texts(theirs().messages) == ["new"]
+    ours.clear()
+    assert theirs().messages == []
+
+
+def test_history_size(mongodb_server, theirs, place):
+    options = {**place, "history_size": 2}
+    ours = MongoDBChatMessageHistory(mongodb_server.url, "s", **options)
+    for number in range(4):
+        ours.add_user_message(str(number))
+    assert texts(ours.messages) == texts(theirs(history_size=2).messages) == ["2", "3"]
+    assert MongoDBChatMessageHistory(mongodb_server.url, "s", **{**options, "history_size": 0}).messages == []
+    assert theirs(history_size=0).messages == []
+
+
+def test_langchains_index_stays(mongodb_server, theirs, collection, store):
+    theirs().add_user_message("x")
+    assert set(collection.index_information()) == {"_id_", "SessionId_1"}
+    store.append("s", batch("a"))
+    assert set(collection.index_information()) == {"_id_", "SessionId_1", "SessionId_1_seq_1__id_1"}
+    theirs().add_user_message("y")
+
+
+def test_indexes(mongodb_server, place, collection):
+    url = mongodb_server.url
+    with MongoDBStore(url, **place, create_index=False) as store:
+        store.append("s", batch("a"))
+        assert set(collection.index_information()) == {"_id_"}
+        assert texts(store.read("s", last=1)) == ["a 1"]
+    for _ in range(2):
+        with MongoDBStore(url, **place, index_kwargs={"name": "mine"}) as store:
+            store.setup()
+    assert set(collection.index_information()) == {"_id_", "mine", "SessionId_1_seq_1__id_1"}
+    collection.drop_index("SessionId_1_seq_1__id_1")
+    collection.create_index([("SessionId", 1), ("seq", 1), ("_id", 1)], name="of another name")
+    with MongoDBStore(url, **place) as store:
+        assert texts(store.read("s")) == ["a 0", "a 1"]
+
+
+# Writers that die.
+
+
+def _die_after_the_commit(url, place):
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    MongoDBStore._store = die
+    MongoDBStore(url, **place).append("s", batch("dead", 3))
+
+
+def test_a_writer_killed_after_the_commit(mongodb_server, place, store, theirs):
+    store.append("s", batch("before"))
+    context = multiprocessing.get_context("spawn")
+    writer = context.Process(target=_die_after_the_commit, args=(mongodb_server.url, place))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    stored = ["before 0", "before 1", "dead 0", "dead 1", "dead 2"]
+    assert texts(store.read("s")) == stored
+    assert texts(store.read("s", last=4)) == stored[-4:]
+    assert texts(store.read("s", after=store.records("s")[2].position)) == stored[3:]
+    assert store.count("s") == store.sessions()[0].count == 5
+    assert texts(theirs().messages) == stored[:2]
+    store.append("s", batch("after", 1))
+    assert texts(store.read("s")) == texts(theirs().messages) == [*stored, "after 0"]
+
+
+_WRITER = """
+import sys
+from langchain_core.messages import HumanMessage
+from langchain_histories import MongoDBStore
+url, database, collection, writer = sys.argv[1:]
+store = MongoDBStore(url, database_name=database, collection_name=collection)
+print("ready", flush=True)
+for number in range(100_000):
+    store.append("s", [HumanMessage(f"{writer} {number} {part}") for part in range(3)])
+    print(number, flush=True)
+"""
+
+
+def test_writers_killed_at_any_moment(mongodb_server, place, store, collection, sessions):
+    """Every acknowledged batch is there, every batch is whole, and a poller sees all that is."""
+    chance, seen, position = random.Random(3), [], None
+    acknowledged = set()
+    for round_ in range(3):
+        arguments = [sys.executable, "-c", _WRITER, mongodb_server.url, DATABASE, place["collection_name"]]
+        writers = [
+            subprocess.Popen([*arguments, f"{round_}-{number}"], stdout=subprocess.PIPE, text=True)
+            for number in range(3)
+        ]
+        for writer in writers:
+            assert writer.stdout.readline() == "ready\n"
+        stop = threading.Event()
+        timer = threading.Timer(0.4 + chance.random() / 2, stop.set)
+        timer.start()
+        while not stop.is_set():
+            for record in store.records("s", after=position):
+                position = record.position
+                seen.append(record.message.content)
+        for number, writer in enumerate(writers):
+            writer.kill()
+            printed, _ = writer.communicate()
+            acknowledged |= {(f"{round_}-{number}", line) for line in printed.split()}
+    seen += texts(store.read("s", after=position))
+    stored = texts(store.read("s"))
+    assert seen == stored
+    batches = [stored[start : start + 3] for start in range(0, len(stored), 3)]
+    names = [tuple(written[0].split()[:2]) for written in batches]
+    assert batches == [[f"{writer} {number} {part}" for part in range(3)] for writer, number in names]
+    assert len(acknowledged) > 20
+    assert acknowledged <= set(names)
+    assert len(set(names)) == len(names) <= len(acknowledged) + 9
+    store.append("s", batch("end", 1))
+    assert sessions.find_one({"_id": "s"})["pending"] == []
+    assert [document["seq"] for document in collection.find().sort("seq")] == list(range(1, len(stored) + 2))
+
+
+# Writers, and those who clear.
+
+
+def test_clear_and_replace_race_with_writers(mongodb_server, place, store, collection, sessions):
+    """Batches stay whole all the time, and a clear at the end leaves nothing behind."""
+    done = threading.Event()
+
+    def write(writer):
+        with MongoDBStore(mongodb_server.url, **place) as own:
+            for number in range(40):
+                own.append("s", batch(f"{writer} {number}", 3))
+
+    def wipe():
+        while not done.is_set():
+            store.clear("s")
+            store.replace("s", batch("r r", 3))
+            found = store.records("s")
+            store.delete("s", [record.id for record in found[:3]])
+
+    def read():
+        with MongoDBStore(mongodb_server.url, **place) as own:
+            while not done.is_set():
+                stored = [text.rsplit(" ", 1) for text in texts(own.read("s"))]
+                assert [part for _, part in stored] == ["0", "1", "2"] * (len(stored) // 3)
+                assert [name for name, _ in stored[::3]] == [name for name, _ in stored[2::3]]
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        others = [pool.submit(wipe), pool.submit(read)]
+        writers = [pool.submit(write, writer) for writer in range(4)]
+        try:
+            for future in writers:
+                future.result()
+        finally:
+            done.set()
+        for future in others:
+            future.result()
+    store.clear("s")
+    assert list(collection.find()) == []
+    assert list(sessions.find()) == []
+
+
+def test_sixteen_writers_begin_a_session_at_once(mongodb_server, store):
+    for number in range(10):
+        start = threading.Barrier(16)
+
+        def write(writer, session_id=f"s{number}", start=start):
+            start.wait()
+            store.append(session_id, batch(str(writer)))
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            list(pool.map(write, range(16)))
+        stored = texts(store.read(f"s{number}"))
+        assert sorted(stored) == sorted(f"{writer} {part}" for writer in range(16) for part in range(2))
+        assert [text.split()[0] for text in stored[::2]] == [text.split()[0] for text in stored[1::2]]
+
+
+# Size.
+
+
+def test_a_batch_that_fills_a_document(store):
+    large = [HumanMessage("x" * 15_900_000)]
+    store.append("s", large)
+    store.append("s", [HumanMessage("é" * 1_900_000)] * 4)
+    assert store.read("s", last=5)[0] == large[0]
+    assert store.count("s") == 5
+    with pytest.raises(RecordTooLargeError):
+        store.append("s", [HumanMessage("x" * 16_750_000)])
+    store.append("s", batch("works on", 1))
+
+
+def test_what_is_pending_leaves_no_room(store, monkeypatch):
+    """Whoever needs the room puts it away."""
+    with monkeypatch.context() as patch:
+
+        async def nothing(*_):
+            pass
+
+        patch.setattr(MongoDBStore, "_store", nothing)
+        store.append("s", [HumanMessage("x" * 10_000_000)])
+    store.append("s", [HumanMessage("y" * 10_000_000)])
+    assert store.count("s") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(MongoDBStore, "_store", nothing)
+        store.append("s", [HumanMessage("z" * 10_000_000)])
+    store.put_state("s", {"large": "s" * 10_000_000})
+    assert [message.content[0] for message in store.read("s")] == ["x", "y", "z"]
+    for change in (store.append, store.replace):
+        with pytest.raises(RecordTooLargeError, match="state"):
+            change("s", [HumanMessage("w" * 10_000_000)])
+    store.append("s", batch("small", 1))
+    assert store.count("s") == 4
+    assert len(store.get_state("s")["large"]) == 10_000_000
+
+
+# Rights, clients, places.
+
+
+def test_a_read_only_user(mongodb_server, place, store):
+    store.append("s", batch("a"))
+    with MongoDBStore(mongodb_server.readonly_url, **place) as reader:
+        assert texts(reader.read("s")) == ["a 0", "a 1"]
+        assert reader.sessions()[0].count == 2
+        for change in (lambda: reader.append("s", batch("b")), lambda: reader.clear("s")):
+            with pytest.raises(StoreError) as caught:
+                change()
+            assert not isinstance(caught.value, StoreUnavailableError)
+    assert store.count("s") == 2
+
+
+def test_a_user_who_may_only_read_and_write_documents(mongodb_server, place, store):
+    name = f"u{uuid.uuid4().hex}"
+    with pymongo.MongoClient(mongodb_server.admin_url) as admin:
+        actions = ["find", "insert", "update", "remove"]
+        privileges = [{"resource": {"db": DATABASE, "collection": ""}, "actions": actions}]
+        try:
+            admin[DATABASE].command("createRole", name, privileges=privileges, roles=[])
+        except pymongo.errors.OperationFailure as error:
+            pytest.skip(f"the server has no roles of one's own: {error.code}")
+        admin[DATABASE].command("createUser", name, pwd="p", roles=[name])
+    with MongoDBStore(mongodb_server.url_with(user=name, password="p"), **place) as limited:
+        limited.append("s", batch("a"))
+        limited.put_state("s", {"a": 1})
+        assert texts(limited.read("s", last=1)) == ["a 1"]
+        limited.replace("s", batch("b"))
+        limited.clear("s")
+        assert limited.sessions() == []
+
+
+def test_a_collection_with_a_collation(mongodb_server, place, store):
+    database = store.client[DATABASE]
+    database.create_collection(place["collection_name"], collation={"locale": "en", "strength": 2})
+    with pytest.raises(ConfigurationError, match="'en'"):
+        store.read("s")
+
+
+def test_clients_of_your_own(mongodb_server, place):
+    blocking = pymongo.MongoClient(mongodb_server.url, w=0)
+    with MongoDBStore(client=blocking, **place) as store:
+        assert Capability.NATIVE_ASYNC not in store.capabilities
+        store.append("s", batch("a"))
+        assert texts(asyncio.run(store.aread("s"))) == ["a 0", "a 1"]
+    assert blocking.admin.command("ping")
+
+    async def use():
+        client = pymongo.AsyncMongoClient(mongodb_server.url)
+        async with MongoDBStore(async_client=client, **place) as store:
+            assert Capability.NATIVE_ASYNC in store.capabilities
+            await store.aappend("s", batch("b"))
+            with pytest.raises(ConfigurationError, match="async client alone"):
+                store.read("s")
+        assert await client.admin.command("ping")
+        async with MongoDBStore(client=blocking, async_client=client, **place) as both:
+            assert await both.aread("s") == both.read("s")
+        await client.close()
+
+    asyncio.run(use())
+    blocking.close()
+
+
+def test_the_write_concern(mongodb_server, place):
+    def concern(url, **options):
+        with MongoDBStore(url, **place, client_options=options) as store:
+            return store._collections(store.client)[0].write_concern.document
+
+    assert concern(mongodb_server.url) == {"w": "majority"}
+    assert concern(mongodb_server.url, w=0) == {"w": "majority"}
+    assert concern(mongodb_server.url, w=1) == {"w": 1}
+    assert concern(mongodb_server.url, w="majority", wTimeoutMS=500) == {"w": "majority", "wtimeout": 500}
+
+
+def test_a_thousand_histories_share_one_client(mongodb_server, place):
+    histories = [open_history(mongodb_server.url, f"s{number}", **place) for number in range(1000)]
+    assert len({id(history.store.client) for history in histories}) == 1
+    drop_ins = [MongoDBChatMessageHistory(mongodb_server.url, f"s{number}", **place) for number in range(1000)]
+    assert len({id(history.client) for history in drop_ins}) == 1
+    drop_ins[0].add_user_message("x")
+    drop_ins[0].close()
+    assert texts(drop_ins[0].messages) == ["x"]
+
+
+class Counted(pymongo.monitoring.CommandListener):
+    """Counts commands, and the documents that come back."""
+
+    def __init__(self):
+        self.commands, self.documents = [], 0
+
+    def started(self, event):
+        self.commands.append(event.command_name)
+
+    def succeeded(self, event):
+        cursor = event.reply.get("cursor", {})
+        self.documents += len(cursor.get("firstBatch", cursor.get("nextBatch", ())))
+
+    def failed(self, event):
+        pass
+
+    def of(self, call):
+        self.commands, self.documents = [], 0
+        call()
+        return self.commands, self.documents
+
+
+def test_what_operations_cost(mongodb_server, place):
+    """A read costs what it returns; an append three commands, however long the history is."""
+    counted = Counted()
+    client = pymongo.MongoClient(mongodb_server.url, event_listeners=[counted])
+    store = MongoDBStore(client=client, **place)
+    store.append("s", batch("a", 500))
+    records = store.records("s", last=3)
+    assert counted.of(lambda: store.append("s", batch("b"))) == (["findAndModify", "insert", "update"], 0)
+    assert counted.of(lambda: store.read("s")) == (["find", "find"], 1 + 502)
+    assert counted.of(lambda: store.read("s", last=2)) == (["find", "find"], 1 + 2)
+    assert counted.of(lambda: store.read("s", after=records[-1].position)) == (["find", "find"], 1 + 2)
+    newest = store.records("s", last=1)[0].position
+    assert counted.of(lambda: store.read("s", after=newest)) == (["find"], 1)
+    store.delete("s", [records[1].id])
+    assert counted.of(lambda: store.read("s", last=10)) == (["find", "find"], 1 + 10)
+    assert counted.of(lambda: store.count("s"))[1] == 1 + 1
+    client.close()
+
+
+def test_other_names(mongodb_server, place):
+    names = {"session_id_key": "sid", "history_key": "text"}
+    with MongoDBStore(mongodb_server.url, **place, **names) as store:
+        store.append("s", batch("a"))
+        store.put_state("s", {"a": 1})
+        assert [info.session_id for info in store.sessions(prefix="s")] == ["s"]
+        document = store.client[DATABASE][place["collection_name"]].find_one({"sid": "s"})
+        assert json.loads(document["text"])["data"]["content"] == "a 0"
+        store.clear("s")
+        assert store.sessions() == []
