@@ -194,6 +194,21 @@ def position_number(position: str) -> int:
     return int(number)
 
 
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a thread. It cannot be stopped there, so a cancelled caller waits for its end.
+
+    Otherwise what it writes could land behind what the caller writes next.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()
+        raise
+
+
 def _checked(options: StoreOptions) -> dict[str, Any]:
     """Return the options of the record format.
 
@@ -344,11 +359,11 @@ class MessageStore(ABC, Generic[ClientT]):
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return [record.message for record in self.records(session_id, last=last, after=after)]
+        return self._run(self._reading(session_id, last, after, envelopes=False))
 
     async def aread(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
         """Async `read`."""
-        return [record.message for record in await self.arecords(session_id, last=last, after=after)]
+        return await self._arun(self._reading(session_id, last, after, envelopes=False))
 
     def records(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[Record]:
         """Return the messages of a session with their ids, times and positions, oldest first.
@@ -362,11 +377,11 @@ class MessageStore(ABC, Generic[ClientT]):
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._reading(session_id, last, after))
+        return self._run(self._reading(session_id, last, after, envelopes=True))
 
     async def arecords(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[Record]:
         """Async `records`."""
-        return await self._arun(self._reading(session_id, last, after))
+        return await self._arun(self._reading(session_id, last, after, envelopes=True))
 
     def count(self, session_id: str) -> int:
         """Return the number of records of a session."""
@@ -530,17 +545,23 @@ class MessageStore(ABC, Generic[ClientT]):
 
         return _Operation("append", session_id, body)
 
-    def _reading(self, session_id: str, last: int | None, after: str | None) -> _Operation[ClientT, list[Record]]:
+    def _reading(
+        self, session_id: str, last: int | None, after: str | None, *, envelopes: bool
+    ) -> _Operation[ClientT, list[Any]]:
+        """Read records, or without envelopes messages alone, which is faster."""
         key = self._key(session_id)
         check_number("last", last)
 
-        async def body(client: ClientT) -> list[Record]:
+        decode: Callable[[Sequence[Row], str], list[Any]]
+        decode = self.format.decode if envelopes else self.format.decode_messages
+
+        async def body(client: ClientT) -> list[Any]:
             if last == 0:
                 return []
             wanted = last
             while True:
                 rows = await self._read(client, key, last=wanted, after=after)
-                records = self.format.decode(rows, session_id)
+                records = decode(rows, session_id)
                 # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further back.
                 if last is None or wanted is None or len(records) >= last or len(rows) < wanted:
                     return records if last is None else records[-last:]
@@ -636,8 +657,7 @@ class MessageStore(ABC, Generic[ClientT]):
 
     async def _arun(self, operation: _Operation[ClientT, T]) -> T:
         if not self._clients.has_native:
-            # Cancelled, the thread finishes what it has begun: the operation happens whole or not at all.
-            return await asyncio.to_thread(self._run, operation)
+            return await _in_thread(self._run, operation)
         try:
             return await self._prepared(operation, await self._clients.native())
         except HistoryError:

@@ -331,7 +331,7 @@ def _text(data: str | bytes) -> str:
 def _rows(newest_first: list[Any], start: int) -> list[Row]:
     """The rows, oldest first, from the index `start` on. A position is the index and a checksum of the text."""
     return [
-        Row(text, f"{number}-{zlib.crc32(text if isinstance(text, bytes) else text.encode()):08x}")
+        Row(text, f"{number}-{zlib.crc32(text if isinstance(text, bytes) else text.encode()):x}")
         for number, text in enumerate(reversed(newest_first), start)
     ]
 

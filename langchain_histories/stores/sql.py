@@ -645,19 +645,26 @@ class _ModelStore(_SQLBase):
 
         return _Operation("append", session_id, body)
 
-    def _reading(self, session_id: str, last: int | None, after: str | None) -> _Operation[Any, list[Record]]:
+    def _reading(
+        self, session_id: str, last: int | None, after: str | None, *, envelopes: bool
+    ) -> _Operation[Any, list[Any]]:
         check_number("last", last)
         query = sa.select(self.model).where(self._session_id == session_id)
         if after is not None:
             query = query.where(self.model.id > position_number(after))
         query = query.order_by(self.model.id) if last is None else query.order_by(self.model.id.desc()).limit(last)
 
-        def records(session: Any) -> list[Record]:
+        def read(session: Any) -> list[Any]:
             rows = session.scalars(query).all()
-            found = [Record(self.converter.from_sql_model(row), str(row.id), str(row.id), None) for row in rows]
+            messages = [self.converter.from_sql_model(row) for row in rows]
+            found: list[Any] = messages
+            if envelopes:
+                found = [
+                    Record(message, str(row.id), str(row.id), None) for message, row in zip(messages, rows, strict=True)
+                ]
             return found if last is None else found[::-1]
 
-        return _Operation("read", session_id, lambda client: self._work(client, records))
+        return _Operation("read", session_id, lambda client: self._work(client, read))
 
     def _counting(self, session_id: str) -> _Operation[Any, int]:
         query = sa.select(sa.func.count()).select_from(self.model).where(self._session_id == session_id)
