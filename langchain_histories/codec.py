@@ -417,8 +417,7 @@ class RecordFormat:
                     raise CorruptRecordError(msg, session_id, row.position) from None
                 logger.warning("%s; it is skipped.", msg)
                 continue
-            if record_id in found:
-                del found[record_id]
+            found.pop(record_id, None)
             found[record_id] = made
         return list(found.values())
 

@@ -129,7 +129,7 @@ def test_models_and_dataclasses_become_plain_objects():
         when: dt.date
 
     message = ToolMessage("x", tool_call_id="1", artifact=[Model(a=1), Data(dt.date(2026, 1, 1))])
-    assert decode_message(encode_message(message)).artifact == [{"a": 1}, {"when": dt.date(2026, 1, 1)}]
+    assert decode(*RecordFormat().encode([message])[1])[0].message.artifact == [{"a": 1}, {"when": dt.date(2026, 1, 1)}]
 
 
 def test_what_cannot_be_kept_is_described(caplog):
