@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -154,6 +155,23 @@ def test_a_thousand_histories_share_one_pool(redis_server, prefix):
     for history in histories:
         history.add_user_message("x")
     assert client.info("clients")["connected_clients"] == before
+
+
+def test_more_histories_at_once_than_connections(redis_server, prefix):
+    with RedisStore(redis_server.url, key_prefix=prefix) as store:
+
+        async def turn(number):
+            history = store.history(f"s{number}")
+            await history.aadd_messages([HumanMessage("x")])
+            return len(await history.aget_messages())
+
+        async def turns():
+            return await asyncio.gather(*(turn(number) for number in range(400)))
+
+        assert asyncio.run(turns()) == [1] * 400
+        with ThreadPoolExecutor(150) as pool:
+            assert list(pool.map(store.count, [f"s{number}" for number in range(400)])) == [1] * 400
+        assert store.client.connection_pool.max_connections <= 100
 
 
 def test_clients_of_your_own(redis_server, prefix):

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from langchain_histories import (
     Capability,
     ConfigurationError,
+    DefaultMessageConverter,
     RecordTooLargeError,
     SQLChatMessageHistory,
     SQLStore,
@@ -242,6 +243,55 @@ def test_our_set_up_races_with_langchains(server, name):
         assert [store.get_state(f"s{number}") for number in range(0, 12, 2)] == [{"a": n} for n in range(0, 12, 2)]
 
 
+def test_set_ups_that_race_are_quiet(server, name, caplog):
+    """None takes the half made table of another for one without an index."""
+    start = threading.Barrier(12)
+
+    def first_use():
+        with SQLStore(blocking(server), table_name=name) as store:
+            start.wait()
+            store.append("s", [HumanMessage("x")])
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        for future in [pool.submit(first_use) for _ in range(12)]:
+            future.result()
+    assert [record for record in caplog.records if "langchain_histories" in record.name] == []
+
+
+@pytest.mark.parametrize("what", ["set-up", "append", "append of mysql", "replace", "clear", "state"])
+def test_writers_wait_for_the_lock(server, engine, name, what):
+    """While another holds the lock of a session, its writers wait, and those of other sessions do not."""
+    with SQLStore(blocking(server), table_name=name) as store, engine.connect() as holder:
+        if what != "set-up":
+            store.append("s", [HumanMessage("first")])
+        if what == "append of mysql":
+            if server.name == "postgres":
+                pytest.skip("MariaDB stands for MySQL here")
+            store._layout.kind = "mysql"
+        calls = {
+            "set-up": store.setup,
+            "replace": lambda: store.replace("s", [HumanMessage("x")]),
+            "clear": lambda: store.clear("s"),
+            "state": lambda: store.put_state("s", {}),
+        }
+        call = calls.get(what, lambda: store.append("s", [HumanMessage("x"), HumanMessage("y")]))
+        lock = {"lock": store._lock_name("" if what == "set-up" else "s")}
+        ways = {
+            "postgres": ("pg_advisory_lock(hashtextextended(:lock, 0))", "pg_advisory_unlock_all()"),
+            "mariadb": ("GET_LOCK(:lock, 5)", "RELEASE_ALL_LOCKS()"),
+        }
+        take, let_go = (sa.text(f"SELECT {function}") for function in ways[server.name])
+        holder.execute(take, lock)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(call)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+            if what != "set-up":
+                store.append("other", [HumanMessage("not held up")])
+            holder.execute(let_go)
+            waiting.result(10)
+
+
 # Every driver.
 
 
@@ -286,7 +336,7 @@ def test_a_megabyte_more_or_less(url, name):
         assert store.get_state("s") == {"long": long}
 
 
-@pytest.mark.parametrize("name", ['a"b`c', "a'b%c", "a:b", "Select", "ünï cödé"])
+@pytest.mark.parametrize("name", ['a"b`c', "a'b%c", "a :b", "Select", "ünï cödé"])
 def test_odd_names(url, name):
     with SQLStore(url, table_name=name, session_id_field_name="who:is%it") as store:
         store.append("s", [HumanMessage("a"), HumanMessage("b")])
@@ -394,6 +444,39 @@ def test_a_user_without_the_right_to_make_tables(server, name):
         store.setup(upgrade=True)
         assert texts(store.read("s")) == ["x", "y"]
         store.clear("s")
+
+
+# Converters of the user's.
+
+
+def test_a_converter(url, name):
+    converter = DefaultMessageConverter(name)
+    history = SQLChatMessageHistory("s", connection=url, custom_message_converter=converter)
+    history.add_messages([HumanMessage("é 👍"), AIMessage("b")])
+    asyncio.run(history.aadd_messages([HumanMessage("c")]))
+    with history.engine.begin() as connection:
+        # It moves the first row behind the others.
+        connection.execute(sa.text(f"UPDATE {name} SET session_id = 's' WHERE id = 1"))
+    assert texts(history.messages) == texts(asyncio.run(history.aget_messages())) == ["é 👍", "b", "c"]
+    assert texts(history.get_messages(last=2)) == ["b", "c"]
+    asyncio.run(history.aclear())
+    assert history.messages == []
+    history.store.close()
+
+
+def test_converters_race_on_first_use(server, name):
+    start = threading.Barrier(8)
+
+    def first_use(number):
+        converter = DefaultMessageConverter(name)
+        history = SQLChatMessageHistory("s", connection=blocking(server), custom_message_converter=converter)
+        start.wait()
+        history.add_user_message(str(number))
+        history.store.close()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(first_use, range(8)))
+    assert len(theirs("s", table_name=name, connection=blocking(server)).messages) == 8
 
 
 # Engines of the caller's.

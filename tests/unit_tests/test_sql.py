@@ -125,7 +125,9 @@ def test_numbers_are_not_given_again(url):
         assert texts(store.read("s", after=last)) == ["c"]
 
 
-@pytest.mark.parametrize("name", ["odd name", 'a"b', "a'b", "a`b", "100%", "a:b", "select", "Ünï", "A.b", "x" * 57])
+@pytest.mark.parametrize(
+    "name", ["odd name", 'a"b', "a'b", "a`b", "100%", "a:b", "a :b", "select", "Ünï", "A.b", "x" * 57]
+)
 def test_names(path, url, name):
     with SQLStore(url, table_name=name, session_id_field_name="who:is%it") as store:
         store.append("s", [HumanMessage("a"), HumanMessage("b")])
@@ -261,6 +263,7 @@ def test_rows_without_session_or_text(path, url):
     with SQLStore(url, on_corrupt="skip") as store:
         assert [(info.session_id, info.last_at) for info in store.sessions()] == [("s", None)]
         assert store.read("s") == []
+        assert store.delete("s", ["unknown"]) == 0
         store.append("s", [HumanMessage("x")])
         assert texts(store.read("s", last=1)) == ["x"]
 
@@ -844,6 +847,7 @@ def test_a_converter(path, converted, request):
     asyncio.run(other.aadd_messages([HumanMessage("x")]))
     assert texts(asyncio.run(history.aget_messages())) == ["a", "b", "c"]
     assert texts(asyncio.run(history.aget_messages(last=2))) == ["b", "c"]
+    assert texts(asyncio.run(history.aget_messages(after="1"))) == ["b", "c"]
     assert texts(asyncio.run(history.aget_messages(after="1", last=1))) == ["c"]
     assert execute(path, "SELECT id, thread, kind, content FROM said WHERE thread = 7")[0] == (1, 7, "human", "a")
     with pytest.raises(StoreError):
