@@ -1,35 +1,18 @@
 """Histories in files: a JSON array per session, as LangChain's `FileChatMessageHistory` keeps it.
 
-A file is one JSON array with one record a line, written in batches:
-
-    [{"type": "human", ...},
-    {"type": "ai", ...}
-    ,{"type": "human", ...},
-    {"type": "ai", ...}
-    ]
-
-A batch begins with `[` or `,`, goes on after a comma and a newline, and ends with a newline alone. An append writes
-`,<batch>` over the closing bracket in one call, so what was complete never changes in place: readers need no lock, and
-of a batch whose write has not ended, or never will, they see nothing. The next append writes over such a rest.
-
-Any other JSON array of records is read as well: LangChain's, which is one line, or a pretty-printed one. The first
-append brings it into the form above, in a new file that takes its place; there LangChain's records keep their offsets.
+A file has one record a line; see `_file_format`. An append writes over the closing bracket only, under a lock.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-import shutil
-import zlib
 from abc import abstractmethod
 from codecs import lookup
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from filelock import FileLock
@@ -39,6 +22,30 @@ from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Capability, MessageStore, SessionRow, StoreOptions, position_number, redact_url
+from langchain_histories.stores._file_format import (
+    EMPTY,
+    Line,
+    array,
+    count_lines,
+    doomed_offsets,
+    encode_row,
+    foreign_lines,
+    is_own,
+    last_lines,
+    lines_behind,
+    lines_between,
+    own_end,
+    read_between,
+    write_batch,
+)
+from langchain_histories.stores._file_names import (
+    copy_rights,
+    file_names,
+    lock_path,
+    make_folder,
+    stored_keys,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,34 +53,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CLOSING = b"]\n"
-_EMPTY = b"[]"
-_BLOCK = 16 * 1024
-_LOCKS = 64
-_LOCK_FOLDER = ".locks"
 _LOCK_POLL = 0.002
-_NAME_LENGTH = 200  # a file name has at most 255 bytes, and suffixes need some
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(10))}
-_SUFFIXES = ("json", "json.tmp", "state.json", "state.json.tmp")
-
-_OWN_HEAD = re.compile(rb'\[\{ *"(type|data|meta)"')
-_LINE_ENDS = re.compile(rb"[\r\n]+\s*")
-_FOREIGN_HEAD = re.compile(r"\ufeff?\s*\[\s*")
-_FOREIGN_EMPTY = re.compile(r"\ufeff?\s*(\[\s*\]\s*)?\Z")
-_FOREIGN_COMMA = re.compile(r"\s*,\s*")
-_FOREIGN_END = re.compile(r"\s*\]\s*\Z")
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
-
-
-class _Line(NamedTuple):
-    """A record as the file holds it, and the offset of its first byte."""
-
-    offset: int
-    text: bytes
-
-    @property
-    def position(self) -> str:
-        return f"{self.offset}-{zlib.crc32(self.text):08x}"
 
 
 class _Place(NamedTuple):
@@ -144,7 +124,7 @@ class _FileOperations(MessageStore[Path]):
         place = self._place(client, key)
         batch = [encode_row(row, self._encoding, ensure_ascii=self._ensure_ascii) for row in rows]
         with self._locked(place):
-            lines: list[_Line] = []
+            lines: list[Line] = []
             if (file := self._open(place, place.file, "r+b")) is not None:
                 with file:
                     end = own_end(file)
@@ -163,7 +143,7 @@ class _FileOperations(MessageStore[Path]):
             return []
         with file:
             end = own_end(file)
-            lines: Sequence[_Line]
+            lines: Sequence[Line]
             if end is None:
                 lines = self._foreign_lines(file, place, key)
             elif offset is not None:
@@ -178,21 +158,21 @@ class _FileOperations(MessageStore[Path]):
             lines = lines_behind(lines, after)
         return [self._row(line) for line in (lines if last is None else lines[-last:])]
 
-    def _row(self, line: _Line) -> Row:
+    def _row(self, line: Line) -> Row:
         text: str | bytes = line.text
         if self._encoding != "utf-8":
             with suppress(UnicodeDecodeError):
                 text = line.text.decode(self._encoding)
         return Row(text, line.position)
 
-    def _foreign_lines(self, file: IO[bytes], place: _Place, key: str) -> list[_Line]:
+    def _foreign_lines(self, file: IO[bytes], place: _Place, key: str) -> list[Line]:
         try:
             return foreign_lines(read_between(file, 0, file.seek(0, os.SEEK_END)), self._encoding)
         except (ValueError, RecursionError):
             # Not chained: the error of the JSON parser has the whole text in it.
             raise _no_history(place.file, key) from None
 
-    def _lines(self, place: _Place, key: str) -> list[_Line]:
+    def _lines(self, place: _Place, key: str) -> list[Line]:
         if (file := self._open(place, place.file)) is None:
             return []
         with file:
@@ -224,7 +204,7 @@ class _FileOperations(MessageStore[Path]):
         """Refuse to put something in the place of a file that does not even begin as a history."""
         if (file := self._open(place, place.file)) is not None:
             with file:
-                if not _OWN_HEAD.match(read_between(file, 0, 32)):
+                if not is_own(file):
                     self._foreign_lines(file, place, key)
 
     async def _delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
@@ -331,7 +311,7 @@ class FileStore(_FileOperations):
         stem = path.joinpath(*names)
         first = names[0] if len(names) > 1 else names[0] + ".json"
         return _Place(
-            path, stem.with_name(names[-1] + ".json"), stem.with_name(names[-1] + ".state.json"), _lock(path, first)
+            path, stem.with_name(names[-1] + ".json"), stem.with_name(names[-1] + ".state.json"), lock_path(path, first)
         )
 
     async def _setup(self, client: Path, *, upgrade: bool = False) -> None:  # noqa: ARG002
@@ -380,14 +360,14 @@ class _SingleFileStore(_FileOperations):
         # The file itself, or else a replacement would end a symbolic link.
         path = Path(os.path.realpath(path))
         state = path.name.removesuffix(".json") + ".state.json" if path.name.endswith(".json") else path.name + ".state"
-        return _Place(path.parent, path, path.with_name(state), _lock(path.parent, path.name))
+        return _Place(path.parent, path, path.with_name(state), lock_path(path.parent, path.name))
 
     async def _clear(self, client: Path, key: str) -> None:
         place = self._place(client, key)
         with self._locked(place):
             self._check_history(place, key)
             if place.file.exists():
-                self._write(place.file, _EMPTY)
+                self._write(place.file, EMPTY)
             self._remove(place, place.state)
 
 
@@ -416,293 +396,6 @@ class FileChatMessageHistory(StoredChatMessageHistory):
         self.file_path = path
         self.encoding = encoding
         self.ensure_ascii = ensure_ascii
-
-
-# The format of a file.
-
-
-def array(lines: Sequence[_Line], batch: Sequence[bytes]) -> bytes:
-    """Return the content of a new file with these records."""
-    parts = [b",\n".join(texts) for texts in ([line.text for line in lines], batch) if texts]
-    return b"[" + b"\n,".join(parts) + b"\n" + _CLOSING if parts else _EMPTY
-
-
-def encode_row(text: str, encoding: str, *, ensure_ascii: bool) -> bytes:
-    """Return a record as bytes; characters that the encoding does not have are escaped."""
-    if not ensure_ascii:
-        with suppress(UnicodeEncodeError):
-            return text.encode(encoding)
-    # Outside of strings JSON is ASCII, so the escapes of JSON strings fit everywhere.
-    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text).encode("ascii")
-
-
-def read_between(file: IO[bytes], start: int, end: int) -> bytes:
-    """Read the bytes from `start` to `end`; less if the file ends before."""
-    file.seek(start)
-    data = file.read(end - start)
-    while len(data) < end - start and (more := file.read(end - start - len(data))):
-        data += more
-    return data
-
-
-def blocks_from_end(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield longer and longer ends of what is before `end`, up to the whole, each with its start."""
-    length = _BLOCK
-    while length < end:
-        yield end - length, read_between(file, end - length, end)
-        length *= 4
-    yield 0, read_between(file, 0, end)
-
-
-def own_end(file: IO[bytes]) -> int | None:
-    """Return the end of the last complete batch, or `None` if the file is not in our form.
-
-    It reads the first and the last bytes, and more only where the last batch is not complete.
-    """
-    size = file.seek(0, os.SEEK_END)
-    if not _OWN_HEAD.match(read_between(file, 0, 32)):
-        return None
-    start = max(0, size - 64)
-    tail = read_between(file, start, size).rstrip()
-    if tail.endswith(b"\n]"):
-        return start + len(tail) - 1
-    end = torn_end(file, size)
-    if end is not None and tail.endswith(b"]"):
-        # Either the bracket is in the text of a record that was cut there, or this is another program's array.
-        return None if is_json(read_between(file, 0, size)) else end
-    return end
-
-
-def torn_end(file: IO[bytes], size: int) -> int | None:
-    """Return the end of the last complete batch before `size`; `None` if there is none."""
-    for start, data in blocks_from_end(file, size):
-        newline = len(data)
-        while (newline := data.rfind(b"\n", 1, newline)) > 0:
-            if data[newline - 1] not in b",] \t\r\n":
-                return start + newline + 1
-    return None
-
-
-def write_batch(file: IO[bytes], end: int, batch: Sequence[bytes], *, fsync: bool) -> None:
-    """Write a batch over the closing bracket at `end`: the whole of it, or nothing.
-
-    Raises:
-        OSError: It could not be written; the file is as it was.
-    """
-    if file.seek(0, os.SEEK_END) > end + len(_CLOSING):
-        # The rest of a batch that was never completed goes first, or a reader could see a mixture.
-        file.truncate(end)
-    try:
-        write_at(file, end, b"," + b",\n".join(batch) + b"\n" + _CLOSING)
-        if fsync:
-            getattr(os, "fdatasync", os.fsync)(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            # First the bracket, in bytes that the file has: on a full disk others cannot be had.
-            write_at(file, end, _CLOSING)
-            file.truncate(end + len(_CLOSING))
-        raise
-
-
-def write_at(file: IO[bytes], start: int, data: bytes) -> None:
-    """Write all of `data`. A full disk takes a part of it, and then raises."""
-    file.seek(start)
-    while data:
-        data = data[file.write(data) :]
-
-
-def split_lines(data: bytes, start: int) -> list[_Line]:
-    """Return the records of complete lines, the first of which is at the offset `start`."""
-    lines = []
-    for line in data.split(b"\n"):
-        lead = 1 if start == 0 or line[:1] == b"," else 0
-        text = line[lead:].rstrip().removesuffix(b",")
-        if text:
-            lines.append(_Line(start + lead, text))
-        start += len(line) + 1
-    return lines
-
-
-def lines_between(file: IO[bytes], start: int, end: int) -> list[_Line]:
-    """Return the records from the offset `start` on."""
-    return split_lines(read_between(file, start, end), start) if start < end else []
-
-
-def last_lines(file: IO[bytes], end: int, last: int) -> list[_Line]:
-    """Return the last n records; reads little more than them."""
-    lines: list[_Line] = []
-    for start, data in blocks_from_end(file, end):
-        cut = data.find(b"\n") + 1 if start else 0
-        lines = split_lines(data[cut:], start + cut)
-        if len(lines) >= last:
-            break
-    return lines[-last:]
-
-
-def count_lines(file: IO[bytes], end: int) -> int:
-    """Return the number of records."""
-    file.seek(0)
-    count, offset = 0, 0
-    while offset < end and (block := read_between(file, offset, min(end, offset + 64 * _BLOCK))):
-        # Complete lines only: the rest is read again with the next block.
-        complete = block.rfind(b"\n") + 1 or len(block)
-        count += len(split_lines(block[:complete], offset))
-        offset += complete
-    return count
-
-
-def lines_behind(lines: Sequence[_Line], after: str) -> Sequence[_Line]:
-    """Return the records behind a position, or all if it is not there.
-
-    Where it is no more, because records before it were removed, its checksum tells the record; of equal ones it is the
-    first, so that none is missed.
-    """
-    checksum = after.partition("-")[2]
-    for number, line in enumerate(lines):
-        if line.position == after:
-            return lines[number + 1 :]
-    for number, line in enumerate(lines):
-        if line.position.partition("-")[2] == checksum:
-            return lines[number + 1 :]
-    return lines
-
-
-def doomed_offsets(lines: Sequence[_Line], positions: Sequence[str]) -> set[int]:
-    """Return the offsets of the records at these positions, also where they have moved since."""
-    exact = {line.position: line.offset for line in lines}
-    doomed = {exact[position] for position in positions if position in exact}
-    for position in positions:
-        if position not in exact:
-            checksum = position.partition("-")[2]
-            moved = (line.offset for line in lines if line.position.partition("-")[2] == checksum)
-            doomed.update([offset for offset in moved if offset not in doomed][:1])
-    return doomed
-
-
-def foreign_lines(data: bytes, encoding: str) -> list[_Line]:
-    """Return the records of a JSON array in any form, each on one line.
-
-    Raises:
-        ValueError: It is not an array of records.
-    """
-    text = data.decode(encoding, "surrogateescape")
-    lines: list[_Line] = []
-    if _FOREIGN_EMPTY.match(text):
-        return lines
-    head = _FOREIGN_HEAD.match(text)
-    if head is None:
-        raise ValueError
-    decoder = json.JSONDecoder()
-    start, offset = head.end(), len(_encoded(head[0], encoding))
-    while True:
-        value, end = decoder.raw_decode(text, start)
-        if not lines and not (isinstance(value, dict) and {"type", "data"} <= value.keys()):
-            raise ValueError
-        piece = _encoded(text[start:end], encoding)
-        if b"\n" in piece or b"\r" in piece:
-            # Line ends are between the parts of a record, never in its strings.
-            lines.append(_Line(offset, _LINE_ENDS.sub(b"", piece)))
-        else:
-            lines.append(_Line(offset, piece))
-        if _FOREIGN_END.match(text, end):
-            return lines
-        comma = _FOREIGN_COMMA.match(text, end)
-        if comma is None:
-            raise ValueError
-        start = comma.end()
-        offset += len(piece) + len(comma[0])
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    return text.encode(encoding, "surrogateescape")
-
-
-def is_json(data: bytes) -> bool:
-    """Whether this is a JSON document, in whatever encoding that contains ASCII."""
-    try:
-        json.loads(data.decode("latin-1"))
-    except ValueError:
-        return False
-    except RecursionError:
-        pass
-    return True
-
-
-# Names and rights of files.
-
-
-def file_names(key: str) -> list[str]:
-    """Return the folders and the file, without its suffix, that a session id has."""
-    escaped = re.sub(rb"[^a-z0-9_-]", lambda found: b"%%%02X" % found[0][0], key.encode()).decode()
-    names = [escaped[start : start + _NAME_LENGTH] for start in range(0, len(escaped), _NAME_LENGTH)]
-    if names and names[-1] in _RESERVED:
-        names[-1] = f"%{ord(names[-1][0]):02X}{names[-1][1:]}"
-    return names
-
-
-def session_key(names: list[str]) -> str | None:
-    """Return the session id that has these names; `None` if none has."""
-    try:
-        key = unquote_to_bytes("".join(names)).decode()
-    except UnicodeDecodeError:
-        return None
-    return key if file_names(key) == names else None
-
-
-def stored_keys(folder: Path) -> set[str]:
-    """Return the ids of all sessions of which a folder has anything."""
-
-    def check(error: OSError) -> None:
-        # The folders of long ids come and go.
-        if not isinstance(error, FileNotFoundError) or not folder.is_dir():
-            raise error
-
-    keys = set()
-    for parent, folders, files in os.walk(folder, onerror=check):
-        folders[:] = [name for name in folders if "." not in name]
-        names = Path(parent).relative_to(folder).parts
-        for file in files:
-            stem, _, suffix = file.partition(".")
-            if suffix in _SUFFIXES and (key := session_key([*names, stem])) is not None:
-                keys.add(key)
-    return keys
-
-
-def _lock(folder: Path, name: str) -> Path:
-    """Return the lock of a file or of a folder of long ids.
-
-    There are few locks, not one for each session, which would tell of sessions that are no more.
-    """
-    return folder / _LOCK_FOLDER / f"{zlib.crc32(name.lower().encode(errors='surrogateescape')) % _LOCKS:02x}"
-
-
-def make_folder(path: Path, *, fsync: bool) -> None:
-    """Make a folder and those above it, if they are missing."""
-    if path.is_dir():
-        return
-    make_folder(path.parent, fsync=fsync)
-    path.mkdir(exist_ok=True)
-    if fsync:
-        sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder. Windows has no such thing."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def copy_rights(source: Path, target: Path) -> None:
-    """Give `target` the mode of `source`, and its owner where we may."""
-    shutil.copymode(source, target)
-    if hasattr(os, "chown"):
-        with suppress(OSError):
-            os.chown(target, source.stat().st_uid, source.stat().st_gid)
 
 
 def _path(path: str | os.PathLike[str]) -> Path:

@@ -31,7 +31,7 @@ from langchain_histories.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
-from langchain_histories.stores import file as module
+from langchain_histories.stores import _file_format, _file_names
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 with warnings.catch_warnings():
@@ -447,7 +447,7 @@ def test_a_folder_store_and_a_single_file_share_files_locks_and_states(store, pa
     assert single.store._place(single.store.client, "any") == place
     assert len(list((path.parent / ".locks").iterdir())) == 1
     # Where the file system does not tell them apart, these are one file.
-    assert module._lock(path.parent, "Chat.json") == module._lock(path.parent, "chat.json")
+    assert _file_names.lock_path(path.parent, "Chat.json") == _file_names.lock_path(path.parent, "chat.json")
 
 
 def test_names_beside_a_single_file_are_its_own(tmp_path):
@@ -481,20 +481,22 @@ def test_a_file_cut_anywhere_in_its_last_batch(path, batches, new, data):
     whole = path.read_bytes()
     everything = [text for batch in batches for text in batch]
     expected = everything[: -len(batches[-1])]
-    assert _contents(module.lines_between(path.open("rb"), 0, module.own_end(path.open("rb")))) == everything
+    assert (
+        _contents(_file_format.lines_between(path.open("rb"), 0, _file_format.own_end(path.open("rb")))) == everything
+    )
     start = len(before) - 2
     new_rows = [json.dumps(record).encode() for record in messages_to_dict(humans(*new))]
     for cut in range(start, len(whole) + 1):
         # What a cut write leaves: a part of the new bytes, and what is left of the old ones behind it.
         for content in {whole[:cut] + before[cut:], whole[:cut], before[:-1] + whole[start + 1 : start + 2]}:
             file = io.BytesIO(content)
-            end = module.own_end(file)
+            end = _file_format.own_end(file)
             present = everything if content.startswith(whole[:-2]) else expected  # the bracket alone may be missing
-            assert _contents(module.lines_between(file, 0, end)) == present
-            assert _contents(module.last_lines(file, end, 2)) == present[-2:]
-            assert module.count_lines(file, end) == len(present)
+            assert _contents(_file_format.lines_between(file, 0, end)) == present
+            assert _contents(_file_format.last_lines(file, end, 2)) == present[-2:]
+            assert _file_format.count_lines(file, end) == len(present)
             assert file.getvalue() == content
-            module.write_batch(file, end, new_rows, fsync=False)
+            _file_format.write_batch(file, end, new_rows, fsync=False)
             assert [record["data"]["content"] for record in json.loads(file.getvalue())] == [*present, *new]
     cut = data.draw(st.integers(start, len(whole) - 3))
     path.write_bytes(whole[:cut] + before[cut:])
@@ -611,12 +613,15 @@ def test_killed_writers(store):
 def test_a_writer_killed_in_mid_write(store, monkeypatch):
     """The same, with the moment chosen: the process ends after a part of the bytes of a batch."""
     store.append("s", humans("a", "b"))
-    whole = module.write_at
+    whole = _file_format.write_at
     for part in (1, 2, 3, 50, 300):
         child = os.fork()
         if child == 0:
             try:
-                module.write_at = lambda file, start, data, part=part: (whole(file, start, data[:part]), os._exit(0))
+                _file_format.write_at = lambda file, start, data, part=part: (
+                    whole(file, start, data[:part]),
+                    os._exit(0),
+                )
                 store.append("s", humans("lost 1", "lost 2"))
             finally:
                 os._exit(1)
@@ -819,12 +824,12 @@ def test_no_thread_is_starved(store):
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
 def test_names_are_safe_and_lead_back(key):
-    names = module.file_names(key)
-    assert module.session_key(names) == key
+    names = _file_names.file_names(key)
+    assert _file_names.session_key(names) == key
     for name in names:
         assert 0 < len(name) <= 202
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_%ABCDEF")
-        assert name not in module._RESERVED
+        assert name not in _file_names._RESERVED
 
 
 @pytest.mark.parametrize(
@@ -844,7 +849,7 @@ def test_names_are_safe_and_lead_back(key):
     ],
 )
 def test_names(key, names):
-    assert module.file_names(key) == names
+    assert _file_names.file_names(key) == names
 
 
 def test_names_differ_where_case_does_not_matter():
@@ -864,7 +869,7 @@ def test_names_differ_where_case_does_not_matter():
         "CON",
         "%63on",
     ]
-    assert len({tuple(name.lower() for name in module.file_names(key)) for key in keys}) == len(keys)
+    assert len({tuple(name.lower() for name in _file_names.file_names(key)) for key in keys}) == len(keys)
 
 
 def test_files_of_others_are_no_sessions(store, tmp_path, caplog):

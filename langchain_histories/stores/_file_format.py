@@ -1,0 +1,261 @@
+"""The form of a history file: an array of records in batches that are appended by one write.
+
+    [{"type": "human", ...},
+    {"type": "ai", ...}
+    ,{"type": "human", ...},
+    {"type": "ai", ...}
+    ]
+
+A batch begins with `[` or `,`, goes on after a comma and a newline, and ends with a newline alone. An append writes
+`,<batch>` over the closing bracket in one call, so what was complete never changes in place: readers need no lock, and
+of a batch whose write has not ended, or never will, they see nothing. The next append writes over such a rest.
+
+Any other JSON array of records is read as well: LangChain's, which is one line, or a pretty-printed one. The first
+append brings it into the form above, in a new file that takes its place; there LangChain's records keep their offsets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CLOSING = b"]\n"
+EMPTY = b"[]"
+_BLOCK = 16 * 1024
+_OWN_HEAD = re.compile(rb'\[\{ *"(type|data|meta)"')
+_LINE_ENDS = re.compile(rb"[\r\n]+\s*")
+_FOREIGN_HEAD = re.compile(r"\ufeff?\s*\[\s*")
+_FOREIGN_EMPTY = re.compile(r"\ufeff?\s*(\[\s*\]\s*)?\Z")
+_FOREIGN_COMMA = re.compile(r"\s*,\s*")
+_FOREIGN_END = re.compile(r"\s*\]\s*\Z")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+
+
+class Line(NamedTuple):
+    """A record as the file holds it, and the offset of its first byte."""
+
+    offset: int
+    text: bytes
+
+    @property
+    def position(self) -> str:
+        return f"{self.offset}-{zlib.crc32(self.text):08x}"
+
+
+def array(lines: Sequence[Line], batch: Sequence[bytes]) -> bytes:
+    """Return the content of a new file with these records."""
+    parts = [b",\n".join(texts) for texts in ([line.text for line in lines], batch) if texts]
+    return b"[" + b"\n,".join(parts) + b"\n" + CLOSING if parts else EMPTY
+
+
+def encode_row(text: str, encoding: str, *, ensure_ascii: bool) -> bytes:
+    """Return a record as bytes; characters that the encoding does not have are escaped."""
+    if not ensure_ascii:
+        with suppress(UnicodeEncodeError):
+            return text.encode(encoding)
+    # Outside of strings JSON is ASCII, so the escapes of JSON strings fit everywhere.
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text).encode("ascii")
+
+
+def read_between(file: IO[bytes], start: int, end: int) -> bytes:
+    """Read the bytes from `start` to `end`; less if the file ends before."""
+    file.seek(start)
+    data = file.read(end - start)
+    while len(data) < end - start and (more := file.read(end - start - len(data))):
+        data += more
+    return data
+
+
+def blocks_from_end(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield longer and longer ends of what is before `end`, up to the whole, each with its start."""
+    length = _BLOCK
+    while length < end:
+        yield end - length, read_between(file, end - length, end)
+        length *= 4
+    yield 0, read_between(file, 0, end)
+
+
+def is_own(file: IO[bytes]) -> bool:
+    """Whether the file begins as one in our form."""
+    return _OWN_HEAD.match(read_between(file, 0, 32)) is not None
+
+
+def own_end(file: IO[bytes]) -> int | None:
+    """Return the end of the last complete batch, or `None` if the file is not in our form.
+
+    It reads the first and the last bytes, and more only where the last batch is not complete.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if not is_own(file):
+        return None
+    start = max(0, size - 64)
+    tail = read_between(file, start, size).rstrip()
+    if tail.endswith(b"\n]"):
+        return start + len(tail) - 1
+    end = torn_end(file, size)
+    if end is not None and tail.endswith(b"]"):
+        # Either the bracket is in the text of a record that was cut there, or this is another program's array.
+        return None if is_json(read_between(file, 0, size)) else end
+    return end
+
+
+def torn_end(file: IO[bytes], size: int) -> int | None:
+    """Return the end of the last complete batch before `size`; `None` if there is none."""
+    for start, data in blocks_from_end(file, size):
+        newline = len(data)
+        while (newline := data.rfind(b"\n", 1, newline)) > 0:
+            if data[newline - 1] not in b",] \t\r\n":
+                return start + newline + 1
+    return None
+
+
+def write_batch(file: IO[bytes], end: int, batch: Sequence[bytes], *, fsync: bool) -> None:
+    """Write a batch over the closing bracket at `end`: the whole of it, or nothing.
+
+    Raises:
+        OSError: It could not be written; the file is as it was.
+    """
+    if file.seek(0, os.SEEK_END) > end + len(CLOSING):
+        # The rest of a batch that was never completed goes first, or a reader could see a mixture.
+        file.truncate(end)
+    try:
+        write_at(file, end, b"," + b",\n".join(batch) + b"\n" + CLOSING)
+        if fsync:
+            getattr(os, "fdatasync", os.fsync)(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            # First the bracket, in bytes that the file has: on a full disk others cannot be had.
+            write_at(file, end, CLOSING)
+            file.truncate(end + len(CLOSING))
+        raise
+
+
+def write_at(file: IO[bytes], start: int, data: bytes) -> None:
+    """Write all of `data`. A full disk takes a part of it, and then raises."""
+    file.seek(start)
+    while data:
+        data = data[file.write(data) :]
+
+
+def split_lines(data: bytes, start: int) -> list[Line]:
+    """Return the records of complete lines, the first of which is at the offset `start`."""
+    lines = []
+    for line in data.split(b"\n"):
+        lead = 1 if start == 0 or line[:1] == b"," else 0
+        text = line[lead:].rstrip().removesuffix(b",")
+        if text:
+            lines.append(Line(start + lead, text))
+        start += len(line) + 1
+    return lines
+
+
+def lines_between(file: IO[bytes], start: int, end: int) -> list[Line]:
+    """Return the records from the offset `start` on."""
+    return split_lines(read_between(file, start, end), start) if start < end else []
+
+
+def last_lines(file: IO[bytes], end: int, last: int) -> list[Line]:
+    """Return the last n records; reads little more than them."""
+    lines: list[Line] = []
+    for start, data in blocks_from_end(file, end):
+        cut = data.find(b"\n") + 1 if start else 0
+        lines = split_lines(data[cut:], start + cut)
+        if len(lines) >= last:
+            break
+    return lines[-last:]
+
+
+def count_lines(file: IO[bytes], end: int) -> int:
+    """Return the number of records."""
+    file.seek(0)
+    count, offset = 0, 0
+    while offset < end and (block := read_between(file, offset, min(end, offset + 64 * _BLOCK))):
+        # Complete lines only: the rest is read again with the next block.
+        complete = block.rfind(b"\n") + 1 or len(block)
+        count += len(split_lines(block[:complete], offset))
+        offset += complete
+    return count
+
+
+def lines_behind(lines: Sequence[Line], after: str) -> Sequence[Line]:
+    """Return the records behind a position, or all if it is not there.
+
+    Where it is no more, because records before it were removed, its checksum tells the record; of equal ones it is the
+    first, so that none is missed.
+    """
+    checksum = after.partition("-")[2]
+    for number, line in enumerate(lines):
+        if line.position == after:
+            return lines[number + 1 :]
+    for number, line in enumerate(lines):
+        if line.position.partition("-")[2] == checksum:
+            return lines[number + 1 :]
+    return lines
+
+
+def doomed_offsets(lines: Sequence[Line], positions: Sequence[str]) -> set[int]:
+    """Return the offsets of the records at these positions, also where they have moved since."""
+    exact = {line.position: line.offset for line in lines}
+    doomed = {exact[position] for position in positions if position in exact}
+    for position in positions:
+        if position not in exact:
+            checksum = position.partition("-")[2]
+            moved = (line.offset for line in lines if line.position.partition("-")[2] == checksum)
+            doomed.update([offset for offset in moved if offset not in doomed][:1])
+    return doomed
+
+
+def foreign_lines(data: bytes, encoding: str) -> list[Line]:
+    """Return the records of a JSON array in any form, each on one line.
+
+    Raises:
+        ValueError: It is not an array of records.
+    """
+    text = data.decode(encoding, "surrogateescape")
+    lines: list[Line] = []
+    if _FOREIGN_EMPTY.match(text):
+        return lines
+    head = _FOREIGN_HEAD.match(text)
+    if head is None:
+        raise ValueError
+    decoder = json.JSONDecoder()
+    start, offset = head.end(), len(_encoded(head[0], encoding))
+    while True:
+        value, end = decoder.raw_decode(text, start)
+        if not lines and not (isinstance(value, dict) and {"type", "data"} <= value.keys()):
+            raise ValueError
+        piece = _encoded(text[start:end], encoding)
+        if b"\n" in piece or b"\r" in piece:
+            # Line ends are between the parts of a record, never in its strings.
+            lines.append(Line(offset, _LINE_ENDS.sub(b"", piece)))
+        else:
+            lines.append(Line(offset, piece))
+        if _FOREIGN_END.match(text, end):
+            return lines
+        comma = _FOREIGN_COMMA.match(text, end)
+        if comma is None:
+            raise ValueError
+        start = comma.end()
+        offset += len(piece) + len(comma[0])
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    return text.encode(encoding, "surrogateescape")
+
+
+def is_json(data: bytes) -> bool:
+    """Whether this is a JSON document, in whatever encoding that contains ASCII."""
+    try:
+        json.loads(data.decode("latin-1"))
+    except ValueError:
+        return False
+    except RecursionError:
+        pass
+    return True
