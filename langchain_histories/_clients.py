@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langchain_histories._neutral import drive
@@ -13,8 +14,40 @@ from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
+    from types import TracebackType
+    from typing import Self
 
 ClientT = TypeVar("ClientT")
+
+
+class Closing(ABC):
+    """A context manager that closes itself, in both forms."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what belongs to this process."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close what belongs to this process and event loop."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
 
 
 async def _nothing_to_open(_: object) -> Any:

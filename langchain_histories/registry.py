@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import ConfigurableFieldSpec
 
+from langchain_histories._clients import Closing
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
 from langchain_histories.store import MessageStore, StoreOptions, user_session_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
     from typing import Self
 
     from langchain_histories.history import SaveErrorHook
@@ -148,7 +148,7 @@ class _Entry:
     last: int | None = None
 
 
-class HistoryRegistry:
+class HistoryRegistry(Closing):
     """Named stores, and the session factories of a program.
 
     A program takes its factory from here, so it changes its store by changing the config. Each store has one
@@ -282,24 +282,6 @@ class HistoryRegistry:
         """Close the clients of all stores in this process and event loop."""
         for entry in self._entries.values():
             await entry.store.aclose()
-
-    def __enter__(self) -> Self:
-        """Return the registry."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Close the stores."""
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        """Return the registry."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Close the stores."""
-        await self.aclose()
 
     def _entry(self, name: str | None) -> _Entry:
         name = self._default if name is None else name

@@ -13,12 +13,12 @@ import enum
 import re
 import threading
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
-from langchain_histories._clients import Clients, ClientT
+from langchain_histories._clients import Clients, ClientT, Closing
 from langchain_histories._neutral import drive
 from langchain_histories.codec import Codec, Record, RecordFormat, Row, envelope, record_time
 from langchain_histories.errors import (
@@ -31,7 +31,6 @@ from langchain_histories.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
-    from types import TracebackType
     from typing import Self, Unpack
 
     from langchain_core.messages import BaseMessage
@@ -226,7 +225,7 @@ def _checked(options: StoreOptions) -> dict[str, Any]:
     return dict(options)
 
 
-class MessageStore(ABC, Generic[ClientT]):
+class MessageStore(Closing, Generic[ClientT]):
     """One backend with its connection pool, shared by all sessions kept in it.
 
     A subclass names its `schemes`, says its `capabilities`, hands its `Clients` to `__init__` and writes the
@@ -500,24 +499,6 @@ class MessageStore(ABC, Generic[ClientT]):
     async def aclose(self) -> None:
         """Close the clients of this process and event loop, where they were opened here."""
         await self._clients.aclose()
-
-    def __enter__(self) -> Self:
-        """Return the store."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Close the store."""
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        """Return the store."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Close the store."""
-        await self.aclose()
 
     @classmethod
     def shared(cls, *args: Any, **options: Any) -> Self:

@@ -332,13 +332,17 @@ class SQLStore(_SQLBase):
         if inspector.has_table(self.table_name):
             table = self._table(kind, self.table_name, "message")
             layout.messages = _Rows(table, kind, *self._limits(connection, inspector, layout))
-            indexes = inspector.get_indexes(self.table_name)
-            layout.has_index = any(index["column_names"][:1] == [self.session_id_field_name] for index in indexes)
+            layout.has_index = self._is_indexed(inspector, self.table_name)
         table = self._table(kind, self._state_table, "state")
         ours = _Limit(charset=layout.charset, collation=_COLLATIONS[kind])
         layout.states = _Rows(table, kind, ours, ours)
         layout.has_state = inspector.has_table(self._state_table)
+        layout.has_state_index = layout.has_state and self._is_indexed(inspector, self._state_table)
         return layout
+
+    def _is_indexed(self, inspector: sa.Inspector, table: str) -> bool:
+        indexes = inspector.get_indexes(table)
+        return any(index["column_names"][:1] == [self.session_id_field_name] for index in indexes)
 
     def _limits(self, connection: sa.Connection, inspector: sa.Inspector, layout: _Layout) -> list[_Limit]:
         """What the columns of the existing table can hold."""
@@ -384,10 +388,14 @@ class SQLStore(_SQLBase):
         layout = self._inspect(connection)
         messages = self._table(layout.kind, self.table_name, "message")
         states = self._table(layout.kind, self._state_table, "state")
-        tables = [] if layout.messages else [messages]
-        for table in tables if layout.has_state else [*tables, states]:
-            connection.execute(CreateTable(table, if_not_exists=True))
-            connection.execute(CreateIndex(_index(table)))
+        if not layout.messages:
+            connection.execute(CreateTable(messages, if_not_exists=True))
+            connection.execute(CreateIndex(_index(messages)))
+        if not layout.has_state:
+            connection.execute(CreateTable(states, if_not_exists=True))
+        if not layout.has_state_index:
+            # MySQL commits each of these by itself, so another one may have been stopped in between.
+            connection.execute(CreateIndex(_index(states)))
         if layout.messages and not layout.has_index:
             if upgrade:
                 limit = layout.messages.session_limit.characters
@@ -942,6 +950,7 @@ class _Layout:
     states: _Rows | None = None
     has_index: bool = False
     has_state: bool = False
+    has_state_index: bool = False
 
     def sends(self, row: str) -> bool:
         """Whether a statement with this row fits into one of MySQL's packets, in which some characters are escaped."""
@@ -951,7 +960,7 @@ class _Layout:
 
     @property
     def is_complete(self) -> bool:
-        return self.messages is not None and self.has_index and self.has_state
+        return self.messages is not None and self.has_index and self.has_state_index
 
 
 class _Rows:

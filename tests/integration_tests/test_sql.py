@@ -244,13 +244,14 @@ def test_our_set_up_races_with_langchains(server, name):
 
 
 def test_set_ups_that_race_are_quiet(server, name, caplog):
-    """None takes the half made table of another for one without an index."""
+    """None works in the half made tables of another, or takes them for tables without an index."""
     start = threading.Barrier(12)
 
     def first_use():
         with SQLStore(blocking(server), table_name=name) as store:
             start.wait()
             store.append("s", [HumanMessage("x")])
+            store.put_state("s", {"a": 1})
 
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         for future in [pool.submit(first_use) for _ in range(12)]:
@@ -290,6 +291,16 @@ def test_writers_wait_for_the_lock(server, engine, name, what):
                 store.append("other", [HumanMessage("not held up")])
             holder.execute(let_go)
             waiting.result(10)
+
+
+def test_a_half_made_state_table_is_made_whole(server, engine, name):
+    with SQLStore(blocking(server), table_name=name) as store:
+        store.setup()
+        on = "" if server.name == "postgres" else f" ON {name}_state"
+        execute(engine, f"DROP INDEX {name}_state_ix{on}")
+    with SQLStore(blocking(server), table_name=name) as store:
+        store.put_state("s", {"a": 1})
+    assert len(sa.inspect(engine).get_indexes(f"{name}_state")) == 1
 
 
 # Every driver.
@@ -482,7 +493,7 @@ def test_converters_race_on_first_use(server, name):
 # Engines of the caller's.
 
 
-def test_engines_of_the_callers(url, server, name):
+def test_engines_of_the_callers(url, name):
     options = {"pool_size": 2}
     if url.startswith("postgresql"):
         options["isolation_level"] = "SERIALIZABLE"
