@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 ClientT = TypeVar("ClientT")
 
+# Operations of one event loop on one store. More would run no sooner, and keep the loop from its timers.
+_AT_ONCE = 10
+_AT_ONCE_IN_THREADS = 4
+
 
 class Closing(ABC):
     """A context manager that closes itself, in both forms."""
@@ -94,6 +98,9 @@ class Clients(Generic[ClientT]):
         given = client is not None or async_client is not None
         self.has_native = async_client is not None or (native and not given)
         self._own: ClientT | None = None
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
         self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, _LoopClient[ClientT]] = {}
         self._inherited: list[object] = []
@@ -117,6 +124,16 @@ class Clients(Generic[ClientT]):
             if self._own is None:
                 self._own = drive(self._connect(False))
             return self._own
+
+    def turns(self) -> asyncio.Semaphore:
+        """What an operation holds while it runs on this event loop.
+
+        A loop does everything that is ready before it looks at its timers: a thousand histories at once would block it.
+        """
+        loop = asyncio.get_running_loop()
+        if (turns := self._turns.get(loop)) is None:
+            turns = self._turns[loop] = asyncio.Semaphore(_AT_ONCE if self.has_native else _AT_ONCE_IN_THREADS)
+        return turns
 
     async def native(self) -> ClientT:
         """The async client of the running event loop."""

@@ -44,6 +44,7 @@ import logging
 import math
 import os
 import uuid
+import zlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import pydantic_core
@@ -118,6 +119,21 @@ class Row(NamedTuple):
 
     text: str | bytes
     position: str
+
+
+class CheckedRow(Row):
+    """A row that is made with a number; its position is that and a checksum of its text.
+
+    Most reads never ask for it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def position(self) -> str:
+        """The number and the checksum."""
+        text = self.text.encode() if isinstance(self.text, str) else self.text
+        return f"{self[1]}-{zlib.crc32(text):08x}"
 
 
 class Record(NamedTuple):
@@ -401,14 +417,14 @@ class RecordFormat:
         return self._decode(rows, session_id, lambda message, *_: message)
 
     def _decode(
-        self, rows: Sequence[Row], session_id: str, make: Callable[[BaseMessage, str, str, str | None], T]
+        self, rows: Sequence[Row], session_id: str, make: Callable[[BaseMessage, Row, str, str | None], T]
     ) -> list[T]:
         found: dict[str, T] = {}
         for row in rows:
             try:
                 payload, meta = self._payload(row.text)
                 record_id, at = (_derived_id(row), None) if meta is None else (meta["id"], meta["at"])
-                made = make(decode_message(payload), row.position, record_id, at)
+                made = make(decode_message(payload), row, record_id, at)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 reason = str(error) if isinstance(error, CorruptRecordError) else type(error).__name__
                 msg = f"Record at position {row.position} of session {session_id!r} cannot be read: {reason}"
@@ -496,8 +512,8 @@ def envelope(row: Row) -> Envelope:
         return Envelope(_derived_id(row), 1)
 
 
-def _record(message: BaseMessage, position: str, record_id: str, at: str | None) -> Record:
-    return Record(message, position, record_id, None if at is None else dt.datetime.fromisoformat(at))
+def _record(message: BaseMessage, row: Row, record_id: str, at: str | None) -> Record:
+    return Record(message, row.position, record_id, None if at is None else dt.datetime.fromisoformat(at))
 
 
 def _derived_id(row: Row) -> str:

@@ -637,14 +637,15 @@ class MessageStore(Closing, Generic[ClientT]):
             raise self._failed(operation, error) from error
 
     async def _arun(self, operation: _Operation[ClientT, T]) -> T:
-        if not self._clients.has_native:
-            return await _in_thread(self._run, operation)
-        try:
-            return await self._prepared(operation, await self._clients.native())
-        except HistoryError:
-            raise
-        except self._expected_errors() as error:
-            raise self._failed(operation, error) from error
+        async with self._clients.turns():
+            if not self._clients.has_native:
+                return await _in_thread(self._run, operation)
+            try:
+                return await self._prepared(operation, await self._clients.native())
+            except HistoryError:
+                raise
+            except self._expected_errors() as error:
+                raise self._failed(operation, error) from error
 
     async def _prepared(self, operation: _Operation[ClientT, T], client: ClientT) -> T:
         if not self._is_set_up and operation.name != "setup":

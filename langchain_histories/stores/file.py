@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from langchain_histories._clients import Clients
-from langchain_histories.codec import Row
+from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Capability, MessageStore, SessionRow, StoreOptions, position_number, redact_url
@@ -159,11 +159,10 @@ class _FileOperations(MessageStore[Path]):
         return [self._row(line) for line in (lines if last is None else lines[-last:])]
 
     def _row(self, line: Line) -> Row:
-        text: str | bytes = line.text
         if self._encoding != "utf-8":
             with suppress(UnicodeDecodeError):
-                text = line.text.decode(self._encoding)
-        return Row(text, line.position)
+                return Row(line.text.decode(self._encoding), line.position)
+        return CheckedRow(line.text, str(line.offset))
 
     def _foreign_lines(self, file: IO[bytes], place: _Place, key: str) -> list[Line]:
         try:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langchain_histories._clients import Clients
 from langchain_histories._neutral import each, settle
-from langchain_histories.codec import Row
+from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Capability, MessageStore, SessionId, SessionRow, StoreOptions, position_number
@@ -329,11 +328,8 @@ def _text(data: str | bytes) -> str:
 
 
 def _rows(newest_first: list[Any], start: int) -> list[Row]:
-    """The rows, oldest first, from the index `start` on. A position is the index and a checksum of the text."""
-    return [
-        Row(text, f"{number}-{zlib.crc32(text if isinstance(text, bytes) else text.encode()):x}")
-        for number, text in enumerate(reversed(newest_first), start)
-    ]
+    """The rows, oldest first, from the index `start` on."""
+    return [CheckedRow(text, str(number)) for number, text in enumerate(reversed(newest_first), start)]
 
 
 def _glob(text: str) -> str:
