@@ -113,7 +113,9 @@ class SessionRow:
     last: str | bytes | None
 
 
-class _Operation(NamedTuple, Generic[ClientT, T]):
+class Operation(NamedTuple, Generic[ClientT, T]):
+    """What both faces run: a name for errors, the session concerned, and a body over a client."""
+
     name: str
     session_id: str | None
     body: Callable[[ClientT], Coroutine[Any, Any, T]]
@@ -245,9 +247,9 @@ class MessageStore(Closing, Generic[ClientT]):
     """Short name, for messages."""
     schemes: ClassVar[tuple[str, ...]] = ()
     """URL schemes; `postgresql` also stands for `postgresql+psycopg` and other drivers."""
-    driver_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    driver_errors: tuple[type[Exception], ...] = ()
     """What the driver raises; turned into `StoreError`."""
-    unavailable_errors: ClassVar[tuple[type[Exception], ...]] = (ConnectionError, TimeoutError)
+    unavailable_errors: tuple[type[Exception], ...] = (ConnectionError, TimeoutError)
     """Which of them mean that the store could not be reached; turned into `StoreUnavailableError`."""
     unholdable: ClassVar[str] = ""
     """Characters that a session id cannot have in this service; ids with them are escaped."""
@@ -516,7 +518,7 @@ class MessageStore(Closing, Generic[ClientT]):
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
-    def _appending(self, session_id: str, messages: Sequence[BaseMessage]) -> _Operation[ClientT, list[str]]:
+    def _appending(self, session_id: str, messages: Sequence[BaseMessage]) -> Operation[ClientT, list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
         async def body(client: ClientT) -> list[str]:
@@ -524,11 +526,11 @@ class MessageStore(Closing, Generic[ClientT]):
                 await self._append(client, key, rows)
             return ids
 
-        return _Operation("append", session_id, body)
+        return Operation("append", session_id, body)
 
     def _reading(
         self, session_id: str, last: int | None, after: str | None, *, envelopes: bool
-    ) -> _Operation[ClientT, list[Any]]:
+    ) -> Operation[ClientT, list[Any]]:
         """Read records, or without envelopes messages alone, which is faster."""
         key = self._key(session_id)
         check_number("last", last)
@@ -548,22 +550,22 @@ class MessageStore(Closing, Generic[ClientT]):
                     return records if last is None else records[-last:]
                 wanted *= 2
 
-        return _Operation("read", session_id, body)
+        return Operation("read", session_id, body)
 
-    def _counting(self, session_id: str) -> _Operation[ClientT, int]:
+    def _counting(self, session_id: str) -> Operation[ClientT, int]:
         key = self._key(session_id)
-        return _Operation("count", session_id, lambda client: self._count(client, key))
+        return Operation("count", session_id, lambda client: self._count(client, key))
 
-    def _replacing(self, session_id: str, messages: Sequence[BaseMessage]) -> _Operation[ClientT, list[str]]:
+    def _replacing(self, session_id: str, messages: Sequence[BaseMessage]) -> Operation[ClientT, list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
         async def body(client: ClientT) -> list[str]:
             await self._replace(client, key, rows)
             return ids
 
-        return _Operation("replace", session_id, body)
+        return Operation("replace", session_id, body)
 
-    def _deleting(self, session_id: str, ids: Iterable[str]) -> _Operation[ClientT, int]:
+    def _deleting(self, session_id: str, ids: Iterable[str]) -> Operation[ClientT, int]:
         key = self._key(session_id)
         if isinstance(ids, str):
             raise ConfigurationError("delete takes a list of record ids, not one str.")
@@ -574,15 +576,15 @@ class MessageStore(Closing, Generic[ClientT]):
             found = [row for row in rows if envelope(row).id in wanted]
             return await self._delete(client, key, found) if found else 0
 
-        return _Operation("delete", session_id, body)
+        return Operation("delete", session_id, body)
 
-    def _clearing(self, session_id: str) -> _Operation[ClientT, None]:
+    def _clearing(self, session_id: str) -> Operation[ClientT, None]:
         key = self._key(session_id)
-        return _Operation("clear", session_id, lambda client: self._clear(client, key))
+        return Operation("clear", session_id, lambda client: self._clear(client, key))
 
     def _listing(
         self, prefix: str, user_id: str | None, limit: int | None, after: str | None
-    ) -> _Operation[ClientT, list[SessionInfo]]:
+    ) -> Operation[ClientT, list[SessionInfo]]:
         check_number("limit", limit)
         prefix = prefix if user_id is None else _user_prefix(user_id) + prefix
         after_key = None if after is None else self._key(after)
@@ -600,35 +602,35 @@ class MessageStore(Closing, Generic[ClientT]):
             ]
             return [info for info in infos if info.session_id.startswith(prefix)][:limit]
 
-        return _Operation("sessions", None, body)
+        return Operation("sessions", None, body)
 
-    def _erasing(self, user_id: str) -> _Operation[ClientT, int]:
+    def _erasing(self, user_id: str) -> Operation[ClientT, int]:
         prefix = _user_prefix(user_id)
 
         async def body(client: ClientT) -> int:
             return sum([await self._erase(client, key_prefix) for key_prefix in self._key_prefixes(prefix)])
 
-        return _Operation("erase", None, body)
+        return Operation("erase", None, body)
 
-    def _getting_state(self, session_id: str) -> _Operation[ClientT, dict[str, Any] | None]:
+    def _getting_state(self, session_id: str) -> Operation[ClientT, dict[str, Any] | None]:
         key = self._key(session_id)
 
         async def body(client: ClientT) -> dict[str, Any] | None:
             text = await self._get_state(client, key)
             return None if text is None else self.format.decode_state(text, session_id)
 
-        return _Operation("get_state", session_id, body)
+        return Operation("get_state", session_id, body)
 
-    def _putting_state(self, session_id: str, state: dict[str, Any] | None) -> _Operation[ClientT, None]:
+    def _putting_state(self, session_id: str, state: dict[str, Any] | None) -> Operation[ClientT, None]:
         key, text = self._key(session_id), None if state is None else self.format.encode_state(state)
-        return _Operation("put_state", session_id, lambda client: self._put_state(client, key, text))
+        return Operation("put_state", session_id, lambda client: self._put_state(client, key, text))
 
-    def _setting_up(self, *, upgrade: bool) -> _Operation[ClientT, None]:
-        return _Operation("setup", None, lambda client: self._setup(client, upgrade=upgrade))
+    def _setting_up(self, *, upgrade: bool) -> Operation[ClientT, None]:
+        return Operation("setup", None, lambda client: self._setup(client, upgrade=upgrade))
 
     # How an operation is run.
 
-    def _run(self, operation: _Operation[ClientT, T]) -> T:
+    def _run(self, operation: Operation[ClientT, T]) -> T:
         try:
             return drive(self._prepared(operation, self._clients.blocking()))
         except HistoryError:
@@ -636,7 +638,7 @@ class MessageStore(Closing, Generic[ClientT]):
         except self._expected_errors() as error:
             raise self._failed(operation, error) from error
 
-    async def _arun(self, operation: _Operation[ClientT, T]) -> T:
+    async def _arun(self, operation: Operation[ClientT, T]) -> T:
         async with self._clients.turns():
             if not self._clients.has_native:
                 return await _in_thread(self._run, operation)
@@ -647,7 +649,7 @@ class MessageStore(Closing, Generic[ClientT]):
             except self._expected_errors() as error:
                 raise self._failed(operation, error) from error
 
-    async def _prepared(self, operation: _Operation[ClientT, T], client: ClientT) -> T:
+    async def _prepared(self, operation: Operation[ClientT, T], client: ClientT) -> T:
         if not self._is_set_up and operation.name != "setup":
             await self._setup(client)
             self._is_set_up = True
@@ -656,7 +658,7 @@ class MessageStore(Closing, Generic[ClientT]):
     def _expected_errors(self) -> tuple[type[Exception], ...]:
         return (OSError, *self.driver_errors)
 
-    def _failed(self, operation: _Operation[ClientT, Any], error: Exception) -> StoreError:
+    def _failed(self, operation: Operation[ClientT, Any], error: Exception) -> StoreError:
         """Turn the driver's error into ours."""
         unavailable = self._unavailable(error)
         where = f"{operation.name} on {self!r}"

@@ -94,7 +94,11 @@ def breaches(source):
 
 
 def store_classes(tree):
-    return [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Store")]
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Store", "Base", "Operations"))
+    ]
 
 
 @pytest.mark.parametrize("path", STORES, ids=lambda path: path.stem)

@@ -33,7 +33,7 @@ from langchain_histories import (
     UnsupportedOperationError,
     open_history,
 )
-from langchain_histories.stores import sql
+from langchain_histories.stores import _sql_drivers, _sql_tables
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
@@ -303,7 +303,7 @@ def test_a_state_table_made_later_is_cleared_too(path, url):
 
 
 def urls(url, async_url=None, *, has_connect_args=False):
-    found = sql._engine_urls(url, async_url, has_connect_args=has_connect_args)
+    found = _sql_drivers.engine_urls(url, async_url, has_connect_args=has_connect_args)
     return tuple(one and one.render_as_string(hide_password=False) for one in found[:2])
 
 
@@ -312,7 +312,7 @@ def installed(monkeypatch):
     """Pretend that only some drivers are installed."""
 
     def only(*modules):
-        monkeypatch.setattr(sql, "_is_importable", lambda module: module in {"greenlet", "sqlite3", *modules})
+        monkeypatch.setattr(_sql_drivers, "_is_importable", lambda module: module in {"greenlet", "sqlite3", *modules})
 
     return only
 
@@ -370,7 +370,7 @@ def test_driver_pairs_of_sqlite(installed):
 
 
 def test_without_greenlet_there_is_no_async_engine(monkeypatch):
-    monkeypatch.setattr(sql, "_is_importable", lambda module: module != "greenlet")
+    monkeypatch.setattr(_sql_drivers, "_is_importable", lambda module: module != "greenlet")
     assert urls("postgresql" + PG)[1] is None
     assert Capability.NATIVE_ASYNC not in SQLStore("sqlite:///a.db").capabilities
 
@@ -670,7 +670,7 @@ def test_a_replacement_that_fails_keeps_what_was_there(path, url):
     ("prefix", "end"), [("", None), ("a", "b"), ("a\ud7ff", "a\ue000"), ("a\U0010ffff", "b"), ("\U0010ffff", None)]
 )
 def test_the_end_of_a_prefix(prefix, end):
-    assert sql._successor(prefix) == end
+    assert _sql_tables.successor(prefix) == end
 
 
 def test_prefixes_at_the_edges(url):
@@ -685,18 +685,18 @@ def test_prefixes_at_the_edges(url):
 
 def test_json_in_ascii():
     text = json.dumps({"é\u2028": "naïve 👍 \\u0041 \\\\ é"}, ensure_ascii=False)
-    assert sql._escape(text).isascii()
-    assert json.loads(sql._escape(text)) == json.loads(text)
+    assert _sql_tables.escape_row(text).isascii()
+    assert json.loads(_sql_tables.escape_row(text)) == json.loads(text)
 
 
 def test_limits():
-    assert sql._Limit(3).holds("ééé")
-    assert not sql._Limit(3).holds("éééé")
-    assert not sql._Limit(9, 3).holds("éé")
-    assert sql._Limit(charset="utf8mb3").holds("é\uffff")
-    assert not sql._Limit(charset="utf8mb3").holds("👍")
-    assert not sql._Limit(charset="latin1").holds("é")
-    assert sql._Limit(charset="utf8mb4").holds("👍")
+    assert _sql_tables.Limit(3).holds("ééé")
+    assert not _sql_tables.Limit(3).holds("éééé")
+    assert not _sql_tables.Limit(9, 3).holds("éé")
+    assert _sql_tables.Limit(charset="utf8mb3").holds("é\uffff")
+    assert not _sql_tables.Limit(charset="utf8mb3").holds("👍")
+    assert not _sql_tables.Limit(charset="latin1").holds("é")
+    assert _sql_tables.Limit(charset="utf8mb4").holds("👍")
 
 
 # The drop-in class.

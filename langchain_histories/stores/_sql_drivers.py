@@ -1,0 +1,165 @@
+"""Which driver serves which face: from a URL, or from the caller's engines."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.stores._sql_tables import KINDS, MYSQL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Urls(NamedTuple):
+    """Where the two faces connect to."""
+
+    blocking: sa.URL | None
+    native: sa.URL | None
+    is_memory: bool = False
+
+
+# The blocking drivers and the async ones of each database, in the order of choice.
+_DRIVERS = {
+    "sqlite": (("pysqlite",), ("aiosqlite",)),
+    "postgresql": (("psycopg", "psycopg2"), ("psycopg", "asyncpg")),
+    "mysql": (("mysqldb", "pymysql"), ("asyncmy", "aiomysql")),
+}
+_MODULES = {"pysqlite": "sqlite3", "mysqldb": "MySQLdb"}
+_EXTRAS = {"sqlite": "sql", "postgresql": "postgres", "mysql": "mysql"}
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
+def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> Urls:
+    """Choose a driver for each face.
+
+    Raises:
+        ConfigurationError: A URL cannot be used, or not for both drivers of a pair.
+        MissingExtraError: No driver is installed.
+    """
+    parsed = _parse(url)
+    family, _, driver = parsed.drivername.partition("+")
+    family = "mysql" if family == "mariadb" else family
+    if is_memory(parsed):
+        if async_url is not None:
+            raise ConfigurationError("SQLite in memory is one engine, so it takes no async_url.")
+        return Urls(parsed.set(drivername="sqlite"), None, is_memory=True)
+    blocking_drivers, native_drivers = _DRIVERS[family]
+    if not driver:
+        driver = _installed(blocking_drivers) or _installed(native_drivers) or ""
+    elif driver in _MODULES.keys() | {*blocking_drivers, *native_drivers} and not _installed([driver]):
+        driver = ""
+    if not driver:
+        raise missing_extra(_EXTRAS[family])
+    parsed = parsed.set(drivername=f"{parsed.get_backend_name()}+{driver}")
+    is_native = driver in native_drivers or (driver not in blocking_drivers and _is_async(parsed))
+    is_blocking = driver in blocking_drivers or not is_native
+    if async_url is not None:
+        native = _parse(async_url)
+        if not is_blocking or not _is_async(native):
+            raise ConfigurationError("async_url must name an async driver, and url a blocking one.")
+        return Urls(parsed, native)
+    others = native_drivers if is_blocking else blocking_drivers
+    partner = driver if is_native and is_blocking else _installed(others)
+    is_known = driver in blocking_drivers or driver in native_drivers
+    other = _for_driver(parsed, driver, partner, has_connect_args=has_connect_args) if partner and is_known else None
+    if not _is_importable("greenlet") and is_blocking:
+        other = None  # SQLAlchemy's async engines need it
+    return Urls(parsed, other) if is_blocking else Urls(other, parsed)
+
+
+def _parse(url: object) -> sa.URL:
+    if not isinstance(url, str):
+        raise ConfigurationError(f"url must be a str, not {type(url).__module__}.{type(url).__name__}.")
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+    except (exc.ArgumentError, ValueError):
+        # Not chained: it quotes the URL with its password.
+        raise ConfigurationError("url cannot be read: use a form like 'postgresql://user@host/database'.") from None
+    if backend not in KINDS:
+        raise ConfigurationError(f"This store keeps histories in {', '.join(KINDS)}, not in {backend!r}.")
+    if backend in MYSQL and "charset" not in parsed.query:
+        parsed = parsed.update_query_dict({"charset": "utf8mb4"})
+    return parsed
+
+
+def is_memory(url: sa.URL) -> bool:
+    database = url.database or ""
+    return url.get_backend_name() == "sqlite" and (
+        database in ("", ":memory:") or database.startswith("file::memory:") or url.query.get("mode") == "memory"
+    )
+
+
+def _is_async(url: sa.URL) -> bool:
+    try:
+        return bool(url.get_dialect(_is_async=True).is_async)
+    except exc.NoSuchModuleError:
+        raise ConfigurationError(f"SQLAlchemy knows no driver {url.drivername!r}.") from None
+
+
+def _installed(drivers: Sequence[str]) -> str | None:
+    return next((driver for driver in drivers if _is_importable(_MODULES.get(driver, driver))), None)
+
+
+@functools.cache
+def _is_importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def _for_driver(url: sa.URL, driver: str, partner: str, *, has_connect_args: bool) -> sa.URL:
+    """Return the URL for the other driver of a pair.
+
+    Raises:
+        ConfigurationError: It has a parameter that the other one does not understand. To leave it out could mean a
+            connection without TLS.
+    """
+    pair, query = {driver, partner}, dict(url.query)
+    if pair <= {"psycopg", "psycopg2"} or "aiosqlite" in pair:
+        return url.set(drivername=f"{url.get_backend_name()}+{partner}")
+    if "asyncpg" in pair:
+        ours, theirs = ("sslmode", "ssl") if partner == "asyncpg" else ("ssl", "sslmode")
+        if query.get(ours) in _SSL_MODES:
+            query[theirs] = query.pop(ours)
+        shared = {theirs, "host", "port"}
+    else:
+        shared = {"charset", "unix_socket", "connect_timeout", "init_command", "sql_mode"}
+        if "asyncmy" in pair:
+            shared |= {"ssl_ca", "ssl_key", "ssl_cert", "ssl_check_hostname"}
+    unknown = set(query) - shared | ({"connect_args"} if has_connect_args else set())
+    if unknown:
+        raise ConfigurationError(
+            f"{', '.join(sorted(unknown))} cannot be translated from the driver {driver} to {partner}, for the other "
+            "face: pass a url for the blocking driver and an async_url for the other, or engines of your own."
+        )
+    return url.set(drivername=f"{url.get_backend_name()}+{partner}", query=query)
+
+
+def given_engines(connection: Any, async_connection: Any) -> tuple[Any, Any]:
+    """Return the caller's `Engine` and `AsyncEngine`.
+
+    Raises:
+        ConfigurationError: They are something else, or of a database that this store does not know.
+    """
+    if isinstance(connection, AsyncEngine) and async_connection is None:
+        connection, async_connection = None, connection
+    for name, engine, kind in (
+        ("connection", connection, sa.Engine),
+        ("async_connection", async_connection, AsyncEngine),
+    ):
+        if engine is not None and not isinstance(engine, kind):
+            given = f"{type(engine).__module__}.{type(engine).__name__}"
+            raise ConfigurationError(f"{name} must be a SQLAlchemy {kind.__name__} or a URL, not {given}.")
+        if engine is not None and engine.dialect.name not in KINDS:
+            raise ConfigurationError(f"Histories are kept in {', '.join(KINDS)}, not in {engine.dialect.name!r}.")
+    return connection, async_connection

@@ -1,0 +1,204 @@
+"""The statements over a table of texts, and what differs in them between the databases."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+MYSQL = ("mysql", "mariadb")
+KINDS = ("sqlite", "postgresql", *MYSQL)
+# Collations that compare byte for byte, trailing spaces too.
+COLLATIONS = {"sqlite": None, "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
+_BYTEWISE = ("C", "utf8mb4_0900_bin", "utf8mb4_nopad_bin")
+COMPOUND_ROWS = 100
+_INDEX_PREFIX = 255  # characters of a session id in MySQL's index
+LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its turn
+_COMPOUND = """BEGIN NOT ATOMIC
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; DO RELEASE_LOCK(:lock); RESIGNAL; END;
+  IF GET_LOCK(:lock, {timeout}) IS NOT TRUE THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'lock timeout'; END IF;
+  INSERT INTO {table} ({session}, {text}) VALUES {rows};
+  COMMIT; DO RELEASE_LOCK(:lock);
+END"""
+_POSTGRESQL_INSERT = """
+WITH l AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0)))
+INSERT INTO {table} ({session}, {text}) SELECT CAST(:s AS text), u.m
+FROM l CROSS JOIN json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
+"""  # Rows get their ids above the join, so behind the lock: which the statement must mention, or it is not taken.
+_SQLITE_INSERT = "INSERT INTO {table} ({session}, {text}) SELECT :s, value FROM json_each(:rows) ORDER BY key"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a column of text can hold."""
+
+    characters: int | None = None
+    octets: int | None = None
+    charset: str | None = None
+    collation: str | None = None
+
+    def __str__(self) -> str:
+        limits = {"characters": self.characters, "bytes": self.octets, "character set": self.charset}
+        return ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None) or "any text"
+
+    def holds(self, text: str) -> bool:
+        """Whether it holds `text` unchanged."""
+        if self.characters is not None and len(text) > self.characters:
+            return False
+        if self.octets is not None and len(text.encode()) > self.octets:
+            return False
+        if self.charset in ("utf8", "utf8mb3"):
+            return max(text, default="") < "\U00010000"
+        return self.charset in (None, "utf8mb4") or text.isascii()
+
+    @property
+    def is_bytewise(self) -> bool:
+        """Whether the column compares byte for byte."""
+        return self.collation in _BYTEWISE
+
+
+@dataclass
+class Layout:
+    """What the set-up found in the database."""
+
+    kind: str
+    database: str
+    packet: int = 0
+    charset: str | None = None
+    messages: Rows | None = None
+    states: Rows | None = None
+    has_index: bool = False
+    has_state: bool = False
+    has_state_index: bool = False
+
+    def sends(self, row: str) -> bool:
+        """Whether a statement with this row fits into one of MySQL's packets, in which some characters are escaped."""
+        if not self.packet or 8 * len(row) < self.packet:
+            return True
+        return len(row.encode()) + sum(map(row.count, "\\'\"\n\r\0\x1a")) + 8192 < self.packet
+
+    @property
+    def is_complete(self) -> bool:
+        return self.messages is not None and self.has_index and self.has_state_index
+
+
+class Rows:
+    """The statements over one table, which holds a text a row; built once.
+
+    Args:
+        table: The table: id, session id, text.
+        kind: Of the database.
+        session_limit: What its column of session ids can hold.
+        text_limit: What its column of texts can hold.
+    """
+
+    def __init__(self, table: sa.Table, kind: str, session_limit: Limit, text_limit: Limit) -> None:
+        self._table, self._kind = table, kind
+        self.session_limit, self.text_limit = session_limit, text_limit
+        number, session, text = table.c
+        self._key = self._by_bytes(session)
+        wanted: Any = sa.bindparam("s", type_=sa.Text())
+        exact = [self._key == self._by_bytes(wanted)]
+        if kind != "sqlite" and not session_limit.is_bytewise:
+            # This one can use an index of the column. What its character set cannot hold would be an error.
+            if kind in MYSQL:
+                wanted = sa.cast(wanted, mysql.CHAR(charset=session_limit.charset))
+                wanted = sa.collate(wanted, str(session_limit.collation))
+            exact.append(session == wanted)
+        self.ids = sa.select(number).where(*exact)
+        self.count = sa.select(sa.func.count()).select_from(table).where(*exact)
+        self.delete = table.delete().where(number.in_(sa.bindparam("ids", expanding=True)))
+        beyond = number > sa.bindparam("after", type_=sa.BigInteger())
+        self.read: dict[tuple[bool, bool], Any] = {}
+        for has_last in (False, True):
+            for has_after in (False, True):
+                query = sa.select(number, text).where(*exact, *([beyond] if has_after else []))
+                query = query.order_by(number.desc() if has_last else number)
+                self.read[has_last, has_after] = query.limit(sa.bindparam("last")) if has_last else query
+        mark = "`" if kind in MYSQL else '"'
+        self._names = {
+            "table": _quoted(table.name, mark),
+            "session": _quoted(session.name, mark),
+            "text": _quoted(text.name, mark),
+        }
+        if kind in MYSQL:
+            self.insert: Any = table.insert().values({session: sa.bindparam("s"), text: sa.bindparam("m")})
+        else:
+            insert = _SQLITE_INSERT if kind == "sqlite" else _POSTGRESQL_INSERT
+            self.insert = sa.text(insert.format(**self._names))
+        self.compound = functools.lru_cache(COMPOUND_ROWS)(self._compound)
+
+    def _compound(self, count: int) -> Any:
+        """MariaDB's statement that takes the lock, inserts so many rows, commits and lets go of the lock."""
+        rows = ", ".join(f"(:s, :m{number})" for number in range(count))
+        return sa.text(_COMPOUND.format(timeout=LOCK_TIMEOUT, rows=rows, **self._names))
+
+    def _by_bytes(self, text: Any) -> Any:
+        """The text as something that the database compares and orders byte for byte."""
+        if self._kind == "sqlite":
+            return sa.collate(text, "BINARY")
+        if self.session_limit.is_bytewise:
+            return text
+        if self._kind == "postgresql":
+            return sa.collate(sa.cast(text, sa.Text()), "C")
+        return sa.cast(sa.cast(text, mysql.CHAR(charset="utf8mb4")), sa.LargeBinary())
+
+    def _from_to(self, prefix: str, after: str | None) -> list[Any]:
+        """Conditions for keys that begin with `prefix` and come behind `after`. No key is empty."""
+
+        def value(text: str) -> Any:
+            return self._by_bytes(sa.literal(text, sa.Text()))
+
+        found = [self._key > value(after or ""), self._key >= value(prefix)]
+        end = successor(prefix)
+        return found if end is None else [*found, self._key < value(end)]
+
+    def with_prefix(self, prefix: str) -> Any:
+        """Select number and key of all rows whose key begins with `prefix`."""
+        return sa.select(self._table.c.id, self._key).where(*self._from_to(prefix, None))
+
+    def listing(self, prefix: str, limit: int | None, after: str | None) -> Any:
+        """Select key, number of rows and last text of sessions."""
+        number, _, text = self._table.c
+        grouped = sa.select(self._key.label("k"), sa.func.count().label("n"), sa.func.max(number).label("m"))
+        page = grouped.where(*self._from_to(prefix, after)).group_by(self._key).order_by(self._key).limit(limit)
+        sessions = page.subquery()
+        return sa.select(sessions.c.k, sessions.c.n, text).join(self._table, number == sessions.c.m)
+
+
+def mysql_options(collation: str | None) -> Any:
+    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": collation}
+    return {f"{dialect}_{name}": value for dialect in MYSQL for name, value in options.items()}
+
+
+def table_index(table: sa.Table, limit: int | None = None) -> sa.Index:
+    number, session, _ = table.c
+    prefix = None if limit is not None and limit <= _INDEX_PREFIX else {session.name: _INDEX_PREFIX}
+    return sa.Index(f"{table.name}_ix", session, number, mysql_length=prefix, mariadb_length=prefix)
+
+
+def _quoted(name: str, mark: str) -> str:
+    return mark + name.replace(mark, mark * 2).replace(":", "\\:") + mark
+
+
+def successor(prefix: str) -> str | None:
+    """The first text behind all that begin with `prefix`; `None` if there is none."""
+    for length in range(len(prefix), 0, -1):
+        last = ord(prefix[length - 1])
+        if last < 0x10FFFF:  # noqa: PLR2004  # the last character
+            return prefix[: length - 1] + chr(0xE000 if last == 0xD7FF else last + 1)  # noqa: PLR2004  # no surrogates
+    return None
+
+
+def key_text(key: str | bytes) -> str:
+    return key.decode() if isinstance(key, bytes) else key
+
+
+def escape_row(row: str) -> str:
+    """The same JSON in ASCII, for a column whose character set has not all of Unicode."""
+    return re.sub(r"[^\x00-\x7f]+", lambda found: json.dumps(found[0])[1:-1], row)
