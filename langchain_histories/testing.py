@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 
     OpenStore = Callable[..., MessageStore[Any]]
 
+START_METHODS = multiprocessing.get_all_start_methods()
+
 __all__ = ["MessageStoreTests", "golden_messages", "odd_session_ids"]
 
 
@@ -434,7 +436,8 @@ class MessageStoreTests:
     def test_eight_processes(self, open_store: OpenStore) -> None:
         """Rule 3: 8 processes x 200 appends leave 1,600 messages, each writer's in its order."""
         self.needs(Capability.PERSISTENT)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver" if "forkserver" in START_METHODS else "spawn")
+        context.set_forkserver_preload([__name__])
         with concurrent.futures.ProcessPoolExecutor(8, mp_context=context) as pool:
             for future in [pool.submit(_write_numbers, open_store, "s", writer, 200) for writer in range(8)]:
                 future.result()
