@@ -234,7 +234,8 @@ class MessageStore(Closing, Generic[ClientT]):
     underscored operations as neutral coroutines over a client. It validates nothing that is validated here.
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning.
 
-    A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`).
+    A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`). At most ten
+    operations of one event loop are under way at once (four, where they run in threads); the others wait.
 
     Raises:
         ConfigurationError: From any method, for a bad argument. Nothing was sent.
