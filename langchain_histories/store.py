@@ -289,9 +289,15 @@ class MessageStore(Closing, Generic[ClientT]):
 
     @abstractmethod
     async def _read(
-        self, client: ClientT, key: str, *, last: int | None = None, after: str | None = None
+        self,
+        client: ClientT,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
     ) -> Sequence[Row]:
-        """Return rows, oldest first: those after a position, and of these the last n."""
+        """Return rows, oldest first: those after a position, and of these the last or the first n, never both."""
 
     @abstractmethod
     async def _clear(self, client: ClientT, key: str) -> None:
@@ -350,40 +356,50 @@ class MessageStore(Closing, Generic[ClientT]):
         """Async `append`. When it is cancelled the batch is stored whole or not at all."""
         return await self._arun(self._appending(session_id, messages))
 
-    def read(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+    def read(
+        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+    ) -> list[BaseMessage]:
         """Return the messages of a session, oldest first. They are the caller's own.
 
         Args:
             session_id: The session.
             last: Only the last n of them.
+            first: Only the first n of them; with `after`, the next page.
             after: Only those behind this `Record.position`.
 
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._reading(session_id, last, after, envelopes=False))
+        return self._run(self._reading(session_id, last, first, after, envelopes=False))
 
-    async def aread(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+    async def aread(
+        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+    ) -> list[BaseMessage]:
         """Async `read`."""
-        return await self._arun(self._reading(session_id, last, after, envelopes=False))
+        return await self._arun(self._reading(session_id, last, first, after, envelopes=False))
 
-    def records(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[Record]:
+    def records(
+        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+    ) -> list[Record]:
         """Return the messages of a session with their ids, times and positions, oldest first.
 
         Args:
             session_id: The session.
             last: Only the last n of them.
+            first: Only the first n of them; with `after`, the next page.
             after: Only those behind this `Record.position`. Going on from the last position seen never misses
                 what other writers commit later.
 
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._reading(session_id, last, after, envelopes=True))
+        return self._run(self._reading(session_id, last, first, after, envelopes=True))
 
-    async def arecords(self, session_id: str, *, last: int | None = None, after: str | None = None) -> list[Record]:
+    async def arecords(
+        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+    ) -> list[Record]:
         """Async `records`."""
-        return await self._arun(self._reading(session_id, last, after, envelopes=True))
+        return await self._arun(self._reading(session_id, last, first, after, envelopes=True))
 
     def count(self, session_id: str) -> int:
         """Return the number of records of a session."""
@@ -530,25 +546,31 @@ class MessageStore(Closing, Generic[ClientT]):
         return Operation("append", session_id, body)
 
     def _reading(
-        self, session_id: str, last: int | None, after: str | None, *, envelopes: bool
+        self, session_id: str, last: int | None, first: int | None, after: str | None, *, envelopes: bool
     ) -> Operation[ClientT, list[Any]]:
         """Read records, or without envelopes messages alone, which is faster."""
         key = self._key(session_id)
-        check_number("last", last)
+        if check_number("last", last) is not None and check_number("first", first) is not None:
+            raise ConfigurationError("Give last or first, not both.")
+        check_number("first", first)
+        limit, side = (last, "last") if first is None else (first, "first")
 
         decode: Callable[[Sequence[Row], str], list[Any]]
         decode = self.format.decode if envelopes else self.format.decode_messages
 
         async def body(client: ClientT) -> list[Any]:
-            if last == 0:
+            if limit == 0:
                 return []
-            wanted = last
+            if limit is None:
+                return decode(await self._read(client, key, after=after), session_id)
+            wanted = limit
             while True:
-                rows = await self._read(client, key, last=wanted, after=after)
+                where: dict[str, Any] = {side: wanted, "after": after}
+                rows = await self._read(client, key, **where)
                 records = decode(rows, session_id)
-                # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further back.
-                if last is None or wanted is None or len(records) >= last or len(rows) < wanted:
-                    return records if last is None else records[-last:]
+                # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further.
+                if len(records) >= limit or len(rows) < wanted:
+                    return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
         return Operation("read", session_id, body)

@@ -523,10 +523,27 @@ class MessageStoreTests:
             rest = [str(n) for n in range(number + 1, 10)]
             assert _texts(read(store).read("s", after=record.position)) == rest
             assert _texts(read(store).read("s", after=record.position, last=2)) == rest[-2:]
+            assert _texts(read(store).read("s", after=record.position, first=2)) == rest[:2]
+        for first in (0, 1, 3, 10, 11):
+            assert _texts(read(store).read("s", first=first)) == [str(n) for n in range(min(10, first))]
         tail = read(store).records("s", last=2)
         assert tail == records[-2:]
         write(store).append("s", [HumanMessage("new")])
         assert _texts(read(store).read("s", after=tail[-1].position)) == ["new"]
+        assert _texts(read(store).read("s", after=tail[-1].position, first=5)) == ["new"]
+
+    def test_pages(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+        """Rule 5: a session is read in pages, small and large records alike."""
+        write, read = faces
+        texts = [str(number) * (1 if number % 3 else 40_000) for number in range(20)]
+        for start in range(0, 20, 5):
+            write(store).append("s", [HumanMessage(text) for text in texts[start : start + 5]])
+        pages: list[str] = []
+        position = None
+        while page := read(store).records("s", first=3, after=position):
+            pages += [str(record.message.content) for record in page]
+            position = page[-1].position
+        assert pages == texts
 
     def test_a_position_outlives_deletion_and_clear(self, store: MessageStore[Any], face: Face) -> None:
         """Rule 5: going on from a position misses nothing after others deleted messages or cleared the session."""
@@ -538,11 +555,13 @@ class MessageStoreTests:
         more = [f"more {number}" for number in range(4)]
         face(store).append("s", [HumanMessage(text) for text in more])
         assert _texts(face(store).read("s", after=records[3].position)) == ["4", *more]
+        assert _texts(face(store).read("s", after=records[3].position, first=2)) == ["4", more[0]]
         for count in (2, 9):
             position = face(store).records("s", last=1)[0].position
             face(store).clear("s")
             fresh = [f"{count} fresh {number}" for number in range(count)]
             face(store).append("s", [HumanMessage(text) for text in fresh])
+            assert _texts(face(store).read("s", after=position, first=1)) == fresh[:1]
             assert _texts(face(store).read("s", after=position)) == fresh
 
     @pytest.mark.parametrize("bad", [-1, 1.5, "3", True])
@@ -550,6 +569,10 @@ class MessageStoreTests:
         """Rule 5: a bad argument is refused."""
         with pytest.raises(ConfigurationError, match="last"):
             face(store).read("s", last=bad)
+        with pytest.raises(ConfigurationError, match="first"):
+            face(store).read("s", first=bad)
+        with pytest.raises(ConfigurationError, match="not both"):
+            face(store).read("s", first=1, last=1)
 
     def test_a_foreign_position_is_refused(self, store: MessageStore[Any], face: Face) -> None:
         """Rule 5: a position that this store never gave is an error, not an empty history."""
@@ -657,6 +680,7 @@ class MessageStoreTests:
         everything = ["0", "1", "a", "b", "c"]
         for last in range(1, 7):
             assert _texts(face(store).read("s", last=last)) == everything[-last:]
+            assert _texts(face(store).read("s", first=last)) == everything[:last]
         assert _texts(face(store).read("s")) == everything
 
     # Rule 8: time to live.

@@ -172,16 +172,34 @@ def last_lines(file: IO[bytes], end: int, last: int) -> list[Line]:
     return lines[-last:]
 
 
+def first_lines(file: IO[bytes], start: int, end: int, first: int) -> list[Line]:
+    """Return the first n records from the offset `start` on; reads little more than them."""
+    lines: list[Line] = []
+    for block in blocks_of_lines(file, start, end, 4 * _BLOCK):
+        lines += block
+        if len(lines) >= first:
+            break
+    return lines[:first]
+
+
 def count_lines(file: IO[bytes], end: int) -> int:
     """Return the number of records."""
-    file.seek(0)
-    count, offset = 0, 0
-    while offset < end and (block := read_between(file, offset, min(end, offset + 64 * _BLOCK))):
-        # Complete lines only: the rest is read again with the next block.
-        complete = block.rfind(b"\n") + 1 or len(block)
-        count += len(split_lines(block[:complete], offset))
-        offset += complete
-    return count
+    return sum(map(len, blocks_of_lines(file, 0, end, 64 * _BLOCK)))
+
+
+def blocks_of_lines(file: IO[bytes], start: int, end: int, size: int) -> Iterator[list[Line]]:
+    """Yield the records between two offsets, as many at once as about `size` bytes hold."""
+    length = size
+    while start < end and (block := read_between(file, start, min(end, start + length))):
+        complete = block.rfind(b"\n") + 1 if start + len(block) < end else len(block)
+        if not complete and len(block) == length:
+            # One record is longer than this.
+            length *= 2
+            continue
+        complete = complete or len(block)
+        yield split_lines(block[:complete], start)
+        start += complete
+        length = size
 
 
 def lines_behind(lines: Sequence[Line], after: str) -> Sequence[Line]:

@@ -114,12 +114,13 @@ class Rows:
         self.count = sa.select(sa.func.count()).select_from(table).where(*exact)
         self.delete = table.delete().where(number.in_(sa.bindparam("ids", expanding=True)))
         beyond = number > sa.bindparam("after", type_=sa.BigInteger())
-        self.read: dict[tuple[bool, bool], Any] = {}
-        for has_last in (False, True):
+        # Of the last rows, the first ones, or all; and whether behind a position.
+        self.read: dict[tuple[bool | None, bool], Any] = {}
+        for from_end in (None, False, True):
             for has_after in (False, True):
                 query = sa.select(number, text).where(*exact, *([beyond] if has_after else []))
-                query = query.order_by(number.desc() if has_last else number)
-                self.read[has_last, has_after] = query.limit(sa.bindparam("last")) if has_last else query
+                query = query.order_by(number.desc() if from_end else number)
+                self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
         self._names = {
             "table": _quoted(table.name, mark),

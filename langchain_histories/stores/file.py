@@ -29,6 +29,7 @@ from langchain_histories.stores._file_format import (
     count_lines,
     doomed_offsets,
     encode_row,
+    first_lines,
     foreign_lines,
     is_own,
     last_lines,
@@ -135,7 +136,13 @@ class _FileOperations(MessageStore[Path]):
             self._write(place.file, array(lines, batch))
 
     async def _read(
-        self, client: Path, key: str, *, last: int | None = None, after: str | None = None
+        self,
+        client: Path,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
     ) -> Sequence[Row]:
         offset = None if after is None else position_number(after)
         place = self._place(client, key)
@@ -147,16 +154,18 @@ class _FileOperations(MessageStore[Path]):
             if end is None:
                 lines = self._foreign_lines(file, place, key)
             elif offset is not None:
-                lines = lines_between(file, offset, end)
+                lines = lines_between(file, offset, end) if first is None else first_lines(file, offset, end, first + 1)
                 if not lines or lines[0].position != after:
                     lines = lines_between(file, 0, end)
             elif last is not None:
                 lines = last_lines(file, end, last)
+            elif first is not None:
+                lines = first_lines(file, 0, end, first)
             else:
                 lines = lines_between(file, 0, end)
         if after is not None:
             lines = lines_behind(lines, after)
-        return [self._row(line) for line in (lines if last is None else lines[-last:])]
+        return [self._row(line) for line in (lines[:first] if last is None else lines[-last:])]
 
     def _row(self, line: Line) -> Row:
         if self._encoding != "utf-8":

@@ -78,7 +78,13 @@ class MemoryStore(MessageStore[_Memory]):
         session.expires = None if self.ttl is None else time.monotonic() + self.ttl
 
     async def _read(
-        self, client: _Memory, key: str, *, last: int | None = None, after: str | None = None
+        self,
+        client: _Memory,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
     ) -> Sequence[Row]:
         with client.lock:
             session = client.get(key)
@@ -86,7 +92,8 @@ class MemoryStore(MessageStore[_Memory]):
             start = 0 if after is None else bisect.bisect_right(rows, position_number(after), key=lambda row: row[0])
             if last is not None:
                 start = max(start, len(rows) - last)
-            return [Row(text, str(number)) for number, text in rows[start:]]
+            stop = None if first is None else start + first
+            return [Row(text, str(number)) for number, text in rows[start:stop]]
 
     async def _count(self, client: _Memory, key: str) -> int:
         with client.lock:

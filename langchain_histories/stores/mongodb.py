@@ -389,7 +389,15 @@ class MongoDBStore(MessageStore[Any]):
 
     # Reading.
 
-    async def _read(self, client: Any, key: str, *, last: int | None = None, after: str | None = None) -> Sequence[Row]:
+    async def _read(
+        self,
+        client: Any,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
         messages, sessions = self._collections(client)
         while True:
             session = await self._session(sessions, key)
@@ -400,11 +408,13 @@ class MongoDBStore(MessageStore[Any]):
                 pending = pending[-last:]
             found: list[Any] = []
             nothing_new = session is not None and "seq" in position and number >= session.put_away
-            if not nothing_new and last != len(pending):
+            if not nothing_new and (last is None or last != len(pending)):
                 query = {"$and": [self._visible(key, session), position]} if position else self._visible(key, session)
                 options: dict[str, Any] = {"batch_size": _BATCH}
                 if last is not None:
                     options |= {"sort": [("seq", -1), ("_id", -1)], "limit": last - len(pending)}
+                elif first is not None:
+                    options |= {"sort": [("seq", 1), ("_id", 1)], "limit": first}
                 fields = {self.history_key: 1, "seq": 1}
                 found = [document async for document in each(messages.find(query, fields, **options))]
                 # Here and not there: without the index, a server refuses to sort what is large.
@@ -414,8 +424,13 @@ class MongoDBStore(MessageStore[Any]):
             if session:
                 rows += [Row(text, _position(number, session.generation)) for number, text in pending]
                 numbers += [number for number, _ in pending]
-            if await self._is_steady(sessions, key, session, numbers, number, full=len(rows) == last):
-                return rows
+            cut = first is not None and len(rows) >= first
+            if (
+                (await self._is_same(sessions, key, session))
+                if cut
+                else (await self._is_steady(sessions, key, session, numbers, number, full=len(rows) == last))
+            ):
+                return rows[:first]
 
     def _text(self, document: dict[str, Any]) -> str:
         """The text of a record; of a document that is none, a text that is none either."""

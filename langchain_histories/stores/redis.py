@@ -166,10 +166,21 @@ class RedisStore(MessageStore[Any]):
         name = self._list(key)
         await settle(client.eval(script, 2, name, _state_name(name), self.ttl or 0, *rows))
 
-    async def _read(self, client: Any, key: str, *, last: int | None = None, after: str | None = None) -> Sequence[Row]:
+    async def _read(
+        self,
+        client: Any,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
         name = self._list(key)
         if after is not None:
-            return await self._read_after(client, name, after, last)
+            return await self._read_after(client, name, after, last, first)
+        if first is not None:
+            newest_first = await settle(client.lrange(name, -first, -1))
+            return _rows(newest_first, 0)
         if last is None:
             newest_first = await settle(client.lrange(name, 0, -1))
             length = len(newest_first)
@@ -183,17 +194,20 @@ class RedisStore(MessageStore[Any]):
             length, newest_first = await settle(transaction.execute())
         return _rows(newest_first, length - len(newest_first))
 
-    async def _read_after(self, client: Any, name: str, after: str, last: int | None) -> Sequence[Row]:
+    async def _read_after(
+        self, client: Any, name: str, after: str, last: int | None, first: int | None
+    ) -> Sequence[Row]:
         """Read from the row `after` on, to see by its checksum that it is still where it was."""
         number = position_number(after)
-        rows = _rows(await settle(client.lrange(name, 0, -(number + 1))), number)
+        oldest = 0 if first is None else -(number + 1 + first)
+        rows = _rows(await settle(client.lrange(name, oldest, -(number + 1))), number)
         if not rows or rows[0].position != after:
             rows = _rows(await settle(client.lrange(name, 0, -1)), 0)
             checksum = after.partition("-")[2]
             known = [index for index, row in enumerate(rows) if row.position.endswith("-" + checksum)]
             # Rows before it were deleted, or the session was cleared and began anew.
             rows = rows[known[-1] :] if known else [Row("", after), *rows]
-        return rows[1:] if last is None else rows[1:][-last:]
+        return rows[1:][:first] if last is None else rows[1:][-last:]
 
     async def _count(self, client: Any, key: str) -> int:
         return int(await settle(client.llen(self._list(key))))

@@ -371,13 +371,22 @@ class SQLStore(SQLBase):
                 )
         return rows
 
-    async def _read(self, client: Any, key: str, *, last: int | None = None, after: str | None = None) -> Sequence[Row]:
+    async def _read(
+        self,
+        client: Any,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
         parameters: dict[str, Any] = {"s": key}
         if after is not None:
             parameters["after"] = min(position_number(after), _MAX_ID)
-        if last is not None:
-            parameters["last"] = min(last, _MAX_ID)
-        statement = self._messages.read[last is not None, after is not None]
+        limit = first if last is None else last
+        if limit is not None:
+            parameters["limit"] = min(limit, _MAX_ID)
+        statement = self._messages.read[None if limit is None else last is not None, after is not None]
         async with entered(self._connected(client)) as connection:
             found = (await settle(connection.execute(statement, parameters))).all()
         rows = [Row(text or "", str(number)) for number, text in found]
@@ -441,7 +450,7 @@ class SQLStore(SQLBase):
 
     async def _get_state(self, client: Any, key: str) -> str | None:
         async with entered(self._connected(client)) as connection:
-            found = (await settle(connection.execute(self._states.read[True, False], {"s": key, "last": 1}))).first()
+            found = (await settle(connection.execute(self._states.read[True, False], {"s": key, "limit": 1}))).first()
         return None if found is None else str(found[1])
 
     async def _put_state(self, client: Any, key: str, text: str | None) -> None:

@@ -1006,3 +1006,10 @@ def test_urls(tmp_path, monkeypatch):
             FileStore(**options)
     with pytest.raises(ConfigurationError, match="ttl"):
         FileStore(path=tmp_path, ttl=5)
+
+
+def test_records_larger_than_a_block_are_counted_and_paged(tmp_path):
+    with FileStore(f"file:{tmp_path}") as store:
+        store.append("s", [HumanMessage("x" * size) for size in (3, 1_500_000, 90_000, 2)])
+        assert store.count("s") == 4
+        assert [len(message.content) for message in store.read("s", first=3)] == [3, 1_500_000, 90_000]
