@@ -15,7 +15,7 @@ import threading
 import uuid
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
 from langchain_histories._clients import Clients, ClientT, Closing
@@ -63,11 +63,21 @@ class Capability(enum.Flag):
     SESSIONS = enum.auto()
     """`sessions`."""
     STATE = enum.auto()
-    """`get_state` and `put_state`."""
+    """`get_state`, `put_state` and `update_state`."""
     ERASE = enum.auto()
     """`erase`, and `clear` of a single session leaves no trace."""
     PERSISTENT = enum.auto()
     """What was stored is there for other processes and after a restart."""
+
+
+class AnyState(enum.Enum):
+    """The type of `ANY_STATE`."""
+
+    ANY_STATE = enum.auto()
+
+
+ANY_STATE: Final = AnyState.ANY_STATE
+"""For `_put_state`: whatever the state is, and also where there is none."""
 
 
 class StoreOptions(TypedDict, total=False):
@@ -122,6 +132,7 @@ class Operation(NamedTuple, Generic[ClientT, T]):
 
 
 SessionId: TypeAlias = str | int | uuid.UUID
+StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
 
 
 def normalize_session_id(session_id: SessionId) -> str:
@@ -330,8 +341,14 @@ class MessageStore(Closing, Generic[ClientT]):
     async def _get_state(self, client: ClientT, key: str) -> str | bytes | None:
         raise self._unsupported("get_state")
 
-    async def _put_state(self, client: ClientT, key: str, text: str | None) -> None:
-        """Store the state of a session, or remove it when `text` is `None`."""
+    async def _put_state(
+        self, client: ClientT, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
+        """Store the state of a session, or remove it when `text` is `None`; tell whether that was done.
+
+        It is done only if the state is still `instead_of`, as `_get_state` returned it; `None` stands for no state. To
+        compare and to store is one step. `None` is never put instead of `None`.
+        """
         raise self._unsupported("put_state")
 
     def _unavailable(self, error: Exception) -> bool:
@@ -488,6 +505,33 @@ class MessageStore(Closing, Generic[ClientT]):
         """Async `put_state`."""
         await self._arun(self._putting_state(session_id, state))
 
+    def update_state(self, session_id: str, change: StateChange) -> dict[str, Any] | None:
+        """Store what `change` makes of the document of a session, and lose no change that others make meanwhile.
+
+        Args:
+            session_id: The session.
+            change: Called with the document, a dict of its own, or with `None`; returns the one to store, or `None` to
+                remove it. When others have stored or removed it before that is done, `change` is called again with what
+                is there then, so it should have no effects of its own. If it raises or returns an equal document,
+                nothing is written.
+
+        Returns:
+            The document as it is stored now.
+        """
+        while True:
+            old = self._run(self._getting_state_text(session_id))
+            state, storing = self._changing_state(session_id, old, change)
+            if storing is None or self._run(storing):
+                return state
+
+    async def aupdate_state(self, session_id: str, change: StateChange) -> dict[str, Any] | None:
+        """Async `update_state`. `change` is a plain function, called on the event loop."""
+        while True:
+            old = await self._arun(self._getting_state_text(session_id))
+            state, storing = self._changing_state(session_id, old, change)
+            if storing is None or await self._arun(storing):
+                return state
+
     def setup(self, *, upgrade: bool = False) -> None:
         """Make the tables, indexes or folders that are missing. The first use does it by itself.
 
@@ -550,10 +594,8 @@ class MessageStore(Closing, Generic[ClientT]):
     ) -> Operation[ClientT, list[Any]]:
         """Read records, or without envelopes messages alone, which is faster."""
         key = self._key(session_id)
-        if check_number("last", last) is not None and check_number("first", first) is not None:
-            raise ConfigurationError("Give last or first, not both.")
-        check_number("first", first)
-        limit, side = (last, "last") if first is None else (first, "first")
+        limit = check_limit(last, first)
+        side = "last" if first is None else "first"
 
         decode: Callable[[Sequence[Row], str], list[Any]]
         decode = self.format.decode if envelopes else self.format.decode_messages
@@ -645,8 +687,38 @@ class MessageStore(Closing, Generic[ClientT]):
         return Operation("get_state", session_id, body)
 
     def _putting_state(self, session_id: str, state: dict[str, Any] | None) -> Operation[ClientT, None]:
-        key, text = self._key(session_id), None if state is None else self.format.encode_state(state)
-        return Operation("put_state", session_id, lambda client: self._put_state(client, key, text))
+        key, text = self._key(session_id), self._state_text(state)
+
+        async def body(client: ClientT) -> None:
+            await self._put_state(client, key, text)
+
+        return Operation("put_state", session_id, body)
+
+    def _getting_state_text(self, session_id: str) -> Operation[ClientT, str | bytes | None]:
+        key = self._key(session_id)
+        return Operation("update_state", session_id, lambda client: self._get_state(client, key))
+
+    def _changing_state(
+        self, session_id: str, old: str | bytes | None, change: StateChange
+    ) -> tuple[dict[str, Any] | None, Operation[ClientT, bool] | None]:
+        """Return what `change` makes of the state with the text `old`, and how it is stored: not, if it is the same."""
+        # Two of them: `change` may return its own after changing it in place.
+        before, given = (None if old is None else self.format.decode_state(old, session_id) for _ in range(2))
+        changed = change(given)
+        if changed == before:
+            return before, None
+        key, text = self._key(session_id), self._state_text(changed)
+        state = None if text is None else self.format.decode_state(text, session_id)
+        # The texts are compared, for a codec may make another text of the same state each time.
+        storing: Operation[ClientT, bool] = Operation(
+            "update_state", session_id, lambda client: self._put_state(client, key, text, instead_of=old)
+        )
+        return state, storing
+
+    def _state_text(self, state: dict[str, Any] | None) -> str | None:
+        if state is not None and not isinstance(state, dict):
+            raise ConfigurationError(f"A state must be a dict or None, not {type(state).__name__}.")
+        return None if state is None else self.format.encode_state(state)
 
     def _setting_up(self, *, upgrade: bool) -> Operation[ClientT, None]:
         return Operation("setup", None, lambda client: self._setup(client, upgrade=upgrade))
@@ -730,6 +802,17 @@ def _configuration_key(value: Any) -> Any:
 
 _shared: OrderedDict[Any, Any] = OrderedDict()
 _shared_lock = threading.Lock()
+
+
+def check_limit(last: int | None, first: int | None) -> int | None:
+    """Return the one of both that is given.
+
+    Raises:
+        ConfigurationError: Both are given, or one is not a whole number of at least 0.
+    """
+    if last is not None and first is not None:
+        raise ConfigurationError("Give last or first, not both.")
+    return check_number("last", last) if first is None else check_number("first", first)
 
 
 def check_number(name: str, value: int | None) -> int | None:

@@ -236,13 +236,13 @@ class _Caller:
 
 
 class _ShoutingCodec:
-    """A codec that nobody could mistake for plain text."""
+    """A codec that nobody could mistake for plain text, and that like encryption never gives the same text twice."""
 
     def encode(self, text: str) -> str:
-        return base64.b85encode(zlib.compress(text.encode("utf-8", "surrogatepass"))).decode()
+        return base64.b85encode(os.urandom(8) + zlib.compress(text.encode("utf-8", "surrogatepass"))).decode()
 
     def decode(self, text: str) -> str:
-        return zlib.decompress(base64.b85decode(text)).decode("utf-8", "surrogatepass")
+        return zlib.decompress(base64.b85decode(text)[8:]).decode("utf-8", "surrogatepass")
 
 
 def _write_numbers(open_store: OpenStore, session_id: str, writer: int, count: int) -> None:
@@ -250,6 +250,25 @@ def _write_numbers(open_store: OpenStore, session_id: str, writer: int, count: i
     with open_store() as store:
         for number in range(count):
             store.append(session_id, [HumanMessage(f"{writer} {number}")])
+
+
+def _counted_up(state: dict[str, Any] | None, by: int = 1) -> dict[str, Any]:
+    """A change of the state: counts in `n` and keeps the rest."""
+    state = state or {}
+    return {**state, "n": state.get("n", 0) + by}
+
+
+def _count_up(open_store: OpenStore, session_id: str, count: int) -> None:
+    """Count up in the state, one by one; run in processes."""
+    with open_store() as store:
+        for _ in range(count):
+            store.update_state(session_id, _counted_up)
+
+
+def _processes(count: int) -> concurrent.futures.ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver" if "forkserver" in START_METHODS else "spawn")
+    context.set_forkserver_preload([__name__])
+    return concurrent.futures.ProcessPoolExecutor(count, mp_context=context)
 
 
 def _texts(messages: Sequence[BaseMessage]) -> list[str]:
@@ -436,9 +455,7 @@ class MessageStoreTests:
     def test_eight_processes(self, open_store: OpenStore) -> None:
         """Rule 3: 8 processes x 200 appends leave 1,600 messages, each writer's in its order."""
         self.needs(Capability.PERSISTENT)
-        context = multiprocessing.get_context("forkserver" if "forkserver" in START_METHODS else "spawn")
-        context.set_forkserver_preload([__name__])
-        with concurrent.futures.ProcessPoolExecutor(8, mp_context=context) as pool:
+        with _processes(8) as pool:
             for future in [pool.submit(_write_numbers, open_store, "s", writer, 200) for writer in range(8)]:
                 future.result()
         with open_store() as store:
@@ -864,6 +881,7 @@ class MessageStoreTests:
                 await store.acount("s")
                 await store.aput_state("s", {"a": 1})
                 await store.aget_state("s")
+                await store.aupdate_state("s", _counted_up)
                 await store.areplace("s", _numbers(2))
                 await store.adelete("s", [record.id for record in await store.arecords("s")])
                 await store.asessions()
@@ -1064,12 +1082,157 @@ class MessageStoreTests:
         assert read(store).get_state("s") is None
         assert _texts(read(store).read("s")) == ["0"]
 
+    def test_update_state(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+        """A state is made, changed and removed by what is made of the one before."""
+        self.needs(Capability.STATE)
+        write, read = faces
+        store.setup()
+        before = self.traces(store)
+        seen: list[dict[str, Any] | None] = []
+        states: list[dict[str, Any] | None]
+        states = [{"a": "Привет \x00 👍", "at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, {"b": (1, 2)}, {}, None, None]
+        for new in states:
+
+            def change(state: dict[str, Any] | None, new: dict[str, Any] | None = new) -> dict[str, Any] | None:
+                seen.append(state)
+                return new
+
+            assert write(store).update_state("s", change) == new
+            assert read(store).get_state("s") == new
+        assert seen == [None, *states[:-1]]
+        assert self.traces(store) == before
+        write(store).append("s", _numbers(1))
+        assert write(store).update_state("s", _counted_up) == {"n": 1}
+        assert read(store).get_state("s") == {"n": 1}
+        assert _texts(read(store).read("s")) == ["0"]
+
+    def test_update_state_belongs_to_the_caller(self, store: MessageStore[Any], face: Face) -> None:
+        """What `change` is given may be changed in place; what is returned is as it is stored, and a copy."""
+        self.needs(Capability.STATE)
+        face(store).put_state("s", {"notes": ["a"]})
+
+        def add(state: dict[str, Any] | None) -> dict[str, Any]:
+            assert state is not None
+            state["notes"].append("b")
+            return state
+
+        face(store).update_state("s", add)["notes"].append("c")
+        assert face(store).get_state("s") == {"notes": ["a", "b"]}
+        described = {"lock": {"lh:type": "object", "value": "_thread.lock"}}
+        assert face(store).update_state("s", lambda _: {"lock": threading.Lock()}) == described
+        assert face(store).get_state("s") == described
+
+    def test_a_change_that_changes_nothing_writes_nothing(
+        self, store: MessageStore[Any], face: Face, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An equal state is not written, and neither is one whose change or text is refused."""
+        self.needs(Capability.STATE)
+        face(store).put_state("s", {"n": 1})
+        writes: list[str] = []
+        put_state = store._put_state
+
+        async def note(client: Any, key: str, *args: Any, **options: Any) -> bool:
+            writes.append(key)
+            return await put_state(client, key, *args, **options)
+
+        monkeypatch.setattr(store, "_put_state", note)
+        assert face(store).update_state("s", dict) == {"n": 1}
+        assert face(store).update_state("none", lambda state: state) is None
+        for error in (ZeroDivisionError("mine"), TimeoutError("mine")):
+
+            def fail(_: Any, error: Exception = error) -> None:
+                raise error
+
+            with pytest.raises(type(error), match=r"^mine$"):
+                face(store).update_state("s", fail)
+        for bad in ([1], "text", object()):
+            with pytest.raises(ConfigurationError, match="state"):
+                face(store).update_state("s", lambda _, bad=bad: bad)
+            with pytest.raises(ConfigurationError, match="state"):
+                face(store).put_state("s", bad)
+        assert writes == []
+        assert face(store).get_state("s") == {"n": 1}
+        face(store).update_state("s", _counted_up)
+        assert writes == ["s"]
+
+    @pytest.mark.parametrize(
+        ("start", "then", "ours"),
+        [
+            (None, "put_state", {"ours": 1}),
+            ({"theirs": 1}, "put_state", {"ours": 1}),
+            ({"theirs": 1}, "put_state", None),
+            ({"theirs": 1}, "remove", {"ours": 1}),
+            ({"theirs": 1}, "clear", {"ours": 1}),
+            ({"theirs": 1}, "clear", None),
+        ],
+    )
+    def test_somebody_else_was_faster(
+        self,
+        open_store: OpenStore,
+        face: Face,
+        start: dict[str, Any] | None,
+        then: str,
+        ours: dict[str, Any] | None,
+    ) -> None:
+        """The change is made again from what the other left, so both are kept; also where the other left nothing."""
+        self.needs(Capability.STATE)
+        theirs = {"theirs": 2} if then == "put_state" else None
+        seen: list[dict[str, Any] | None] = []
+        with open_store() as store, open_store() as other:
+
+            def change(state: dict[str, Any] | None) -> dict[str, Any] | None:
+                seen.append(state)
+                assert len(seen) < 3
+                if len(seen) == 1 and then == "clear":
+                    other.clear("s")
+                elif len(seen) == 1:
+                    other.put_state("s", theirs)
+                return None if ours is None else {**(state or {}), **ours}
+
+            face(store).append("s", _numbers(1))
+            face(store).put_state("s", start)
+            expected = None if ours is None else {**(theirs or {}), **ours}
+            assert face(store).update_state("s", change) == expected
+            assert seen == [start, theirs]
+            assert face(store).get_state("s") == expected
+            assert face(store).count("s") == (0 if then == "clear" else 1)
+
+    def test_nobodys_change_of_the_state_is_lost(self, open_store: OpenStore) -> None:
+        """Eight threads, twenty tasks and four processes count together."""
+        self.needs(Capability.STATE)
+        with open_store() as store:
+
+            def count(_: int) -> None:
+                for _ in range(10):
+                    store.update_state("threads", _counted_up)
+
+            async def main() -> None:
+                changes = (store.aupdate_state("tasks", lambda state: _counted_up(state, 10)) for _ in range(20))
+                await asyncio.gather(*changes)
+
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(count, range(8)))
+            asyncio.run(main())
+            assert store.get_state("threads") == {"n": 80}
+            assert store.get_state("tasks") == {"n": 200}
+
+    def test_four_processes_change_one_state(self, open_store: OpenStore) -> None:
+        """No process overwrites what another one has put into the state."""
+        self.needs(Capability.STATE | Capability.PERSISTENT)
+        with _processes(4) as pool:
+            for future in [pool.submit(_count_up, open_store, "s", 50) for _ in range(4)]:
+                future.result()
+        with open_store() as store:
+            assert store.get_state("s") == {"n": 200}
+
     def test_codec(self, open_store: OpenStore, face: Face) -> None:
         """A codec sees every text on its way to the store, and without it nothing is readable."""
         with open_store() as plain, open_store(codec=_ShoutingCodec()) as coded:
             face(plain).append("s", [HumanMessage("in the clear")])
             face(coded).append("s", golden_messages())
-            face(coded).put_state("s", {"summary": "hidden words"})
+            face(coded).put_state("s", {"summary": "hidden"})
+            summaries = iter([{"summary": "hidden words"}])  # asked for once
+            assert face(coded).update_state("s", lambda _: next(summaries)) == {"summary": "hidden words"}
             assert repr(face(coded).read("s", last=3)[0]) == repr(golden_messages()[-3])
             assert _texts(face(coded).read("s"))[:2] == ["in the clear", "plain"]
             assert face(coded).get_state("s") == {"summary": "hidden words"}

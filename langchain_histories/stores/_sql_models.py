@@ -16,7 +16,7 @@ from langchain_histories.errors import ConfigurationError
 from langchain_histories.store import (
     Capability,
     Operation,
-    check_number,
+    check_limit,
     position_number,
 )
 from langchain_histories.stores._sql_engines import SQLBase
@@ -137,13 +137,13 @@ class ModelStore(SQLBase):
         return Operation("append", session_id, body)
 
     def _reading(
-        self, session_id: str, last: int | None, after: str | None, *, envelopes: bool
+        self, session_id: str, last: int | None, first: int | None, after: str | None, *, envelopes: bool
     ) -> Operation[Any, list[Any]]:
-        check_number("last", last)
+        limit = check_limit(last, first)
         query = sa.select(self.model).where(self._session_id == session_id)
         if after is not None:
             query = query.where(self.model.id > position_number(after))
-        query = query.order_by(self.model.id) if last is None else query.order_by(self.model.id.desc()).limit(last)
+        query = query.order_by(self.model.id if last is None else self.model.id.desc()).limit(limit)
 
         def read(session: Any) -> list[Any]:
             rows = session.scalars(query).all()

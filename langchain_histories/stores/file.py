@@ -21,7 +21,16 @@ from langchain_histories._clients import Clients
 from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import Capability, MessageStore, SessionRow, StoreOptions, position_number, redact_url
+from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
+    Capability,
+    MessageStore,
+    SessionRow,
+    StoreOptions,
+    position_number,
+    redact_url,
+)
 from langchain_histories.stores._file_format import (
     EMPTY,
     Line,
@@ -231,13 +240,18 @@ class _FileOperations(MessageStore[Path]):
         with file:
             return file.read()
 
-    async def _put_state(self, client: Path, key: str, text: str | None) -> None:
+    async def _put_state(
+        self, client: Path, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
         place = self._place(client, key)
         with self._locked(place):
+            if instead_of is not ANY_STATE and instead_of != await self._get_state(client, key):
+                return False
             if text is None:
                 self._remove(place, place.state)
             else:
                 self._write(place.state, text.encode())
+            return True
 
     def _write(self, path: Path, content: bytes) -> None:
         """Put a new file in the place of `path`: readers see the old one or the new one, whole."""

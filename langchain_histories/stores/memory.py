@@ -13,7 +13,15 @@ from langchain_histories._clients import Clients
 from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import Capability, MessageStore, SessionRow, StoreOptions, position_number
+from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
+    Capability,
+    MessageStore,
+    SessionRow,
+    StoreOptions,
+    position_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,15 +149,20 @@ class MemoryStore(MessageStore[_Memory]):
             session = client.get(key)
             return session.state if session else None
 
-    async def _put_state(self, client: _Memory, key: str, text: str | None) -> None:
+    async def _put_state(
+        self, client: _Memory, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
         with client.lock:
             session = client.get(key)
+            if instead_of is not ANY_STATE and instead_of != (session.state if session else None):
+                return False
             if session is None:
-                if text is None:
-                    return
                 session = client.sessions[key] = _Session()
                 self._slide(session)
             session.state = text
+            if text is None and not session.rows:
+                del client.sessions[key]
+            return True
 
 
 class InMemoryChatMessageHistory(StoredChatMessageHistory):

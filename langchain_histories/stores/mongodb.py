@@ -39,7 +39,15 @@ from langchain_histories._neutral import each, settle
 from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import Capability, MessageStore, SessionRow, StoreOptions, position_number
+from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
+    Capability,
+    MessageStore,
+    SessionRow,
+    StoreOptions,
+    position_number,
+)
 
 try:
     import bson
@@ -620,26 +628,38 @@ class MongoDBStore(MessageStore[Any]):
         document = await settle(sessions.find_one({"_id": key}, {"state": 1}))
         return document.get("state") if document else None
 
-    async def _put_state(self, client: Any, key: str, text: str | None) -> None:
+    async def _put_state(
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
         _, sessions = self._collections(client)
+        this: dict[str, Any] = {"_id": key}
+        if instead_of is not ANY_STATE:
+            this["state"] = {"$exists": False} if instead_of is None else instead_of
         if text is None:
-            await settle(sessions.update_one({"_id": key}, {"$unset": {"state": ""}}))
-            nothing_left = {"appended": 0, "alone": {"$exists": False}, "state": {"$exists": False}}
-            await settle(sessions.delete_one({"_id": key, **nothing_left}))
-            return
-        _check_size([text])
+            return await self._remove_state(client, key, this) or instead_of is ANY_STATE
+        _check_state_size(text, instead_of)
         while True:
             try:
-                result = await settle(sessions.update_one({"_id": key}, {"$set": {"state": text}}))
-                if not result.matched_count:
-                    await settle(sessions.insert_one(await self._birth(client, key, state=text)))
+                if (await settle(sessions.update_one(this, {"$set": {"state": text}}))).matched_count:
+                    return True
+                if instead_of is not ANY_STATE and (instead_of or await self._get_state(client, key)):
+                    return False
+                await settle(sessions.insert_one(await self._birth(client, key, state=text)))
             except errors.DuplicateKeyError:
                 continue
             except errors.OperationFailure:
                 if not await self._make_room(client, key, [text], replaced="state"):
                     raise
             else:
-                return
+                return True
+
+    async def _remove_state(self, client: Any, key: str, this: dict[str, Any]) -> bool:
+        """Remove the state where there is `this`; tell whether there was."""
+        _, sessions = self._collections(client)
+        result = await settle(sessions.update_one(this, {"$unset": {"state": ""}}))
+        nothing_left = {"appended": 0, "alone": {"$exists": False}, "state": {"$exists": False}}
+        await settle(sessions.delete_one({"_id": key, **nothing_left}))
+        return bool(result.matched_count)
 
 
 class MongoDBChatMessageHistory(StoredChatMessageHistory):
@@ -765,6 +785,15 @@ def _check_size(rows: Sequence[str]) -> None:
     raise RecordTooLargeError(
         f"{len(rows)} records are larger than the 16 MB that MongoDB stores all or nothing: append fewer at once."
     )
+
+
+def _check_state_size(text: str, instead_of: object) -> None:
+    _check_size([text])
+    if isinstance(instead_of, str) and _size([instead_of, text]) > _MAX_BYTES:
+        raise RecordTooLargeError(
+            "The state and the one that is to take its place do not fit in one command of MongoDB (16 MB) together: "
+            "keep a smaller state."
+        )
 
 
 def _check_others_were_faster(error: errors.BulkWriteError) -> None:

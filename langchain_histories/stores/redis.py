@@ -17,7 +17,16 @@ from langchain_histories._neutral import each, settle
 from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import Capability, MessageStore, SessionId, SessionRow, StoreOptions, position_number
+from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
+    Capability,
+    MessageStore,
+    SessionId,
+    SessionRow,
+    StoreOptions,
+    position_number,
+)
 
 try:
     import redis
@@ -63,6 +72,20 @@ for at = 1, #ARGV, 2 do
 end
 redis.call('LREM', KEYS[1], 0, 'lh:deleted')
 return removed
+"""
+# No state is an empty text, so that one stands for none.
+_SWAP = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
+  return 0
+end
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[1])
+elseif ARGV[3] == '0' then
+  redis.call('SET', KEYS[1], ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+end
+return 1
 """
 _TAIL = "return {redis.call('LLEN', KEYS[1]), redis.call('LRANGE', KEYS[1], 0, ARGV[1])}"
 
@@ -258,9 +281,14 @@ class RedisStore(MessageStore[Any]):
         state: str | bytes | None = await settle(client.get(_state_name(self._list(key))))
         return state
 
-    async def _put_state(self, client: Any, key: str, text: str | None) -> None:
+    async def _put_state(
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
         name = _state_name(self._list(key))
+        if instead_of is not ANY_STATE:
+            return bool(await settle(client.eval(_SWAP, 1, name, instead_of or "", text or "", self.ttl or 0)))
         await settle(client.delete(name) if text is None else client.set(name, text, ex=self.ttl))
+        return True
 
 
 class RedisChatMessageHistory(StoredChatMessageHistory):

@@ -21,6 +21,8 @@ from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
     SessionRow,
     StoreOptions,
     position_number,
@@ -420,13 +422,14 @@ class SQLStore(SQLBase):
         return removed
 
     async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        await self._put(client, self._messages, key, self._fitting(self._messages, key, rows))
-
-    async def _put(self, client: Any, table: Rows, key: str, rows: Sequence[str]) -> None:
+        rows = self._fitting(self._messages, key, rows)
         async with entered(self._locked(client, key)) as connection:
-            await self._remove(connection, table, key)
-            if rows:
-                await self._insert(connection, table, key, rows)
+            await self._put(connection, self._messages, key, rows)
+
+    async def _put(self, connection: Any, table: Rows, key: str, rows: Sequence[str]) -> None:
+        await self._remove(connection, table, key)
+        if rows:
+            await self._insert(connection, table, key, rows)
 
     async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         async with entered(self._locked(client, key)) as connection:
@@ -450,12 +453,21 @@ class SQLStore(SQLBase):
 
     async def _get_state(self, client: Any, key: str) -> str | None:
         async with entered(self._connected(client)) as connection:
-            found = (await settle(connection.execute(self._states.read[True, False], {"s": key, "limit": 1}))).first()
+            return await self._state(connection, key)
+
+    async def _state(self, connection: Any, key: str) -> str | None:
+        found = (await settle(connection.execute(self._states.read[True, False], {"s": key, "limit": 1}))).first()
         return None if found is None else str(found[1])
 
-    async def _put_state(self, client: Any, key: str, text: str | None) -> None:
+    async def _put_state(
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
         rows = [] if text is None else self._fitting(self._states, key, [text])
-        await self._put(client, self._states, key, rows)
+        async with entered(self._locked(client, key)) as connection:
+            if instead_of is not ANY_STATE and instead_of != await self._state(connection, key):
+                return False
+            await self._put(connection, self._states, key, rows)
+            return True
 
 
 class SQLChatMessageHistory(StoredChatMessageHistory):

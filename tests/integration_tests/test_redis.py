@@ -91,6 +91,8 @@ def test_sentinel(redis_sentinel, prefix):
     with RedisStore(url, key_prefix=prefix) as store:
         store.append("s", [HumanMessage("x")])
         assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+        assert store.update_state("s", lambda _: {"n": 1}) == {"n": 1}
+        assert asyncio.run(store.aupdate_state("s", lambda state: {**state, "m": 2})) == {"n": 1, "m": 2}
     with redis.Redis.from_url(redis_sentinel.primary.url) as primary:
         assert primary.llen(f"{prefix}s") == 1
 

@@ -112,6 +112,8 @@ OPERATIONS = {
     "delete the new": deletion("x0", "x1", "y0", "r0"),
     "put_state": lambda store: store.put_state("s", {"n": 2}),
     "drop state": lambda store: store.put_state("s", None),
+    "update_state": lambda store: store.update_state("s", lambda state: {"n": (state or {"n": 10})["n"] + 10}),
+    "update to none": lambda store: store.update_state("s", lambda _: None),
 }
 
 
@@ -512,6 +514,9 @@ def test_a_record_that_is_too_large():
         store.replace("s", [HumanMessage("é" * 2**22)] * 2)
     with pytest.raises(RecordTooLargeError):
         store.put_state("s", {"x": "x" * 16 * 2**20})
+    store.put_state("s", {"x": "x" * 9 * 2**20})
+    with pytest.raises(RecordTooLargeError, match="one command"):
+        store.update_state("s", lambda _: {"y": "y" * 9 * 2**20})
     assert texts(store.read("s")) == ["kept0"]
 
 

@@ -51,6 +51,27 @@ def test_ttl_is_set_on_list_and_state(client):
     assert 0 < client.ttl("message_store:42") <= 60
 
 
+def test_a_changed_state_expires_as_a_stored_one(client):
+    store = RedisStore(redis_client=client, ttl=60)
+    name = "{message_store:42}:state"
+    for number in range(2):
+        assert store.update_state("42", lambda _, number=number: {"n": number}) == {"n": number}
+        assert 0 < client.ttl(name) <= 60
+        client.persist(name)
+    client.expire(name, 60)
+    RedisStore(redis_client=client).update_state("42", lambda _: {"n": 2})
+    assert client.ttl(name) == -1
+
+
+def test_a_state_of_a_client_that_decodes():
+    """What was read is compared with what is stored, as text or as bytes."""
+    store = RedisStore(redis_client=fakeredis.FakeRedis(decode_responses=True))
+    store.put_state("42", {"a": "Привет \x00 👍"})
+    assert store.update_state("42", lambda state: state | {"b": 1}) == {"a": "Привет \x00 👍", "b": 1}
+    assert store.update_state("42", lambda _: None) is None
+    assert store.get_state("42") is None
+
+
 def test_both_faces_over_clients_of_your_own():
     server = fakeredis.FakeServer()
 
