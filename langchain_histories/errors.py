@@ -25,12 +25,12 @@ class InvalidMessageError(HistoryError, TypeError):
 
 
 class MissingExtraError(HistoryError, ImportError):
-    """A driver that is not installed."""
+    """A driver or another package that is not installed."""
 
 
 def missing_extra(extra: str) -> MissingExtraError:
-    """The error for a driver that is not installed, with the command that installs it."""
-    return MissingExtraError(f"This needs a driver that is not installed: pip install 'langchain-histories[{extra}]'")
+    """The error for a package that is not installed, with the command that installs it."""
+    return MissingExtraError(f"This needs a package that is not installed: pip install 'langchain-histories[{extra}]'")
 
 
 class StoreError(HistoryError):
@@ -67,6 +67,10 @@ class CorruptRecordError(HistoryError, ValueError):
         super().__init__(message, session_id, position)
         self.session_id = session_id
         self.position = position
+
+
+class SummaryError(HistoryError):
+    """A summarizer that failed or returned nothing that can be used. The messages are stored."""
 
 
 class RecordTooLargeError(HistoryError, ValueError):
