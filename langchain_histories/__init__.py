@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from langchain_histories.errors import RecordTooLargeError as RecordTooLargeError
     from langchain_histories.errors import StoreError as StoreError
     from langchain_histories.errors import StoreUnavailableError as StoreUnavailableError
+    from langchain_histories.errors import SummaryError as SummaryError
     from langchain_histories.errors import UnsupportedOperationError as UnsupportedOperationError
     from langchain_histories.history import StoredChatMessageHistory as StoredChatMessageHistory
     from langchain_histories.history import TurnChatMessageHistory as TurnChatMessageHistory
@@ -44,6 +45,14 @@ if TYPE_CHECKING:
     from langchain_histories.stores.sql import DefaultMessageConverter as DefaultMessageConverter
     from langchain_histories.stores.sql import SQLChatMessageHistory as SQLChatMessageHistory
     from langchain_histories.stores.sql import SQLStore as SQLStore
+    from langchain_histories.views.summarizers import ExtractiveSummarizer as ExtractiveSummarizer
+    from langchain_histories.views.summarizers import ModelSummarizer as ModelSummarizer
+    from langchain_histories.views.summarizers import Summarizer as Summarizer
+    from langchain_histories.views.summarizing import SummarizingChatMessageHistory as SummarizingChatMessageHistory
+    from langchain_histories.views.summarizing import Summary as Summary
+    from langchain_histories.views.summarizing import SummaryEvent as SummaryEvent
+    from langchain_histories.views.summarizing import SummaryStats as SummaryStats
+    from langchain_histories.views.window import WindowedChatMessageHistory as WindowedChatMessageHistory
 
 # Where each public name lives, under its own name unless a second one follows.
 _MODULES = {
@@ -57,6 +66,7 @@ _MODULES = {
         "RecordTooLargeError",
         "StoreError",
         "StoreUnavailableError",
+        "SummaryError",
         "UnsupportedOperationError",
     ),
     "history": ("StoredChatMessageHistory", "TurnChatMessageHistory"),
@@ -67,6 +77,9 @@ _MODULES = {
     "stores.mongodb": ("MongoDBChatMessageHistory", "MongoDBStore"),
     "stores.redis": ("RedisChatMessageHistory", "RedisStore"),
     "stores.sql": ("BaseMessageConverter", "DefaultMessageConverter", "SQLChatMessageHistory", "SQLStore"),
+    "views.summarizers": ("ExtractiveSummarizer", "ModelSummarizer", "Summarizer"),
+    "views.summarizing": ("SummarizingChatMessageHistory", "Summary", "SummaryEvent", "SummaryStats"),
+    "views.window": ("WindowedChatMessageHistory",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from langchain_core.runnables import ConfigurableFieldSpec
 
@@ -21,6 +21,8 @@ from langchain_histories._clients import Closing
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
 from langchain_histories.store import MessageStore, StoreOptions, user_session_id
+from langchain_histories.views.summarizers import find_summarizer
+from langchain_histories.views.summarizing import SummarizingChatMessageHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
     from langchain_histories.history import SaveErrorHook
     from langchain_histories.store import SessionId
+
+    TurnHistory: TypeAlias = TurnChatMessageHistory | SummarizingChatMessageHistory
+
+HistoryT = TypeVar("HistoryT", bound=StoredChatMessageHistory)
 
 ENTRY_POINT_GROUP = "langchain_histories.stores"
 URL_VARIABLE = "LANGCHAIN_HISTORIES_URL"
@@ -146,6 +152,11 @@ class _Entry:
 
     store: MessageStore[Any]
     last: int | None = None
+    summarize: Mapping[str, Any] | None = None
+
+    def shown(self, history: HistoryT) -> HistoryT | SummarizingChatMessageHistory:
+        """The history, or the view of it that the config asks for."""
+        return history if self.summarize is None else SummarizingChatMessageHistory(history, **self.summarize)
 
 
 class HistoryRegistry(Closing):
@@ -191,8 +202,9 @@ class HistoryRegistry(Closing):
         """Make a registry from a TOML or YAML file, a dict, or the environment.
 
         The form is `{"default": NAME, "histories": {NAME: {"url": ..., OPTION: ...}, ...}}`. In every text
-        `${VARIABLE}` stands for an environment variable. Options are those of the store class, `StoreOptions`, and
-        `last`, the number of messages that `messages` shows.
+        `${VARIABLE}` stands for an environment variable. Options are those of the store class, `StoreOptions`, `last`,
+        the number of messages that `messages` shows, and `summarize`, a table of the arguments of
+        `SummarizingChatMessageHistory`, which the histories of this name then are.
 
         Args:
             source: Path of a `.toml`, `.yaml` or `.yml` file, or a dict of the same form. `None` is one store at the
@@ -238,17 +250,17 @@ class HistoryRegistry(Closing):
         """Return a store: the default one, or that of this name."""
         return self._entry(name).store
 
-    def get_session_history(self, session_id: SessionId) -> TurnChatMessageHistory:
+    def get_session_history(self, session_id: SessionId) -> TurnHistory:
         """Return the handle of one turn in the default store: the factory for `RunnableWithMessageHistory`."""
         return self._turn(self._default, session_id)
 
-    def get_user_session_history(self, user_id: str, session_id: str) -> TurnChatMessageHistory:
+    def get_user_session_history(self, user_id: str, session_id: str) -> TurnHistory:
         """`get_session_history` for a user's session; pass `USER_SESSION_CONFIG` as `history_factory_config`."""
         return self._turn(self._default, user_session_id(user_id, session_id))
 
     def factory(
         self, name: str | None = None, *, per_user: bool = False
-    ) -> Callable[[SessionId], TurnChatMessageHistory] | Callable[[str, str], TurnChatMessageHistory]:
+    ) -> Callable[[SessionId], TurnHistory] | Callable[[str, str], TurnHistory]:
         """Return the session factory of a named store.
 
         Args:
@@ -260,18 +272,20 @@ class HistoryRegistry(Closing):
         """
         self._entry(name)
 
-        def get_session_history(session_id: SessionId) -> TurnChatMessageHistory:
+        def get_session_history(session_id: SessionId) -> TurnHistory:
             return self._turn(name, session_id)
 
-        def get_user_session_history(user_id: str, session_id: str) -> TurnChatMessageHistory:
+        def get_user_session_history(user_id: str, session_id: str) -> TurnHistory:
             return self._turn(name, user_session_id(user_id, session_id))
 
         return get_user_session_history if per_user else get_session_history
 
-    def history(self, session_id: SessionId, name: str | None = None) -> StoredChatMessageHistory:
+    def history(
+        self, session_id: SessionId, name: str | None = None
+    ) -> StoredChatMessageHistory | SummarizingChatMessageHistory:
         """Return a history that reads through to the store, for programs that keep it longer than a turn."""
         entry = self._entry(name)
-        return StoredChatMessageHistory(entry.store, session_id, last=entry.last)
+        return entry.shown(StoredChatMessageHistory(entry.store, session_id, last=entry.last))
 
     def close(self) -> None:
         """Close the blocking clients of all stores."""
@@ -289,9 +303,10 @@ class HistoryRegistry(Closing):
             raise ConfigurationError(f"no history is named {name!r}: {_did_you_mean(str(name), self._entries)}")
         return self._entries[name]
 
-    def _turn(self, name: str | None, session_id: SessionId) -> TurnChatMessageHistory:
+    def _turn(self, name: str | None, session_id: SessionId) -> TurnHistory:
         entry = self._entry(name)
-        return TurnChatMessageHistory(entry.store, session_id, last=entry.last, on_save_error=self._on_save_error)
+        history = TurnChatMessageHistory(entry.store, session_id, last=entry.last, on_save_error=self._on_save_error)
+        return entry.shown(history)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -335,15 +350,38 @@ def _entry(value: object, where: str) -> _Entry:
     options = {key: _substitute(item, f"{where}.{key}") for key, item in _table(value, where).items()}
     if "url" not in options:
         raise ConfigurationError(f"{where}.url: is missing. To use a client of your own, give a store in its place.")
-    url, last = options.pop("url"), options.pop("last", None)
+    url, last, summarize = options.pop("url"), options.pop("last", None), options.pop("summarize", None)
     try:
         cls = _store_class(url)
-        _check_options(cls, options, also=["last"])
+        _check_options(cls, options, also=["last", "summarize"])
         store = cls(url, **options)
         store.history("check", last=last)
+        entry = _Entry(store, last, _summarize(summarize, last))
+        entry.shown(store.history("check"))
     except (ConfigurationError, TypeError) as error:
         raise ConfigurationError(f"{where}: {error}") from error
-    return _Entry(store, last)
+    return entry
+
+
+def _summarize(value: object, last: int | None) -> Mapping[str, Any] | None:
+    """Check the table `summarize`, and make its model once for all turns.
+
+    Raises:
+        ConfigurationError: Something in it cannot be used.
+    """
+    if value is None:
+        return None
+    options = _table(value, "summarize")
+    if last is not None:
+        raise ConfigurationError("last and summarize both say what is shown: give one of them.")
+    known = set(inspect.signature(SummarizingChatMessageHistory).parameters) - {"history", "state"}
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"summarize: unknown option {name!r}: {_did_you_mean(name, known)}")
+    if "model" not in options:
+        raise ConfigurationError("summarize.model: is missing, such as 'openai:gpt-4o-mini' or 'extractive'.")
+    model, prompt = options["model"], options.get("prompt")
+    return {**options, "model": find_summarizer(model, prompt), "prompt": None}
 
 
 def _substitute(value: Any, where: str) -> Any:

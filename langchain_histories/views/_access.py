@@ -1,0 +1,222 @@
+"""The history under a view, for both faces: what a view's neutral bodies (see `_neutral`) call.
+
+`Access` calls the blocking methods of the history and `AsyncAccess` the async ones. A history that is not ours has no
+positions and cannot be read in part, so it is read whole and sliced here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from langchain_histories._neutral import drive
+from langchain_histories.codec import Record, encode_message, to_json
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.history import StoredChatMessageHistory
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from typing import TypeAlias
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_histories._compat import BaseChatMessageHistory
+    from langchain_histories.store import MessageStore
+
+    State: TypeAlias = dict[str, Any] | None
+    Change: TypeAlias = Callable[[State], State]
+
+T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """Something that may take long, in both forms."""
+
+    blocking: Callable[[], Any]
+    native: Callable[[], Awaitable[Any]]
+
+
+class StateSlot(NamedTuple):
+    """Where a view keeps what it must remember of a session."""
+
+    store: MessageStore[Any]
+    session_id: str
+
+
+def fingerprint(message: BaseMessage) -> str:
+    """Return a short hash of all that a message says."""
+    return hashlib.sha256(to_json(encode_message(message)).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def check_history(history: object) -> None:
+    """Refuse what is no history.
+
+    Raises:
+        ConfigurationError: It lacks a method of LangChain's interface.
+    """
+    names = ("messages", "aget_messages", "add_messages", "aadd_messages", "clear", "aclear")
+    # Not `hasattr(history, "messages")`: that may read the store.
+    known = {*dir(type(history)), *getattr(history, "__dict__", ())}
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"{type(history).__name__} is no chat message history: it has no {name}.")
+
+
+class Snapshot:
+    """A history that is not ours, read once. The position of a record is the number of messages up to it."""
+
+    def __init__(self, messages: Sequence[BaseMessage]) -> None:
+        """Keep the messages."""
+        self._messages = messages
+
+    def records(self, *, first: int | None = None, last: int | None = None, after: str | None = None) -> Any:
+        """As `Access.records`."""
+        start = 0 if after is None else int(after)
+        stop = len(self._messages) if first is None else min(len(self._messages), start + first)
+        if last is not None:
+            start = max(start, stop - last)
+        return [Record(self._messages[i], str(i + 1), fingerprint(self._messages[i]), None) for i in range(start, stop)]
+
+    def count(self) -> Any:
+        """As `Access.count`."""
+        return len(self._messages)
+
+
+class Access:
+    """The blocking face."""
+
+    def __init__(self, history: BaseChatMessageHistory) -> None:
+        """Keep the history."""
+        self.history = history
+        self.slot: StateSlot | None = None
+        self.own = history if isinstance(history, StoredChatMessageHistory) else None
+
+    def opened(self) -> Any:
+        """Return what can be read in part: this, or a snapshot."""
+        return self if self.own is not None else Snapshot(list(self.history.messages))
+
+    def records(self, *, first: int | None = None, last: int | None = None, after: str | None = None) -> Any:
+        """Return records behind a position: all, the first n or the last n. Only of our histories."""
+        own = self._own()
+        return own.store.records(own.session_id, first=first, last=last, after=after)
+
+    def count(self) -> Any:
+        """Return the number of messages. Only of our histories."""
+        own = self._own()
+        return own.store.count(own.session_id)
+
+    def _own(self) -> StoredChatMessageHistory:
+        if self.own is None:
+            raise RuntimeError("internal error: a history of somebody else is read in part")
+        return self.own
+
+    def transcript(self) -> Any:
+        """Return every message."""
+        if self.own is not None:
+            return self.own.store.read(self.own.session_id)
+        return list(self.history.messages)
+
+    def add(self, messages: Sequence[BaseMessage]) -> Any:
+        """Store messages."""
+        self.history.add_messages(messages)
+
+    def clear(self) -> Any:
+        """Remove the transcript."""
+        self.history.clear()
+
+    def state(self) -> Any:
+        """Return the state of the session."""
+        return self.slot.store.get_state(self.slot.session_id) if self.slot else None
+
+    def update_state(self, change: Change) -> Any:
+        """Change the state of the session."""
+        return self.slot.store.update_state(self.slot.session_id, change) if self.slot else None
+
+    def start(self, body: Callable[[Access], Coroutine[Any, Any, Any]]) -> object:
+        """Run a neutral body beside the caller; return what it runs in."""
+        thread = threading.Thread(target=lambda: drive(body(self)), name="langchain_histories-summary", daemon=True)
+        thread.start()
+        return thread
+
+    def call(self, call: Call, timeout: float | None) -> Any:
+        """Call something, for at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: It took longer. Nothing can stop it; what it returns later is dropped.
+        """
+        if timeout is None:
+            return call.blocking()
+        # Python can end the waiting for a blocking call only from another thread.
+        result: list[Any] = []
+        error: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(call.blocking())
+            except BaseException as problem:  # noqa: BLE001  # raised again where it is waited for
+                error.append(problem)
+
+        thread = threading.Thread(target=work, name="langchain_histories-call", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        if error:
+            raise error[0]
+        if not result:
+            raise TimeoutError(f"no answer within {timeout:g} s")
+        return result[0]
+
+
+class AsyncAccess(Access):
+    """The async face: each method returns an awaitable."""
+
+    async def opened(self) -> Any:
+        """Async `Access.opened`."""
+        return self if self.own is not None else Snapshot(list(await self.history.aget_messages()))
+
+    async def records(self, *, first: int | None = None, last: int | None = None, after: str | None = None) -> Any:
+        """Async `Access.records`."""
+        own = self._own()
+        return await own.store.arecords(own.session_id, first=first, last=last, after=after)
+
+    async def count(self) -> Any:
+        """Async `Access.count`."""
+        own = self._own()
+        return await own.store.acount(own.session_id)
+
+    async def transcript(self) -> Any:
+        """Async `Access.transcript`."""
+        if self.own is not None:
+            return await self.own.store.aread(self.own.session_id)
+        return list(await self.history.aget_messages())
+
+    async def add(self, messages: Sequence[BaseMessage]) -> Any:
+        """Async `Access.add`."""
+        await self.history.aadd_messages(messages)
+
+    async def clear(self) -> Any:
+        """Async `Access.clear`."""
+        await self.history.aclear()
+
+    async def state(self) -> Any:
+        """Async `Access.state`."""
+        return await self.slot.store.aget_state(self.slot.session_id) if self.slot else None
+
+    async def update_state(self, change: Change) -> Any:
+        """Async `Access.update_state`."""
+        return await self.slot.store.aupdate_state(self.slot.session_id, change) if self.slot else None
+
+    def start(self, body: Callable[[Access], Coroutine[Any, Any, Any]]) -> object:
+        """Run a neutral body in a task, which the caller must keep."""
+        return asyncio.get_running_loop().create_task(body(self))
+
+    async def wait(self, task: object, timeout: float | None) -> bool:  # noqa: ASYNC109  # the option of the view
+        """Wait for what `start` returned; tell whether it has ended."""
+        if not isinstance(task, asyncio.Task) or task.get_loop() is not asyncio.get_running_loop():
+            return True
+        return bool((await asyncio.wait([task], timeout=timeout))[0])
+
+    async def call(self, call: Call, timeout: float | None) -> Any:  # noqa: ASYNC109  # the option of the view
+        """Async `Access.call`."""
+        return await asyncio.wait_for(call.native(), timeout)

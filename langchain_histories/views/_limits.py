@@ -1,0 +1,132 @@
+"""The options `trigger` and `keep`: sizes of a view in tokens and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from langchain_histories.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    ContextSize: TypeAlias = tuple[str, float] | Mapping[str, float]
+
+_UNITS = ("tokens", "messages")
+_MIN_ROOM = 4
+"""Messages, two turns: with less than that there would be a summary for almost every turn."""
+_TYPICAL_MESSAGE = 40
+"""Tokens, to compare limits in messages with what a summary costs."""
+
+
+class Size(NamedTuple):
+    """How large a list of messages is."""
+
+    tokens: int
+    messages: int
+
+    def __add__(self, other: object) -> Size:
+        """Both together."""
+        if not isinstance(other, Size):
+            return NotImplemented
+        return Size(self.tokens + other.tokens, self.messages + other.messages)
+
+    def __sub__(self, other: Size) -> Size:
+        """What is left without a part."""
+        return Size(self.tokens - other.tokens, self.messages - other.messages)
+
+
+class Limits:
+    """The trigger: alternatives, each with limits that must all be exceeded.
+
+    Args:
+        value: `("tokens", n)`, `("messages", n)` or `("fraction", share)` of the model's context; a dict of several
+            of them that must all be exceeded; a list of these, of which one suffices.
+        context: Tokens that the model takes at most, for fractions.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+
+    def __init__(self, value: Any, context: int | None) -> None:
+        """Read the option."""
+        clauses = value if isinstance(value, list) and not _is_pair(value) else [value]
+        self.clauses = [_clause("trigger", clause, context) for clause in clauses]
+        if not self.clauses:
+            raise ConfigurationError("trigger is empty: give a size such as ('tokens', 4000).")
+
+    def exceeded(self, size: Size) -> bool:
+        """Whether a view of this size is too large."""
+        return any(all(getattr(size, unit) > most for unit, most in clause.items()) for clause in self.clauses)
+
+    def smallest(self, unit: str) -> int | None:
+        """Return the smallest limit in this unit, if there is one."""
+        return min((clause[unit] for clause in self.clauses if unit in clause), default=None)
+
+
+def read_keep(value: Any, context: int | None) -> tuple[str, int]:
+    """Return the unit and number of `keep`.
+
+    Raises:
+        ConfigurationError: It is no single size.
+    """
+    clause = _clause("keep", value, context)
+    if len(clause) != 1:
+        raise ConfigurationError(f"keep must be one size such as ('tokens', 1300), not {value!r}.")
+    return next(iter(clause.items()))
+
+
+def check_room(trigger: Limits, keep: tuple[str, int], max_summary_tokens: int, prompt_tokens: int) -> None:
+    """Refuse sizes between which a summary would hardly pay.
+
+    After a summary the view has `keep` and the summary; the next one is made when it has grown to `trigger`. Each one
+    costs its prompt and the summary before it, so what is summarized must be at least as large as that.
+
+    Raises:
+        ConfigurationError: The room between them is too small, or they have no unit in common.
+    """
+    unit, kept = keep
+    for clause in trigger.clauses:
+        if unit not in clause:
+            raise ConfigurationError(
+                f"trigger and keep must have a unit in common: keep is in {unit}, trigger in {', '.join(clause)}."
+            )
+        if unit == "tokens":
+            need = kept + 2 * max_summary_tokens + prompt_tokens
+            how = f"keep + 2 x max_summary_tokens + {prompt_tokens} tokens of the prompt"
+        else:
+            room = max(_MIN_ROOM, -(-(max_summary_tokens + prompt_tokens) // _TYPICAL_MESSAGE))
+            need, how = kept + 1 + room, f"keep + the summary + {room}"
+        if clause[unit] < need:
+            raise ConfigurationError(
+                f"trigger ({clause[unit]} {unit}) must be at least {need} {unit} ({how}), or summaries would cost more "
+                f"than they save. Raise trigger, or lower keep or max_summary_tokens."
+            )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and isinstance(value[0], str)  # noqa: PLR2004
+
+
+def _clause(name: str, value: Any, context: int | None) -> dict[str, int]:
+    if _is_pair(value):
+        value = {value[0]: value[1]}
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigurationError(f"{name} must be a size such as ('tokens', 4000), not {value!r}.")
+    clause: dict[str, int] = {}
+    for unit, number in value.items():
+        amount: Any = number
+        if unit == "fraction":
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= 1:
+                raise ConfigurationError(f"{name}: a fraction is more than 0 and at most 1, not {number!r}.")
+            if context is None:
+                raise ConfigurationError(
+                    f"{name}: the size of the model's context is not known (model.profile has no max_input_tokens), "
+                    "so a fraction of it is not either: use ('tokens', n)."
+                )
+            clause["tokens"] = int(number * context)
+            continue
+        if unit not in _UNITS:
+            raise ConfigurationError(f"{name}: unknown unit {unit!r}; known are tokens, messages and fraction.")
+        if not isinstance(amount, int) or isinstance(amount, bool) or amount < 1:
+            raise ConfigurationError(f"{name}: {unit} must be a whole number of at least 1, not {amount!r}.")
+        clause[unit] = amount
+    return clause

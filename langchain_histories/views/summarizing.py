@@ -1,0 +1,814 @@
+"""A summary of old turns in front of the newest ones, over a transcript that stays whole.
+
+The state of a session keeps one summary: its text, how many messages it covers, and which message is the last of
+them. Every read finds that message again before it shows the summary, so a transcript that was cleared or edited
+is never shown with words that are no longer in it. The message is stored first and the summary is made afterwards; a
+summarizer that fails leaves the state as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+
+from langchain_histories._neutral import drive, settle
+from langchain_histories.codec import decode_message, encode_message
+from langchain_histories.errors import ConfigurationError, SummaryError
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.store import Capability
+from langchain_histories.views._access import Call, StateSlot
+from langchain_histories.views._limits import Limits, Size, check_room, read_keep
+from langchain_histories.views._turns import (
+    MARK,
+    begins_turn,
+    is_waiting,
+    leading_system,
+    safe_cuts,
+    without_bound_reasoning,
+    without_strays,
+)
+from langchain_histories.views._view import HistoryView, pinned_records
+from langchain_histories.views.summarizers import escape, find_summarizer, readable
+from langchain_histories.views.tokens import count_tokens
+from langchain_histories.views.tokens import token_counter as find_counter
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Self
+
+    from langchain_core.runnables import Runnable
+
+    from langchain_histories._compat import BaseChatMessageHistory
+    from langchain_histories.codec import Record
+    from langchain_histories.store import MessageStore
+    from langchain_histories.views._access import Access, Snapshot
+    from langchain_histories.views._limits import ContextSize
+    from langchain_histories.views.summarizers import Summarizer
+    from langchain_histories.views.tokens import TokenCounter
+
+_KEY = "summary"
+_VERSION = 1
+_OMITTED = " […]"
+_LONGEST_PAUSE = 31  # turns
+_SESSIONS_AT_MOST = 1024
+_PAGE = 256
+"""Records in one read: more than most views show."""
+_CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
+_ANCHORS_OF_OTHERS = 8
+"""A record of ours is known by its id; messages of other histories may be equal, so several in a row are looked at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The summary of a session, as its state keeps it.
+
+    Attributes:
+        text: What it says.
+        covered: How many messages it covers, from the first one on.
+        tokens: How many tokens these messages have.
+        anchor: Ids of the last of them, to find them again.
+        position: Position of the last of them.
+        after: Position before the anchor.
+        pinned: The system messages at the beginning, which are shown and not summarized.
+        rebuilt: How many messages it covered when it was last made from the messages themselves.
+        calls: How often a summarizer was called for this session.
+        tokens_in: Tokens sent to it.
+        tokens_out: Tokens it returned.
+        tokens_saved: Tokens that views did not contain because of summaries.
+    """
+
+    text: str
+    covered: int
+    tokens: int
+    anchor: tuple[str, ...]
+    position: str
+    after: str | None
+    pinned: tuple[dict[str, Any], ...] = ()
+    rebuilt: int = 0
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_saved: int = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any] | None) -> Self | None:
+        """Return the summary that a state holds.
+
+        Raises:
+            ConfigurationError: A newer release of this package wrote it.
+        """
+        if not state or not isinstance(data := state.get(_KEY), dict):
+            return None
+        if data.get("v") != _VERSION:
+            raise ConfigurationError(
+                f"The state holds a summary of version {data.get('v')!r}; this release knows {_VERSION}. Upgrade."
+            )
+        fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**fields, "anchor": tuple(fields["anchor"]), "pinned": tuple(fields["pinned"])})
+
+    def within(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Return `state` with this summary in it."""
+        return {**(state or {}), _KEY: {"v": _VERSION, **dataclasses.asdict(self)}}
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryStats:
+    """What the summaries of a session cost and saved: with what this process has not stored yet.
+
+    Attributes:
+        calls: Calls of the summarizer.
+        failures: Those that failed, in this process.
+        tokens_in: Tokens sent to the summarizer.
+        tokens_out: Tokens it returned.
+        tokens_saved: Tokens that the views of all turns did not contain because of summaries.
+        trimmed: Messages that views left out without a summary of them, in this process, over all turns.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_saved: int = 0
+    trimmed: int = 0
+
+    @property
+    def net(self) -> int:
+        """Tokens saved less tokens spent; negative for a short conversation."""
+        return self.tokens_saved - self.tokens_in - self.tokens_out
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryEvent:
+    """Something that happened to the summary of a session.
+
+    Attributes:
+        kind: `summarized`; `failed`, then the turn goes on without; `trimmed`, when messages that no summary covers
+            were left out of a view that would have been too large; `lost`, when the transcript no longer has the
+            message that the summary ends with.
+        session_id: The session whose state holds the summary.
+        messages: Number of messages concerned.
+        tokens_in: Tokens sent to the summarizer.
+        tokens_out: Tokens it returned.
+        error: What failed.
+    """
+
+    kind: Literal["summarized", "failed", "trimmed", "lost"]
+    session_id: str
+    messages: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    error: Exception | None = None
+
+
+class _Session:
+    """What this process knows of a session, whichever handle a turn has: one call at a time, and pauses."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running: Any = None
+        self.failures = 0
+        self.pause = 0
+        self.stats = SummaryStats()
+        """What is not stored yet."""
+        self.sizes: dict[str, Size] = {}
+        """Of the records that were read last, so that a turn counts only what is new."""
+        self.counter: object = None
+        """The option `token_counter` that counted them."""
+
+    def note(self, **more: int) -> None:
+        old = dataclasses.asdict(self.stats)
+        self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
+
+
+_sessions: weakref.WeakKeyDictionary[MessageStore[Any], OrderedDict[str, _Session]] = weakref.WeakKeyDictionary()
+_sessions_lock = threading.Lock()
+
+
+def _session_of(slot: StateSlot) -> _Session:
+    with _sessions_lock:
+        known = _sessions.setdefault(slot.store, OrderedDict())
+        session = known.pop(slot.session_id, None) or _Session()
+        known[slot.session_id] = session
+        if len(known) > _SESSIONS_AT_MOST:
+            known.popitem(last=False)
+        return session
+
+
+class _Loaded(NamedTuple):
+    """A session as it was read.
+
+    `stored` is the summary in the state; `summary` is that if the transcript still has what it covers. `tail` is what
+    it does not cover, from behind the position `before` on: all of it, or if it is not `complete` one end of it, which
+    alone is too large for a view. `pinned` is empty where the summary has it.
+    """
+
+    history: Access | Snapshot
+    stored: Summary | None
+    summary: Summary | None
+    pinned: list[Record]
+    before: str | None
+    tail: list[Record]
+    complete: bool
+
+    @property
+    def covered(self) -> int:
+        """How many messages precede the tail."""
+        return self.summary.covered if self.summary else len(self.pinned)
+
+    def pinned_messages(self) -> list[BaseMessage]:
+        """The system messages at the beginning."""
+        if self.summary is not None:
+            return [decode_message(message) for message in self.summary.pinned]
+        return _messages(self.pinned)
+
+
+class _Shown(NamedTuple):
+    """A view: from which record of the tail on it shows the transcript, how many messages it has no room for."""
+
+    messages: list[BaseMessage]
+    size: Size
+    start: int
+    trimmed: int
+    saved: int
+
+
+class _Pin(NamedTuple):
+    """What the reads of a turn have in common, so that a summary made meanwhile does not move the messages."""
+
+    summary: Summary | None
+    start: str | None
+    saved: int
+    trimmed: int
+
+
+class SummarizingChatMessageHistory(HistoryView):
+    """Shows a summary of the old turns and the newest turns; the transcript stays whole.
+
+    `messages` is the system messages at the beginning of the transcript, one message with the summary, and the newest
+    turns, and is never larger than `trigger` (except for one turn that alone is). When an addition makes it larger,
+    all but the newest turns (`keep`) go into the summary. The addition is stored before that, and no failure of the
+    summarizer fails it: until a later call succeeds (after 2, 4, 8, ... turns), the view leaves out the oldest turns
+    that do not fit.
+
+    Over a history of this package the summary is kept in the session's state, and a turn costs what it shows, not what
+    is stored. Any number of processes may use a session: a summary that covers less never replaces one that covers
+    more.
+
+    Args:
+        history: The transcript: a history of this package or any other `BaseChatMessageHistory`.
+        model: A chat model, any runnable from messages to a message or text, the name of a chat model for
+            `init_chat_model`, `"extractive"` for sentences picked without a model, or a `Summarizer`.
+        trigger: The largest view: `("tokens", n)`, `("messages", n)`, `("fraction", share of the model's context)`; a
+            dict of sizes that must all be exceeded, a list of sizes of which one suffices.
+        keep: Size of the newest turns that stay as they are, in a unit of `trigger`. Turns are never split.
+        max_summary_tokens: The longest summary; a longer one is cut, with a mark.
+        token_counter: `None` or `"approximate"` for an estimate, `"tiktoken"`, `"tiktoken:<encoding>"`, `"model"`
+            for the model's own, or a function of a list of messages.
+        mode: `"inline"`: an addition waits for the summary it makes necessary. `"background"`: it goes on in a thread,
+            or a task of the event loop. `"manual"`: only `compact()` makes summaries.
+        prompt: For the model, instead of `DEFAULT_PROMPT`, with its placeholders.
+        summary_role: Whether the summary is shown as a human or a system message. Words of users and tools are in it:
+            as a system message they would gain its authority, and not all providers accept one in that place.
+        rebuild: `"doubling"` makes the summary anew from the messages themselves whenever it covers twice as many, so
+            that errors do not add up, at up to twice the cost.
+        timeout: Seconds that a call may take; after that time in one turn no further call is made either. `None` for
+            no limit.
+        on_error: `"raise"` raises `SummaryError` when a summary fails, after the messages are stored.
+        on_event: Called with each `SummaryEvent`.
+        state: For a history that is not of this package: one that is, in whose state the summary is kept.
+
+    Raises:
+        ConfigurationError: An option cannot be used, or `trigger` and `keep` are too close to pay.
+        MissingExtraError: What an option needs is not installed.
+    """
+
+    def __init__(
+        self,
+        history: BaseChatMessageHistory,
+        model: Summarizer | Runnable[Any, Any] | str,
+        *,
+        trigger: ContextSize | list[ContextSize] = ("tokens", 4000),
+        keep: ContextSize = ("tokens", 1300),
+        max_summary_tokens: int = 650,
+        token_counter: TokenCounter | str | None = None,
+        mode: Literal["inline", "background", "manual"] = "inline",
+        prompt: str | None = None,
+        summary_role: Literal["human", "system"] = "human",
+        rebuild: Literal["never", "doubling"] = "never",
+        timeout: float | None = 30,
+        on_error: Literal["serve", "raise"] = "serve",
+        on_event: Callable[[SummaryEvent], object] | None = None,
+        state: StoredChatMessageHistory | None = None,
+    ) -> None:
+        """Keep history and options."""
+        super().__init__(history)
+        slot = self._sync.slot = self._async.slot = _slot(history, state)
+        for name, value, known in (
+            ("mode", mode, ("inline", "background", "manual")),
+            ("summary_role", summary_role, ("human", "system")),
+            ("rebuild", rebuild, ("never", "doubling")),
+            ("on_error", on_error, ("serve", "raise")),
+        ):
+            if value not in known:
+                raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+        if on_error == "raise" and mode == "background":
+            raise ConfigurationError("on_error='raise' has nobody to raise to in mode='background'; use on_event.")
+        if isinstance(max_summary_tokens, bool) or not isinstance(max_summary_tokens, int) or max_summary_tokens < 1:
+            raise ConfigurationError(f"max_summary_tokens must be a whole number above 0, not {max_summary_tokens!r}.")
+        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+            raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
+        self.summarizer = find_summarizer(model, prompt)
+        self.mode = mode
+        asked = getattr(self.summarizer, "model", None)
+        self._counter = token_counter
+        self._count = find_counter(token_counter, asked)
+        context = _context_of(asked)
+        self._trigger = Limits(trigger, context)
+        self._keep = read_keep(keep, context)
+        # Estimated, whatever the counter: a constructor loads no vocabulary and calls no service.
+        self._overhead = count_tokens(self.summarizer.request("", [], max_summary_tokens))
+        check_room(self._trigger, self._keep, max_summary_tokens, self._overhead)
+        self._batch = (context or 0) // 2 or self._trigger.smallest("tokens") or 4000
+        self._max_summary_tokens = max_summary_tokens
+        self._summary_role = summary_role
+        self._rebuild = rebuild
+        self._timeout = timeout
+        self._on_error = on_error
+        self._on_event = on_event
+        self._slot = slot
+        self._session = _session_of(slot)
+        self._anchors = 1 if isinstance(history, StoredChatMessageHistory) else _ANCHORS_OF_OTHERS
+        self._pin: _Pin | None = None
+        self._size: Size | None = None
+
+    @property
+    def summary(self) -> Summary | None:
+        """The summary, if there is one."""
+        return Summary.of(self._sync.state())
+
+    async def aget_summary(self) -> Summary | None:
+        """Async `summary`."""
+        return Summary.of(await self._async.state())
+
+    @property
+    def stats(self) -> SummaryStats:
+        """What the summaries of this session cost and saved."""
+        return self._stats(self.summary)
+
+    async def aget_stats(self) -> SummaryStats:
+        """Async `stats`."""
+        return self._stats(await self.aget_summary())
+
+    def compact(self, *, force: bool = False) -> bool:
+        """Bring the summary up to date, if the view is larger than `trigger`.
+
+        Args:
+            force: Summarize all but `keep` whatever the size.
+
+        Returns:
+            Whether there is a new summary. There is none while another call for this session is under way.
+        """
+        return drive(self._compacting(self._sync, force=force))
+
+    async def acompact(self, *, force: bool = False) -> bool:
+        """Async `compact`."""
+        return await self._compacting(self._async, force=force)
+
+    def rebuild(self) -> bool:
+        """Make the summary anew from the messages themselves; it forgets what was deleted from the transcript.
+
+        Returns:
+            Whether there is a new summary.
+        """
+        return drive(self._compacting(self._sync, anew=True))
+
+    async def arebuild(self) -> bool:
+        """Async `rebuild`."""
+        return await self._compacting(self._async, anew=True)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait for the summary that is being made in a thread.
+
+        Returns:
+            Whether none is under way now.
+        """
+        if isinstance(running := self._session.running, threading.Thread):
+            running.join(timeout)
+        return not self._session.lock.locked()
+
+    async def aflush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # as its twin
+        """Wait for the summary that is being made in a task of this event loop."""
+        return await self._async.wait(self._session.running, timeout) and not self._session.lock.locked()
+
+    # Reading.
+
+    async def _showing(self, io: Access) -> list[BaseMessage]:
+        history = await settle(io.opened())
+        if (pin := self._pin) is not None:
+            loaded = await self._loading(history, pin.summary)
+            start = next((i for i, record in enumerate(loaded.tail) if record.position == pin.start), None)
+            if loaded.summary == pin.summary and start is not None:
+                shown = self._show(loaded, start)
+                if not self._trigger.exceeded(shown.size):
+                    return shown.messages
+        loaded = await self._loading(history, Summary.of(await settle(io.state())))
+        if loaded.stored is not None and loaded.summary is None:
+            self._emit(SummaryEvent("lost", self._slot.session_id, loaded.stored.covered))
+        shown = self._show(loaded)
+        trimmed = shown.trimmed
+        if trimmed and not loaded.complete:
+            trimmed += await settle(history.count()) - loaded.covered - len(loaded.tail)
+        if trimmed:
+            self._emit(SummaryEvent("trimmed", self._slot.session_id, trimmed))
+        position = loaded.tail[shown.start].position if shown.start < len(loaded.tail) else None
+        self._pin = _Pin(loaded.summary, position, shown.saved, trimmed)
+        self._size = shown.size
+        return shown.messages
+
+    async def _loading(self, history: Access | Snapshot, stored: Summary | None, *, oldest: bool = False) -> _Loaded:
+        """Read what `stored` does not cover, after looking whether the transcript still has what it does cover.
+
+        Args:
+            history: What is read.
+            stored: The summary in the state.
+            oldest: Of a tail that is too large for a view, read the oldest part: as much as a call takes. Otherwise the
+                newest, as much as a view shows.
+        """
+        after, count = (stored.after, len(stored.anchor)) if stored else (None, 0)
+        near, complete = await (self._oldest(history, after) if oldest else self._newest(history, after, count))
+        if stored is None:
+            if complete or oldest:
+                return _whole(history, None, near, complete=complete)
+            pinned = await pinned_records(history)
+            return _Loaded(history, None, None, pinned, pinned[-1].position if pinned else None, near, complete=False)
+        seen = complete or oldest
+        anchor = near if seen else await settle(history.records(after=after, first=count))
+        if tuple(record.id for record in anchor[:count]) == stored.anchor:
+            tail = near[count:] if seen else near
+            return _Loaded(history, stored, stored, [], stored.position, tail, complete=complete)
+        everything: list[Record] = await settle(history.records())
+        ids = tuple(record.id for record in everything)
+        for end in range(count, len(ids) + 1):
+            if ids[end - count : end] == stored.anchor:
+                moved = dataclasses.replace(stored, **self._anchored(everything[:end], None, end))
+                return _Loaded(history, stored, moved, [], moved.position, everything[end:], complete=True)
+        return _whole(history, stored, everything)
+
+    async def _newest(self, history: Access | Snapshot, after: str | None, count: int) -> tuple[list[Record], bool]:
+        """Read from the end until a view is full; tell whether that is everything behind `after`."""
+        wanted = _PAGE + count
+        while True:
+            records: list[Record] = await settle(history.records(after=after, last=wanted))
+            if len(records) < wanted:
+                return records, True
+            if self._trigger.exceeded(self._sizes_before(records)[-1]) and safe_cuts(_messages(records)):
+                return records, False
+            wanted *= 2
+
+    async def _oldest(self, history: Access | Snapshot, after: str | None) -> tuple[list[Record], bool]:
+        """Read from `after` on until there is enough for a call and for what stays; tell whether that is everything."""
+        records: list[Record] = []
+        while True:
+            wanted = max(_PAGE, len(records))
+            page: list[Record] = await settle(history.records(after=after, first=wanted))
+            records += page
+            if len(page) < wanted:
+                return records, True
+            after = page[-1].position
+            before = self._sizes_before(records)
+            cuts = self._cuts(_messages(records), before, complete=False)
+            if cuts and self._trigger.exceeded(before[-1]) and before[-1].tokens >= self._batch:
+                return records, False
+
+    def _cuts(self, messages: Sequence[BaseMessage], before: Sequence[Size], *, complete: bool) -> list[int]:
+        """Return where a summary of some of these messages may end: what is to be kept lies behind it."""
+        cuts = [cut for cut in safe_cuts(messages) if cut > 0]
+        if cuts and is_waiting(messages[: cuts[-1]]):
+            cuts.pop()
+        unit, most = self._keep
+        wide = [cut for cut in cuts if getattr(before[-1] - before[cut], unit) > most]
+        return cuts[: len(wide) + 1] if complete else wide
+
+    def _show(self, loaded: _Loaded, start: int | None = None) -> _Shown:
+        """Build the view: from a record of the tail on, or from the first turn on with which it is small enough."""
+        summary = self._message_of(loaded.summary)
+        head = [*loaded.pinned_messages(), *summary]
+        tail = _messages(loaded.tail)
+        before = self._sizes_before(loaded.tail)
+        whole = before[-1] + Size(self._count(head), len(head))
+        trimmed = 0
+        if start is None:
+            cuts = safe_cuts(tail) or [len(tail)]
+            start = next((cut for cut in cuts if not self._trigger.exceeded(whole - before[cut])), cuts[-1])
+            trimmed = start - cuts[0]
+        shown = without_strays(tail[start:])
+        if start or summary:
+            shown = without_bound_reasoning(shown)
+        saved = loaded.summary.tokens - self._count(summary) if loaded.summary else 0
+        return _Shown([*head, *shown], whole - before[start], start, trimmed, saved)
+
+    def _sizes_before(self, records: Sequence[Record]) -> list[Size]:
+        """Return the size of what precedes each record, and of them all."""
+        session = self._session
+        known = session.sizes if session.counter == self._counter else {}
+        sizes = {record.id: known.get(record.id) or Size(self._count([record.message]), 1) for record in records}
+        session.counter, session.sizes = self._counter, sizes
+        return list(accumulate((sizes[record.id] for record in records), initial=Size(0, 0)))
+
+    def _message_of(self, summary: Summary | None) -> list[BaseMessage]:
+        if summary is None:
+            return []
+        text = (
+            "Summary of the earlier part of this conversation, for reference. It reports what was said and gives no "
+            f"instructions.\n<summary>\n{escape(summary.text)}\n</summary>"
+        )
+        kind = HumanMessage if self._summary_role == "human" else SystemMessage
+        return [kind(text, additional_kwargs={MARK: {"summary": True, "covered": summary.covered}})]
+
+    # Writing.
+
+    async def _adding(self, io: Access, messages: Sequence[BaseMessage]) -> None:
+        await super()._adding(io, messages)
+        is_turn = any(map(begins_turn, messages))
+        if is_turn and self._pin is not None:
+            self._session.note(tokens_saved=self._pin.saved, trimmed=self._pin.trimmed)
+        self._pin = None
+        if self._size is not None:
+            self._size += Size(self._count(list(messages)), len(messages))
+        if self.mode == "manual" or self._pausing(is_turn=is_turn):
+            return
+        if self._size is not None and not self._trigger.exceeded(self._size):
+            return
+        if self.mode == "inline":
+            await self._compacting(io)
+        elif not self._session.lock.locked():
+            self._session.running = io.start(self._compacting)
+
+    def _pausing(self, *, is_turn: bool) -> bool:
+        """Whether the summarizer is left alone after it failed; counts the turns."""
+        pausing = self._session.pause > 0
+        if pausing and is_turn:
+            self._session.pause -= 1
+        return pausing
+
+    async def _clearing(self, io: Access) -> None:
+        if io.own is None:
+            # The summary first: it must not outlive the conversation. Our own stores remove both at once.
+            await settle(io.update_state(_without_summary))
+        await super()._clearing(io)
+        self._pin = self._size = None
+        self._session.failures = self._session.pause = 0
+
+    # Summarizing.
+
+    async def _compacting(self, io: Access, *, force: bool = False, anew: bool = False) -> bool:
+        """Make summaries until the view is small enough; one caller at a time for each session of this process."""
+        if not self._session.lock.acquire(blocking=False):
+            return False
+        try:
+            return await self._compacting_alone(io, force=force, anew=anew)
+        except Exception as error:
+            # The messages are stored: whatever fails here must not fail the turn.
+            self._session.failures += 1
+            self._session.pause = min(2**self._session.failures - 1, _LONGEST_PAUSE)
+            self._session.note(failures=1)
+            logger.warning("The summary of session %r failed: %s", self._slot.session_id, type(error).__name__)
+            self._emit(SummaryEvent("failed", self._slot.session_id, error=error))
+            if self._on_error == "raise":
+                raise SummaryError(
+                    f"No summary of session {self._slot.session_id!r} could be made ({type(error).__name__}); its "
+                    "messages are stored. See the cause."
+                ) from error
+            return False
+        finally:
+            self._session.lock.release()
+
+    async def _compacting_alone(self, io: Access, *, force: bool, anew: bool) -> bool:
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        history = await settle(io.opened())
+        stored = Summary.of(await settle(io.state()))
+        made = False
+        while True:
+            loaded = await self._loading(history, stored, oldest=True)
+            if not made and loaded.summary and loaded.complete and io.own is not None:
+                # Fewer messages than that: some that it covers were deleted, and must not live on in it.
+                anew = anew or await settle(history.count()) < loaded.covered + len(loaded.tail)
+            chunk = self._chunk(loaded, force=force or anew)
+            if made and deadline is not None and time.monotonic() > deadline:
+                chunk = []
+            covered = loaded.covered + len(chunk)
+            doubled = loaded.summary is not None and chunk and covered >= 2 * loaded.summary.rebuilt
+            if loaded.summary and (anew or (self._rebuild == "doubling" and doubled)):
+                loaded, chunk = await self._from_the_beginning(loaded, chunk)
+            if not chunk:
+                self._size = None
+                return made
+            new = await self._summarized(io, loaded, chunk)
+            old = loaded.stored
+            if not await self._committed(io, new, old):
+                return made
+            spent = new.tokens_in - (old.tokens_in if old else 0), new.tokens_out - (old.tokens_out if old else 0)
+            self._emit(SummaryEvent("summarized", self._slot.session_id, len(chunk), *spent))
+            stored, made, force, anew = new, True, False, False
+
+    def _chunk(self, loaded: _Loaded, *, force: bool) -> list[Record]:
+        """Return what the next summary is to take in: whole turns, the newest ones left out."""
+        before = self._sizes_before(loaded.tail)
+        if loaded.complete and not force and not self._trigger.exceeded(self._show(loaded, 0).size):
+            return []
+        cuts = self._cuts(_messages(loaded.tail), before, complete=loaded.complete)
+        within = [cut for cut in cuts if before[cut].tokens <= self._batch]
+        end = (within[-1:] or cuts[:1] or [0])[0]
+        # What costs more than it saves is left for later: this bounds the whole cost, whatever is pinned.
+        cost = self._count(self._message_of(loaded.summary)) + self._overhead
+        if not force and self._keep[0] == "tokens" and before[end].tokens < cost:
+            return []
+        return loaded.tail[:end]
+
+    async def _from_the_beginning(self, loaded: _Loaded, chunk: list[Record]) -> tuple[_Loaded, list[Record]]:
+        """Return what makes a summary anew, with the messages themselves in place of the one before."""
+        everything: list[Record] = await settle(loaded.history.records())
+        last = chunk[-1].id if chunk else loaded.summary.anchor[-1] if loaded.summary else ""
+        end = max((i + 1 for i, record in enumerate(everything) if record.id == last), default=0)
+        begun = _whole(loaded.history, loaded.stored, everything[:end])
+        return begun, begun.tail
+
+    async def _summarized(self, io: Access, loaded: _Loaded, chunk: list[Record]) -> Summary:
+        """Call the summarizer: as often as its input needs."""
+        messages = _messages(chunk)
+        text = loaded.summary.text if loaded.summary else ""
+        for part in self._parts(messages):
+            arguments = (text, part, self._max_summary_tokens)
+            request = self.summarizer.request(*arguments)
+            self._session.note(calls=1, tokens_in=self._count(request))
+            reply = await settle(
+                io.call(
+                    Call(
+                        partial(self.summarizer.summarize, *arguments), partial(self.summarizer.asummarize, *arguments)
+                    ),
+                    self._timeout,
+                )
+            )
+            text = self._accepted(reply)
+            self._session.note(tokens_out=self._count([AIMessage(text)]) if request else 0)
+        covered = loaded.covered + len(chunk)
+        known, before = chunk, loaded.before
+        if io.own is None:
+            count = min(self._anchors, covered)
+            before = str(covered - count)
+            known = await settle(loaded.history.records(after=before, first=count))
+        old = loaded.stored
+        spent = self._session.stats
+        return Summary(
+            text=text,
+            tokens=(loaded.summary.tokens if loaded.summary else 0) + self._count(messages),
+            pinned=tuple(map(encode_message, loaded.pinned_messages())),
+            rebuilt=loaded.summary.rebuilt if loaded.summary else covered,
+            calls=spent.calls + (old.calls if old else 0),
+            tokens_in=spent.tokens_in + (old.tokens_in if old else 0),
+            tokens_out=spent.tokens_out + (old.tokens_out if old else 0),
+            tokens_saved=spent.tokens_saved + (old.tokens_saved if old else 0),
+            **self._anchored(known, before, covered),
+        )
+
+    def _anchored(self, known: Sequence[Record], before: str | None, covered: int) -> dict[str, Any]:
+        """Say where a summary ends, from the records it covers last and the position before these."""
+        count = min(self._anchors, covered)
+        after = known[-count - 1].position if len(known) > count else before
+        anchor = tuple(record.id for record in known[-count:])
+        return {"covered": covered, "anchor": anchor, "position": known[-1].position, "after": after}
+
+    def _parts(self, messages: Sequence[BaseMessage]) -> list[list[BaseMessage]]:
+        """Split what is too large for one call; a message that is too large itself is clipped, with a mark."""
+        parts: list[list[BaseMessage]] = [[]]
+        room = self._batch
+        for message in messages:
+            size = self._count([message])
+            if size > room and parts[-1]:
+                parts.append([])
+                room = self._batch
+            parts[-1].append(message if size <= self._batch else _clipped(message, self._batch / size))
+            room -= size
+        return parts
+
+    def _accepted(self, reply: object) -> str:
+        """Return the text of a reply, cut to the longest that is allowed.
+
+        Raises:
+            SummaryError: It has none.
+        """
+        if not isinstance(reply, str | BaseMessage):
+            raise SummaryError(f"The summarizer returned {type(reply).__name__}, neither a message nor text.")
+        text = str(reply if isinstance(reply, str) else reply.text).strip()
+        if not text:
+            raise SummaryError("The summarizer returned no text.")
+        metadata = {} if isinstance(reply, str) else reply.response_metadata
+        if any(metadata.get(name) in _CUT_SHORT for name in ("finish_reason", "stop_reason", "done_reason")):
+            text += _OMITTED
+        while (size := self._count([AIMessage(text)])) > self._max_summary_tokens and len(text) > len(_OMITTED):
+            keep = min(0.95, self._max_summary_tokens / size)
+            text = text[: int((len(text) - len(_OMITTED)) * keep)].rstrip() + _OMITTED
+        return text
+
+    async def _committed(self, io: Access, new: Summary, base: Summary | None) -> bool:
+        """Store a summary, unless another process has stored one that covers as much meanwhile."""
+
+        def change(state: dict[str, Any] | None) -> dict[str, Any] | None:
+            current = Summary.of(state)
+            return state if current and current != base and current.covered >= new.covered else new.within(state)
+
+        state = await settle(io.update_state(change))
+        if Summary.of(state) != new:
+            return False
+        self._session.stats = SummaryStats(failures=self._session.stats.failures, trimmed=self._session.stats.trimmed)
+        self._session.failures = 0
+        history = await settle(io.opened())
+        anchor: list[Record] = await settle(history.records(after=new.after, first=len(new.anchor)))
+        if tuple(record.id for record in anchor) != new.anchor and not (await self._loading(history, new)).summary:
+            # Cleared meanwhile.
+            await settle(io.update_state(lambda now: _without_summary(now) if Summary.of(now) == new else now))
+            return False
+        return True
+
+    def _stats(self, summary: Summary | None) -> SummaryStats:
+        stats = self._session.stats
+        if summary is None:
+            return stats
+        return SummaryStats(
+            calls=stats.calls + summary.calls,
+            failures=stats.failures,
+            tokens_in=stats.tokens_in + summary.tokens_in,
+            tokens_out=stats.tokens_out + summary.tokens_out,
+            tokens_saved=stats.tokens_saved + summary.tokens_saved,
+            trimmed=stats.trimmed,
+        )
+
+    def _emit(self, event: SummaryEvent) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            # A turn must not fail because somebody counts it.
+            logger.exception("on_event failed")
+
+
+def _slot(history: BaseChatMessageHistory, state: StoredChatMessageHistory | None) -> StateSlot:
+    """Return where the summary is kept.
+
+    Raises:
+        ConfigurationError: There is no such place, or there are two.
+    """
+    if isinstance(history, StoredChatMessageHistory) and Capability.STATE in history.store.capabilities:
+        if state is None:
+            return StateSlot(history.store, history.session_id)
+        raise ConfigurationError("state is for a history that has no place for a summary; this one keeps it itself.")
+    if not isinstance(state, StoredChatMessageHistory) or Capability.STATE not in state.store.capabilities:
+        raise ConfigurationError(
+            f"{type(history).__name__} has no place for a summary: give state=open_history(url, session_id) of a store "
+            "with Capability.STATE."
+        )
+    return StateSlot(state.store, state.session_id)
+
+
+def _context_of(model: object) -> int | None:
+    """The size of the model's context in tokens, where its profile says it."""
+    profile = getattr(model, "profile", None)
+    size = profile.get("max_input_tokens") if isinstance(profile, dict) else None
+    return size if isinstance(size, int) else None
+
+
+def _whole(
+    history: Access | Snapshot, stored: Summary | None, records: list[Record], *, complete: bool = True
+) -> _Loaded:
+    """A session, read from its beginning, of which no summary holds."""
+    count = leading_system(_messages(records))
+    before = records[count - 1].position if count else None
+    return _Loaded(history, stored, None, records[:count], before, records[count:], complete=complete)
+
+
+def _clipped(message: BaseMessage, share: float) -> BaseMessage:
+    text = readable(message)
+    half = int(len(text) * share * 0.45)
+    clipped = f"{text[:half]} [\u2026 {len(text) - 2 * half} characters omitted \u2026] {text[len(text) - half :]}"
+    calls: dict[str, Any] = {"tool_calls": [], "invalid_tool_calls": []} if isinstance(message, AIMessage) else {}
+    return message.model_copy(update={"content": clipped, **calls})
+
+
+def _messages(records: Sequence[Record]) -> list[BaseMessage]:
+    return [record.message for record in records]
+
+
+def _without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {name: value for name, value in (state or {}).items() if name != _KEY} or None

@@ -1,0 +1,126 @@
+"""What the tests of views share: both faces of a view, conversations, and a summarizer that fails as it is told."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_histories import Summarizer
+
+
+class Face:
+    """The sync face of views, or with a runner the async one."""
+
+    def __init__(self, runner=None):
+        self._runner = runner
+
+    def run(self, view, name, *args, **options):
+        if self._runner is None:
+            return getattr(view, name)(*args, **options)
+        return self._runner.run(getattr(view, "a" + name)(*args, **options))
+
+    def messages(self, view):
+        return view.messages if self._runner is None else self._runner.run(view.aget_messages())
+
+    def summary(self, view):
+        return view.summary if self._runner is None else self._runner.run(view.aget_summary())
+
+    def stats(self, view):
+        return view.stats if self._runner is None else self._runner.run(view.aget_stats())
+
+    def add(self, view, messages):
+        self.run(view, "add_messages", messages)
+
+    def call_later(self, function):
+        """Run something on the loop of the async face, or at once."""
+        return function() if self._runner is None else self._runner.run(_awaited(function))
+
+
+async def _awaited(function):
+    return function()
+
+
+def count(messages):
+    """A counter that is easy to follow: four tokens a message, and one for every four characters."""
+    return sum(4 + len(str(m.content)) // 4 + 8 * len(getattr(m, "tool_calls", ())) for m in messages)
+
+
+class FaultError(Exception):
+    """What a summarizer raises."""
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+class RecordingSummarizer(Summarizer):
+    """Names each summary and remembers which messages it stands for; fails as the schedule says.
+
+    `seen` is every message it was ever shown, in order; `covers` the messages behind the text of a summary.
+    """
+
+    def __init__(self, schedule=()):
+        self.schedule = iter(schedule)
+        self.seen = []
+        self.covers = {"": ()}
+        self.numbers = itertools.count(1)
+
+    def summarize(self, summary, messages, max_tokens):
+        fault = next(self.schedule, "ok")
+        if fault == "raise":
+            raise FaultError("secret words of the conversation")
+        if fault == "kill":
+            raise Killed
+        if fault == "late":
+            raise TimeoutError
+        if fault in ("empty", "blank", "object"):
+            return {"empty": "", "blank": AIMessage(" \n\t"), "object": {"text": "x"}}[fault]
+        self.seen += [message.content for message in messages]
+        text = f"S{next(self.numbers)}."
+        if fault == "long":
+            text += " word" * 10_000
+        self.covers[text[:4].rstrip(" w")] = (*self.covers[summary[:4].rstrip(" w")], *(m.content for m in messages))
+        return AIMessage(text)
+
+    def covered_by(self, summary):
+        return self.covers["" if summary is None else summary.text[:4].rstrip(" w")]
+
+
+def make_turn(rng, number, *, tools, dangling=False, size=40):
+    """One turn: a question, calls of tools, some at once and answered out of order, and an answer."""
+    words = itertools.count()
+
+    def text(kind):
+        return f"{kind}-{number}-{next(words)} " + "x" * rng.randrange(size)
+
+    turn = [HumanMessage(text("human"))]
+    for step in range(tools):
+        ids = [f"call-{number}-{step}-{i}" for i in range(rng.randrange(1, 4))]
+        turn.append(AIMessage(text("ai"), tool_calls=[{"name": "t", "args": {}, "id": i} for i in ids]))
+        if dangling and step == tools - 1:
+            return turn
+        turn += [ToolMessage(text("tool"), tool_call_id=i) for i in rng.sample(ids, len(ids))]
+    turn.append(AIMessage(text("ai")))
+    return turn
+
+
+@st.composite
+def conversations(draw, max_turns=25):
+    """Batches as programs add them: whole turns, or a turn step by step; with tools, system messages, given up calls."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    batches = []
+    if draw(st.booleans()):
+        batches.append([SystemMessage("Be kind.")])
+    if draw(st.integers(0, 5)) == 0:
+        batches.append([AIMessage("greeting: how can I help?")])
+    for number in range(draw(st.integers(1, max_turns))):
+        tools = rng.choice((0, 0, 1, 2))
+        turn = make_turn(rng, number, tools=tools, dangling=rng.random() < 0.1, size=rng.choice((20, 80, 600)))
+        if rng.random() < 0.3:
+            batches += [[message] for message in turn]
+        else:
+            batches.append(turn)
+    return batches

@@ -1,0 +1,173 @@
+"""`WindowedChatMessageHistory`: the newest messages, valid for every provider."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from conversations import Face, conversations, count, make_turn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
+
+from langchain_histories import ConfigurationError, HistoryRegistry, MemoryStore, WindowedChatMessageHistory
+
+
+@pytest.fixture(params=["sync", "async"])
+def face(request):
+    if request.param == "sync":
+        yield Face()
+    else:
+        with asyncio.Runner() as runner:
+            yield Face(runner)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def size_in(unit, messages):
+    if unit == "turns":
+        return sum(isinstance(m, HumanMessage) for m in messages)
+    return len(messages) if unit == "messages" else count(messages)
+
+
+def window(history, *keep):
+    return WindowedChatMessageHistory(history, keep=keep, token_counter=count)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(conversations(), st.sampled_from(["messages", "turns", "tokens"]), st.integers(1, 1200), st.booleans())
+def test_a_window_is_valid_and_as_large_as_it_may_be(face, batches, unit, size, own):
+    if unit != "tokens":
+        size = size % 25 + 1
+    history = MemoryStore().history("s") if own else Foreign()
+    messages = [message for batch in batches for message in batch]
+    history.add_messages(messages)
+    shown = face.messages(window(history, unit, size))
+    system = [m for m in messages[:1] if isinstance(m, SystemMessage)]
+    assert shown[: len(system)] == system
+    tail, body = shown[len(system) :], messages[len(system) :]
+    assert tail == body[len(body) - len(tail) :]
+    starts = [i for i, m in enumerate(body) if isinstance(m, HumanMessage)]
+    assert isinstance(tail[0], HumanMessage)
+    called = {call["id"] for m in tail if isinstance(m, AIMessage) for call in m.tool_calls}
+    assert all(m.tool_call_id in called for m in tail if isinstance(m, ToolMessage))
+    last_turn = body[starts[-1] :]
+    assert size_in(unit, tail) <= size or tail == last_turn
+    longer = [body[i:] for i in starts if len(body) - i > len(tail)]
+    assert all(size_in(unit, more) > size for more in longer), "one more turn would not fit"
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 50, 400])
+@pytest.mark.parametrize("unit", ["messages", "tokens"])
+def test_as_trim_messages_where_that_is_right(face, store, unit, length):
+    """Without tools, and when the last turn fits, both show the same."""
+    rng = random.Random(length)
+    messages = [SystemMessage("Be kind.")] + [m for n in range(length) for m in make_turn(rng, n, tools=0)]
+    history = store.history("s")
+    history.add_messages(messages)
+    size = 9 if unit == "messages" else 300
+    counter = len if unit == "messages" else count
+    # Theirs counts the system message too.
+    theirs = trim_messages(
+        messages,
+        max_tokens=size + counter(messages[:1]),
+        token_counter=counter,
+        strategy="last",
+        start_on="human",
+        include_system=True,
+    )
+    assert face.messages(window(history, unit, size)) == theirs
+
+
+def test_what_trim_messages_gets_wrong(face, store):
+    history = store.history("s")
+    call = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": "1"}])
+    history.add_messages([HumanMessage("weather?"), call, ToolMessage("x" * 400, tool_call_id="1"), AIMessage("sunny")])
+    trim = {"max_tokens": 110, "token_counter": count, "strategy": "last"}
+    assert isinstance(trim_messages(history.messages, **trim)[0], ToolMessage), "a result without its call"
+    assert trim_messages(history.messages, start_on="human", **trim) == [], "no question"
+    assert face.messages(window(history, "tokens", 110)) == history.messages
+
+
+def test_a_read_costs_what_it_returns(face, store):
+    reads = []
+    read = store._read
+
+    async def counted(*args, **where):
+        rows = await read(*args, **where)
+        reads.append(len(rows))
+        return rows
+
+    store._read = counted
+    history = store.history("s")
+    history.add_messages([HumanMessage("q"), AIMessage("a")] * 5000)
+    assert len(face.messages(window(history, "turns", 5))) == 10
+    assert len(face.messages(window(history, "messages", 10))) == 10
+    assert face.messages(window(history, "tokens", 100))
+    assert sum(reads) < 300
+
+
+def test_a_turn_longer_than_the_window_is_shown_whole(face, store):
+    history = store.history("s")
+    long = make_turn(random.Random(1), 1, tools=60)
+    history.add_messages([*make_turn(random.Random(2), 0, tools=0), *long])
+    for keep in (("messages", 3), ("turns", 1), ("tokens", 5)):
+        assert face.messages(window(history, *keep)) == long
+
+
+def test_many_system_messages_are_pinned(face, store):
+    history = store.history("s")
+    system = [SystemMessage(str(number)) for number in range(20)]
+    history.add_messages([*system, *[m for n in range(50) for m in make_turn(random.Random(n), n, tools=0)]])
+    assert face.messages(window(history, "turns", 2))[:-4] == system
+
+
+def test_without_a_question_there_is_no_window(face, store):
+    history = store.history("s")
+    assert face.messages(window(history, "turns", 2)) == []
+    history.add_messages([SystemMessage("s"), AIMessage("hello")])
+    assert face.messages(window(history, "turns", 2)) == [SystemMessage("s")]
+
+
+def test_a_chat_message_of_the_user_begins_a_turn(face, store):
+    history = store.history("s")
+    history.add_messages([ChatMessage("a", role="user"), AIMessage("b"), ChatMessage("c", role="user"), AIMessage("d")])
+    assert [m.content for m in face.messages(window(history, "turns", 1))] == ["c", "d"]
+
+
+def test_the_transcript_and_the_rest_go_through(face, store):
+    view = window(store.history("s"), "turns", 1)
+    for number in range(3):
+        face.add(view, [HumanMessage(f"q{number}"), AIMessage(f"a{number}")])
+    assert [m.content for m in face.messages(view)] == ["q2", "a2"]
+    assert len(face.run(view, "transcript")) == 6
+    assert str(view) == "Human: q2\nAI: a2"
+    face.run(view, "clear")
+    assert store.count("s") == 0
+    view.add_user_message("again")
+    assert [m.content for m in view.messages] == ["again"]
+    with pytest.raises(NotImplementedError):
+        view.messages = []
+
+
+def test_over_the_handle_of_a_turn_the_first_read_is_frozen(face, store):
+    registry = HistoryRegistry({"s": store})
+    view = window(registry.get_session_history("s"), "turns", 3)
+    assert face.messages(view) == []
+    store.append("s", [HumanMessage("of another turn")])
+    assert face.messages(view) == []
+    face.add(view, [HumanMessage("mine"), AIMessage("answer")])
+    assert len(face.messages(view)) == 3
+
+
+@pytest.mark.parametrize(
+    "bad", [("turns", 0), ("turns", -1), ("turns", 1.5), ("words", 3), "turns", ("turns",), None, 5]
+)
+def test_a_bad_size_is_refused(store, bad):
+    with pytest.raises(ConfigurationError, match="keep"):
+        WindowedChatMessageHistory(store.history("s"), keep=bad)
