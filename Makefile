@@ -19,8 +19,9 @@ format: environment  ## format, and fix what can be fixed
 	$(UV) run --no-sync ruff check --fix .
 	$(UV) run --no-sync ruff format .
 
-benchmarks: environment  ## the table of the README
+benchmarks: environment  ## the tables of the README
 	$(UV) run --no-sync python benchmarks/run.py
+	$(UV) run --no-sync python benchmarks/summaries.py
 
 .PHONY: environment
 environment: $(UV)

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from langchain_histories.views.summarizers import ModelSummarizer as ModelSummarizer
     from langchain_histories.views.summarizers import Summarizer as Summarizer
     from langchain_histories.views.summarizing import SummarizingChatMessageHistory as SummarizingChatMessageHistory
-    from langchain_histories.views.summarizing import Summary as Summary
-    from langchain_histories.views.summarizing import SummaryEvent as SummaryEvent
-    from langchain_histories.views.summarizing import SummaryStats as SummaryStats
+    from langchain_histories.views.summary import Summary as Summary
+    from langchain_histories.views.summary import SummaryEvent as SummaryEvent
+    from langchain_histories.views.summary import SummaryStats as SummaryStats
     from langchain_histories.views.window import WindowedChatMessageHistory as WindowedChatMessageHistory
 
 # Where each public name lives, under its own name unless a second one follows.
@@ -78,7 +78,8 @@ _MODULES = {
     "stores.redis": ("RedisChatMessageHistory", "RedisStore"),
     "stores.sql": ("BaseMessageConverter", "DefaultMessageConverter", "SQLChatMessageHistory", "SQLStore"),
     "views.summarizers": ("ExtractiveSummarizer", "ModelSummarizer", "Summarizer"),
-    "views.summarizing": ("SummarizingChatMessageHistory", "Summary", "SummaryEvent", "SummaryStats"),
+    "views.summarizing": ("SummarizingChatMessageHistory",),
+    "views.summary": ("Summary", "SummaryEvent", "SummaryStats"),
     "views.window": ("WindowedChatMessageHistory",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

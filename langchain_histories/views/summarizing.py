@@ -12,8 +12,6 @@ import dataclasses
 import logging
 import threading
 import time
-import weakref
-from collections import OrderedDict
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -37,6 +35,7 @@ from langchain_histories.views._turns import (
     without_strays,
 )
 from langchain_histories.views._view import HistoryView, pinned_records
+from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
 from langchain_histories.views.summarizers import escape, find_summarizer, readable
 from langchain_histories.views.tokens import count_tokens
 from langchain_histories.views.tokens import token_counter as find_counter
@@ -54,155 +53,17 @@ if TYPE_CHECKING:
     from langchain_histories.store import MessageStore
     from langchain_histories.views._access import Access, Snapshot
     from langchain_histories.views._limits import ContextSize
-    from langchain_histories.views.summarizers import Summarizer
+    from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
+from langchain_histories.views.summarizers import Summarizer
     from langchain_histories.views.tokens import TokenCounter
 
-_KEY = "summary"
-_VERSION = 1
 _OMITTED = " […]"
 _LONGEST_PAUSE = 31  # turns
-_SESSIONS_AT_MOST = 1024
 _PAGE = 256
 """Records in one read: more than most views show."""
 _CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
 _ANCHORS_OF_OTHERS = 8
 """A record of ours is known by its id; messages of other histories may be equal, so several in a row are looked at."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """The summary of a session, as its state keeps it.
-
-    Attributes:
-        text: What it says.
-        covered: How many messages it covers, from the first one on.
-        tokens: How many tokens these messages have.
-        anchor: Ids of the last of them, to find them again.
-        position: Position of the last of them.
-        after: Position before the anchor.
-        pinned: The system messages at the beginning, which are shown and not summarized.
-        rebuilt: How many messages it covered when it was last made from the messages themselves.
-        calls: How often a summarizer was called for this session.
-        tokens_in: Tokens sent to it.
-        tokens_out: Tokens it returned.
-        tokens_saved: Tokens that views did not contain because of summaries.
-    """
-
-    text: str
-    covered: int
-    tokens: int
-    anchor: tuple[str, ...]
-    position: str
-    after: str | None
-    pinned: tuple[dict[str, Any], ...] = ()
-    rebuilt: int = 0
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_saved: int = 0
-
-    @classmethod
-    def of(cls, state: dict[str, Any] | None) -> Self | None:
-        """Return the summary that a state holds.
-
-        Raises:
-            ConfigurationError: A newer release of this package wrote it.
-        """
-        if not state or not isinstance(data := state.get(_KEY), dict):
-            return None
-        if data.get("v") != _VERSION:
-            raise ConfigurationError(
-                f"The state holds a summary of version {data.get('v')!r}; this release knows {_VERSION}. Upgrade."
-            )
-        fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**fields, "anchor": tuple(fields["anchor"]), "pinned": tuple(fields["pinned"])})
-
-    def within(self, state: dict[str, Any] | None) -> dict[str, Any]:
-        """Return `state` with this summary in it."""
-        return {**(state or {}), _KEY: {"v": _VERSION, **dataclasses.asdict(self)}}
-
-
-@dataclasses.dataclass(frozen=True)
-class SummaryStats:
-    """What the summaries of a session cost and saved: with what this process has not stored yet.
-
-    Attributes:
-        calls: Calls of the summarizer.
-        failures: Those that failed, in this process.
-        tokens_in: Tokens sent to the summarizer.
-        tokens_out: Tokens it returned.
-        tokens_saved: Tokens that the views of all turns did not contain because of summaries.
-        trimmed: Messages that views left out without a summary of them, in this process, over all turns.
-    """
-
-    calls: int = 0
-    failures: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_saved: int = 0
-    trimmed: int = 0
-
-    @property
-    def net(self) -> int:
-        """Tokens saved less tokens spent; negative for a short conversation."""
-        return self.tokens_saved - self.tokens_in - self.tokens_out
-
-
-@dataclasses.dataclass(frozen=True)
-class SummaryEvent:
-    """Something that happened to the summary of a session.
-
-    Attributes:
-        kind: `summarized`; `failed`, then the turn goes on without; `trimmed`, when messages that no summary covers
-            were left out of a view that would have been too large; `lost`, when the transcript no longer has the
-            message that the summary ends with.
-        session_id: The session whose state holds the summary.
-        messages: Number of messages concerned.
-        tokens_in: Tokens sent to the summarizer.
-        tokens_out: Tokens it returned.
-        error: What failed.
-    """
-
-    kind: Literal["summarized", "failed", "trimmed", "lost"]
-    session_id: str
-    messages: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    error: Exception | None = None
-
-
-class _Session:
-    """What this process knows of a session, whichever handle a turn has: one call at a time, and pauses."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.running: Any = None
-        self.failures = 0
-        self.pause = 0
-        self.stats = SummaryStats()
-        """What is not stored yet."""
-        self.sizes: dict[str, Size] = {}
-        """Of the records that were read last, so that a turn counts only what is new."""
-        self.counter: object = None
-        """The option `token_counter` that counted them."""
-
-    def note(self, **more: int) -> None:
-        old = dataclasses.asdict(self.stats)
-        self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
-
-
-_sessions: weakref.WeakKeyDictionary[MessageStore[Any], OrderedDict[str, _Session]] = weakref.WeakKeyDictionary()
-_sessions_lock = threading.Lock()
-
-
-def _session_of(slot: StateSlot) -> _Session:
-    with _sessions_lock:
-        known = _sessions.setdefault(slot.store, OrderedDict())
-        session = known.pop(slot.session_id, None) or _Session()
-        known[slot.session_id] = session
-        if len(known) > _SESSIONS_AT_MOST:
-            known.popitem(last=False)
-        return session
 
 
 class _Loaded(NamedTuple):
@@ -347,7 +208,7 @@ class SummarizingChatMessageHistory(HistoryView):
         self._on_error = on_error
         self._on_event = on_event
         self._slot = slot
-        self._session = _session_of(slot)
+        self._session = session_of(slot)
         self._anchors = 1 if isinstance(history, StoredChatMessageHistory) else _ANCHORS_OF_OTHERS
         self._pin: _Pin | None = None
         self._size: Size | None = None
@@ -364,11 +225,11 @@ class SummarizingChatMessageHistory(HistoryView):
     @property
     def stats(self) -> SummaryStats:
         """What the summaries of this session cost and saved."""
-        return self._stats(self.summary)
+        return self._session.stats.with_stored(self.summary)
 
     async def aget_stats(self) -> SummaryStats:
         """Async `stats`."""
-        return self._stats(await self.aget_summary())
+        return self._session.stats.with_stored(await self.aget_summary())
 
     def compact(self, *, force: bool = False) -> bool:
         """Bring the summary up to date, if the view is larger than `trigger`.
@@ -668,17 +529,16 @@ class SummarizingChatMessageHistory(HistoryView):
             count = min(self._anchors, covered)
             before = str(covered - count)
             known = await settle(loaded.history.records(after=before, first=count))
-        old = loaded.stored
-        spent = self._session.stats
+        spent = self._session.stats.with_stored(loaded.stored)
         return Summary(
             text=text,
             tokens=(loaded.summary.tokens if loaded.summary else 0) + self._count(messages),
             pinned=tuple(map(encode_message, loaded.pinned_messages())),
             rebuilt=loaded.summary.rebuilt if loaded.summary else covered,
-            calls=spent.calls + (old.calls if old else 0),
-            tokens_in=spent.tokens_in + (old.tokens_in if old else 0),
-            tokens_out=spent.tokens_out + (old.tokens_out if old else 0),
-            tokens_saved=spent.tokens_saved + (old.tokens_saved if old else 0),
+            calls=spent.calls,
+            tokens_in=spent.tokens_in,
+            tokens_out=spent.tokens_out,
+            tokens_saved=spent.tokens_saved,
             **self._anchored(known, before, covered),
         )
 
@@ -741,19 +601,6 @@ class SummarizingChatMessageHistory(HistoryView):
             return False
         return True
 
-    def _stats(self, summary: Summary | None) -> SummaryStats:
-        stats = self._session.stats
-        if summary is None:
-            return stats
-        return SummaryStats(
-            calls=stats.calls + summary.calls,
-            failures=stats.failures,
-            tokens_in=stats.tokens_in + summary.tokens_in,
-            tokens_out=stats.tokens_out + summary.tokens_out,
-            tokens_saved=stats.tokens_saved + summary.tokens_saved,
-            trimmed=stats.trimmed,
-        )
-
     def _emit(self, event: SummaryEvent) -> None:
         if self._on_event is None:
             return
@@ -811,4 +658,4 @@ def _messages(records: Sequence[Record]) -> list[BaseMessage]:
 
 
 def _without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    return {name: value for name, value in (state or {}).items() if name != _KEY} or None
+    return {name: value for name, value in (state or {}).items() if name != STATE_KEY} or None

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from langchain_histories import HistoryRegistry
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -32,8 +34,19 @@ def test_the_readme_runs(tmp_path, monkeypatch, redis_server, capsys):
     assert b"1234" not in (tmp_path / "chat.db").read_bytes()
     assert namespace["registry"].store().sessions(user_id="ivan") == []
     namespace["secret"].store.close()
+    assert [message.content for message in namespace["history"].messages] == ["My order number is 7919."]
+    assert namespace["window"].messages == namespace["history"].messages
+    namespace["history"].history.store.close()
 
 
 def test_every_claim_of_a_block_is_run():
-    assert len(blocks("python")) == 7
-    assert len(blocks("toml")) == 1
+    assert len(blocks("python")) == 8
+    assert len(blocks("toml")) == 2
+
+
+def test_summaries_by_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "histories.toml").write_text(blocks("toml")[1])
+    history = HistoryRegistry.from_config("histories.toml").history("42")
+    assert history.summarizer.model.model_name == "gpt-4o-mini"

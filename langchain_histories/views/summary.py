@@ -1,0 +1,167 @@
+"""What is known of the summary of a session: in its state, and in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_histories.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from langchain_histories.store import MessageStore
+    from langchain_histories.views._access import StateSlot
+    from langchain_histories.views._limits import Size
+
+STATE_KEY = "summary"
+_VERSION = 1
+_SESSIONS_AT_MOST = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The summary of a session, as its state keeps it.
+
+    Attributes:
+        text: What it says.
+        covered: How many messages it covers, from the first one on.
+        tokens: How many tokens these messages have.
+        anchor: Ids of the last of them, to find them again.
+        position: Position of the last of them.
+        after: Position before the anchor.
+        pinned: The system messages at the beginning, which are shown and not summarized.
+        rebuilt: How many messages it covered when it was last made from the messages themselves.
+        calls: How often a summarizer was called for this session.
+        tokens_in: Tokens sent to it.
+        tokens_out: Tokens it returned.
+        tokens_saved: Tokens that views did not contain because of summaries.
+    """
+
+    text: str
+    covered: int
+    tokens: int
+    anchor: tuple[str, ...]
+    position: str
+    after: str | None
+    pinned: tuple[dict[str, Any], ...] = ()
+    rebuilt: int = 0
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_saved: int = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any] | None) -> Self | None:
+        """Return the summary that a state holds.
+
+        Raises:
+            ConfigurationError: A newer release of this package wrote it.
+        """
+        if not state or not isinstance(data := state.get(STATE_KEY), dict):
+            return None
+        if data.get("v") != _VERSION:
+            raise ConfigurationError(
+                f"The state holds a summary of version {data.get('v')!r}; this release knows {_VERSION}. Upgrade."
+            )
+        fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**fields, "anchor": tuple(fields["anchor"]), "pinned": tuple(fields["pinned"])})
+
+    def within(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Return `state` with this summary in it."""
+        return {**(state or {}), STATE_KEY: {"v": _VERSION, **dataclasses.asdict(self)}}
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryStats:
+    """What the summaries of a session cost and saved: with what this process has not stored yet.
+
+    Attributes:
+        calls: Calls of the summarizer.
+        failures: Those that failed, in this process.
+        tokens_in: Tokens sent to the summarizer.
+        tokens_out: Tokens it returned.
+        tokens_saved: Tokens that the views of all turns did not contain because of summaries.
+        trimmed: Messages that views left out without a summary of them, in this process, over all turns.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_saved: int = 0
+    trimmed: int = 0
+
+    def with_stored(self, summary: Summary | None) -> SummaryStats:
+        """Return them together with what is stored with a summary."""
+        if summary is None:
+            return self
+        stored = {name: getattr(summary, name) for name in ("calls", "tokens_in", "tokens_out", "tokens_saved")}
+        return dataclasses.replace(self, **{name: getattr(self, name) + value for name, value in stored.items()})
+
+    @property
+    def net(self) -> int:
+        """Tokens saved less tokens spent; negative for a short conversation."""
+        return self.tokens_saved - self.tokens_in - self.tokens_out
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryEvent:
+    """Something that happened to the summary of a session.
+
+    Attributes:
+        kind: `summarized`; `failed`, then the turn goes on without; `trimmed`, when messages that no summary covers
+            were left out of a view that would have been too large; `lost`, when the transcript no longer has the
+            message that the summary ends with.
+        session_id: The session whose state holds the summary.
+        messages: Number of messages concerned.
+        tokens_in: Tokens sent to the summarizer.
+        tokens_out: Tokens it returned.
+        error: What failed.
+    """
+
+    kind: Literal["summarized", "failed", "trimmed", "lost"]
+    session_id: str
+    messages: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    error: Exception | None = None
+
+
+class Session:
+    """What this process knows of a session, whichever handle a turn has: one call at a time, and pauses."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running: Any = None
+        self.failures = 0
+        self.pause = 0
+        self.stats = SummaryStats()
+        """What is not stored yet."""
+        self.sizes: dict[str, Size] = {}
+        """Of the records that were read last, so that a turn counts only what is new."""
+        self.counter: object = None
+        """The option `token_counter` that counted them."""
+
+    def note(self, **more: int) -> None:
+        """Add to the stats."""
+        old = dataclasses.asdict(self.stats)
+        self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
+
+
+_sessions: weakref.WeakKeyDictionary[MessageStore[Any], OrderedDict[str, Session]] = weakref.WeakKeyDictionary()
+_sessions_lock = threading.Lock()
+
+
+def session_of(slot: StateSlot) -> Session:
+    """Return what this process knows of a session. The sessions used last are kept."""
+    with _sessions_lock:
+        known = _sessions.setdefault(slot.store, OrderedDict())
+        session = known.pop(slot.session_id, None) or Session()
+        known[slot.session_id] = session
+        if len(known) > _SESSIONS_AT_MOST:
+            known.popitem(last=False)
+        return session
