@@ -35,8 +35,8 @@ from langchain_histories.views._turns import (
     without_strays,
 )
 from langchain_histories.views._view import HistoryView, pinned_records
-from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
 from langchain_histories.views.summarizers import escape, find_summarizer, readable
+from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
 from langchain_histories.views.tokens import count_tokens
 from langchain_histories.views.tokens import token_counter as find_counter
 
@@ -44,17 +44,14 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Self
 
     from langchain_core.runnables import Runnable
 
     from langchain_histories._compat import BaseChatMessageHistory
     from langchain_histories.codec import Record
-    from langchain_histories.store import MessageStore
     from langchain_histories.views._access import Access, Snapshot
     from langchain_histories.views._limits import ContextSize
-    from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
-from langchain_histories.views.summarizers import Summarizer
+    from langchain_histories.views.summarizers import Summarizer
     from langchain_histories.views.tokens import TokenCounter
 
 _OMITTED = " […]"
