@@ -29,7 +29,8 @@ def test_a_notebook_runs_and_prints_what_is_saved_in_it(path):
     again = nbformat.read(path, as_version=4)
     NotebookClient(again, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert printed(again) == printed(saved)
-    assert all(not cell.get("outputs") or cell.outputs[0].output_type == "stream" for cell in saved.cells)
+    kinds = {output.output_type for cell in saved.cells for output in cell.get("outputs", ())}
+    assert kinds <= {"stream", "display_data"}, "errors, or a value that nobody printed"
 
 
 def test_the_demo_remembers_in_a_second_process():
