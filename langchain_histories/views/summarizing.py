@@ -459,18 +459,18 @@ class SummarizingChatMessageHistory(HistoryView):
         made = False
         while True:
             loaded = await self._loading(history, stored, oldest=True)
-            if not made and loaded.summary and loaded.complete and io.own is not None:
-                # Fewer messages than that: some that it covers were deleted, and must not live on in it.
-                anew = anew or await settle(history.count()) < loaded.covered + len(loaded.tail)
             chunk = self._chunk(loaded, force=force or anew)
             if made and deadline is not None and time.monotonic() > deadline:
                 chunk = []
+            if chunk and not made and loaded.summary and loaded.complete and io.own is not None:
+                # Fewer messages than that: some that it covers were deleted, and must not live on in it.
+                anew = anew or await settle(history.count()) < loaded.covered + len(loaded.tail)
             covered = loaded.covered + len(chunk)
             doubled = loaded.summary is not None and chunk and covered >= 2 * loaded.summary.rebuilt
             if loaded.summary and (anew or (self._rebuild == "doubling" and doubled)):
                 loaded, chunk = await self._from_the_beginning(loaded, chunk)
             if not chunk:
-                self._size = None
+                self._size = self._show(loaded, 0).size if loaded.complete else None
                 return made
             new = await self._summarized(io, loaded, chunk)
             old = loaded.stored

@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_histories.errors import ConfigurationError
+from langchain_histories.errors import ConfigurationError, CorruptRecordError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_histories.views._access import StateSlot
     from langchain_histories.views._limits import Size
 
-STATE_KEY = "summary"
+STATE_KEY = "lh:summary"
 _VERSION = 1
 _SESSIONS_AT_MOST = 1024
 
@@ -60,12 +60,17 @@ class Summary:
 
         Raises:
             ConfigurationError: A newer release of this package wrote it.
+            CorruptRecordError: Something is missing in it.
         """
         if not state or not isinstance(data := state.get(STATE_KEY), dict):
             return None
         if data.get("v") != _VERSION:
             raise ConfigurationError(
                 f"The state holds a summary of version {data.get('v')!r}; this release knows {_VERSION}. Upgrade."
+            )
+        if missing := [field.name for field in dataclasses.fields(cls) if field.name not in data]:
+            raise CorruptRecordError(
+                f"The summary in the state has no {missing[0]!r}. put_state(session_id, None) drops it."
             )
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
         return cls(**{**fields, "anchor": tuple(fields["anchor"]), "pinned": tuple(fields["pinned"])})

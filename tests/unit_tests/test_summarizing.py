@@ -20,6 +20,7 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_histories import (
     ConfigurationError,
+    CorruptRecordError,
     FileStore,
     HistoryRegistry,
     MemoryStore,
@@ -471,16 +472,16 @@ def test_a_history_of_others_that_was_cleared_shows_no_old_summary(face, store):
 def test_clear_leaves_nothing(face, store):
     for history, options in ((store.history("s"), {}), (Foreign(), {"state": store.history("other")})):
         view = make_view(history, RecordingSummarizer(), **options)
-        store.put_state(view._slot.session_id, {"title": "mine"})
+        store.put_state(view._slot.session_id, {"summary": "mine"})
         fill(face, view, 12)
-        assert store.get_state(view._slot.session_id).keys() == {"title", "summary"}
+        assert store.get_state(view._slot.session_id).keys() == {"summary", "lh:summary"}
         face.run(view, "clear")
         assert face.messages(view) == []
         assert face.run(view, "transcript") == []
         assert face.summary(view) is None
     assert store.sessions() == []
     assert store.get_state("s") is None
-    assert store.get_state("other") == {"title": "mine"}, "what is not ours stays"
+    assert store.get_state("other") == {"summary": "mine"}, "what is not ours stays"
 
 
 def test_no_trace_of_a_summary_in_listings_and_after_erasure(store):
@@ -922,12 +923,55 @@ def test_a_call_of_the_turn_before_is_waited_for(face, store):
 
 
 def test_a_summary_of_a_newer_release_is_not_touched(face, store):
-    store.put_state("s", {"summary": {"v": 2, "anything": 1}})
+    store.put_state("s", {"lh:summary": {"v": 2, "anything": 1}})
     view = make_view(store.history("s"), RecordingSummarizer())
     with pytest.raises(ConfigurationError, match="version 2"):
         face.messages(view)
     face.add(view, [m for n in range(20) for m in turn(n)])
-    assert store.get_state("s") == {"summary": {"v": 2, "anything": 1}}
+    assert store.get_state("s") == {"lh:summary": {"v": 2, "anything": 1}}
+
+
+def test_a_summary_with_something_missing_is_named(face, store):
+    store.put_state("s", {"lh:summary": {"v": 1, "text": "x"}})
+    with pytest.raises(CorruptRecordError, match="covered"):
+        face.messages(make_view(store.history("s"), RecordingSummarizer()))
+
+
+def test_a_program_that_only_adds_does_not_read_each_time(face, store):
+    reads = []
+    read = store._read
+
+    async def counted(*args, **where):
+        rows = await read(*args, **where)
+        reads.append(len(rows))
+        return rows
+
+    store._read = counted
+    view = make_view(store.history("s"), RecordingSummarizer())
+    for number in range(60):
+        face.add(view, turn(number))
+    assert len(reads) < 50
+    assert face.summary(view).covered > 100
+
+
+def test_turns_that_overlap_are_not_cut_apart(face, store):
+    """Two turns at once, saved step by step: a call of the first is answered after the second began."""
+    call = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": "c"}])
+    overlapping = [
+        HumanMessage("a"),
+        call,
+        HumanMessage("b"),
+        ToolMessage("x" * 300, tool_call_id="c"),
+        AIMessage("b!"),
+    ]
+    view = make_view(store.history("s"), RecordingSummarizer(), mode="manual")
+    face.add(view, [*turn(0), *overlapping, *turn(1)])
+    for keep in range(1, 4):
+        shown = face.messages(WindowedChatMessageHistory(store.history("s"), keep=("turns", keep)))
+        check_view(shown, store.read("s"))
+    assert face.run(view, "compact", force=True)
+    assert face.summary(view).covered in (2, 7)
+    check_view(face.messages(view), store.read("s"))
 
 
 # Options.
