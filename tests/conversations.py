@@ -17,6 +17,10 @@ class Face:
     def __init__(self, runner=None):
         self._runner = runner
 
+    @property
+    def is_async(self):
+        return self._runner is not None
+
     def run(self, view, name, *args, **options):
         if self._runner is None:
             return getattr(view, name)(*args, **options)
