@@ -194,7 +194,7 @@ def sizes(talk: Conversation) -> dict[str, float]:
         (("tokens", 1100), ("tokens", 100), 400),
         (("tokens", 12000), ("tokens", 4000), 1000),
         (("messages", 50), ("messages", 20), 650),
-        (("messages", 9), ("messages", 4), 650),
+        (("messages", 25), ("messages", 4), 650),
     ):
         model = Notes(facts=frozenset(talk.facts))
         have(Ours(model, trigger=trigger, keep=keep, max_summary_tokens=summary), model, talk)

@@ -31,8 +31,14 @@ def begins_turn(message: BaseMessage) -> bool:
     return isinstance(message, HumanMessage) or (isinstance(message, ChatMessage) and message.role == "user")
 
 
-def safe_cuts(messages: Sequence[BaseMessage]) -> list[int]:
-    """Return where a view may begin: at the human messages that no answered tool call reaches across."""
+def safe_cuts(messages: Sequence[BaseMessage], *, complete: bool = True) -> list[int]:
+    """Return where a view may begin: at the human messages that no answered tool call reaches across.
+
+    Args:
+        messages: A part of a transcript.
+        complete: Nothing before them can be shown. Otherwise the call of an answer that has none among them was before
+            the first of them, and no view begins between the two.
+    """
     answers = {message.tool_call_id: i for i, message in enumerate(messages) if isinstance(message, ToolMessage)}
     cuts: list[int] = []
     called: set[str] = set()
@@ -44,8 +50,7 @@ def safe_cuts(messages: Sequence[BaseMessage]) -> list[int]:
             ids = _call_ids(message)
             called |= ids
             reach = max([reach, *(answers[call] for call in ids & answers.keys())])
-    # An answer whose call is not among these messages was called before the first of them.
-    strays = max((i for call, i in answers.items() if call not in called), default=-1)
+    strays = -1 if complete else max((i for call, i in answers.items() if call not in called), default=-1)
     return [cut for cut in cuts if cut > strays]
 
 

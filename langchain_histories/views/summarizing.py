@@ -330,7 +330,9 @@ class SummarizingChatMessageHistory(HistoryView):
             records: list[Record] = await settle(history.records(after=after, last=wanted))
             if len(records) < wanted:
                 return records, True
-            if self._trigger.exceeded(self._sizes_before(records)[-1]) and safe_cuts(_messages(records)):
+            if self._trigger.exceeded(self._sizes_before(records)[-1]) and safe_cuts(
+                _messages(records), complete=False
+            ):
                 return records, False
             wanted *= 2
 
@@ -367,7 +369,7 @@ class SummarizingChatMessageHistory(HistoryView):
         whole = before[-1] + Size(self._count(head), len(head))
         trimmed = 0
         if start is None:
-            cuts = safe_cuts(tail) or [len(tail)]
+            cuts = safe_cuts(tail, complete=loaded.complete) or [len(tail)]
             start = next((cut for cut in cuts if not self._trigger.exceeded(whole - before[cut])), cuts[-1])
             trimmed = start - cuts[0]
         shown = without_strays(tail[start:])
