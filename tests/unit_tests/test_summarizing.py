@@ -827,6 +827,18 @@ def test_cost_is_bounded_whatever_the_sizes(trigger, keep, longest, size, pinned
     assert read <= 2 * said + rendering + longest
 
 
+def test_cost_is_bounded_when_the_system_message_alone_is_too_large(store):
+    """Every view is too large then; a summary for each turn would cost more than it saves."""
+    model = RunnableLambda(lambda _: "word " * 40)
+    view = make_view(store.history("s"), model, trigger=("tokens", 1000), prompt="{summary} {messages}" + "x" * 400)
+    view.add_messages([SystemMessage("x" * 8000)])
+    for number in range(200):
+        view.add_messages(turn(number))
+    assert view.stats.calls < 80
+    assert view.stats.tokens_in <= 2 * count(view.transcript()[1:]) + 1000
+    assert view.messages[-2:] == turn(199)
+
+
 def test_cost_at_the_defaults(store):
     """At most 1.3 times the transcript, with a model that fills three quarters of what it may."""
     from langchain_histories.views.tokens import count_tokens
