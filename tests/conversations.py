@@ -56,7 +56,7 @@ class FaultError(Exception):
     """What a summarizer raises."""
 
 
-class Killed(BaseException):
+class KilledError(BaseException):
     """The end of the process."""
 
 
@@ -77,7 +77,7 @@ class RecordingSummarizer(Summarizer):
         if fault == "raise":
             raise FaultError("secret words of the conversation")
         if fault == "kill":
-            raise Killed
+            raise KilledError
         if fault == "late":
             raise TimeoutError
         if fault in ("empty", "blank", "object"):

@@ -428,7 +428,7 @@ class SummarizingChatMessageHistory(HistoryView):
             await settle(io.update_state(_without_summary))
         await super()._clearing(io)
         self._pin = self._size = None
-        self._session.failures = self._session.pause = 0
+        self._session.begin_anew()
 
     # Summarizing.
 

@@ -151,6 +151,11 @@ class Session:
         self.counter: object = None
         """The option `token_counter` that counted them."""
 
+    def begin_anew(self) -> None:
+        """Forget the conversation that was cleared."""
+        self.failures = self.pause = 0
+        self.stats = SummaryStats()
+
     def note(self, **more: int) -> None:
         """Add to the stats."""
         old = dataclasses.asdict(self.stats)

@@ -10,7 +10,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from conversations import Face, FaultError, Killed, RecordingSummarizer, conversations, count, make_turn
+from conversations import Face, FaultError, KilledError, RecordingSummarizer, conversations, count, make_turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
@@ -28,6 +28,7 @@ from langchain_histories import (
     Summarizer,
     SummarizingChatMessageHistory,
     SummaryError,
+    SummaryStats,
     WindowedChatMessageHistory,
 )
 from langchain_histories.views import summarizing
@@ -154,7 +155,7 @@ def test_invariants_with_several_processes(face, batches, schedule, moves):  # n
             batch = next(queue, None)
             if batch is None:
                 break
-            with contextlib.suppress(Killed):
+            with contextlib.suppress(KilledError):
                 face.add(view, batch)
             transcript += batch
         elif move == "restart":
@@ -482,6 +483,19 @@ def test_clear_leaves_nothing(face, store):
     assert store.sessions() == []
     assert store.get_state("s") is None
     assert store.get_state("other") == {"summary": "mine"}, "what is not ours stays"
+
+
+def test_a_cleared_session_begins_anew(face, store):
+    summarizer = RecordingSummarizer(["ok", "raise", "raise", "raise"])
+    view = make_view(store.history("s"), summarizer)
+    fill(face, view, 40)
+    assert face.stats(view).failures == 3
+    face.messages(view)
+    face.run(view, "clear")
+    face.add(view, turn(0))
+    assert face.stats(view) == SummaryStats()
+    fill(face, view, 9)
+    assert face.summary(view).covered
 
 
 def test_no_trace_of_a_summary_in_listings_and_after_erasure(store):
@@ -1127,7 +1141,7 @@ def test_a_killed_process_leaves_a_session_that_another_goes_on_with(tmp_path):
     """Whatever was being written: files, and real processes' leftovers."""
     with FileStore(f"file:{tmp_path}") as store:
         view = make_view(store.history("s"), RecordingSummarizer(["kill"]))
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fill(Face(), view, 12)
     with FileStore(f"file:{tmp_path}") as store:
         view = make_view(store.history("s"), RecordingSummarizer())
@@ -1135,6 +1149,43 @@ def test_a_killed_process_leaves_a_session_that_another_goes_on_with(tmp_path):
         fill(Face(), view, 12, start=50)
         check_view(view.messages, store.read("s"))
         assert view.summary
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("killed_at", range(1, 14))
+def test_a_process_killed_at_any_step(face, store, killed_at, when):
+    """Before or after each operation of the turn that makes a summary."""
+    summarizer = RecordingSummarizer()
+    view = make_view(store.history("s"), summarizer)
+    fill(face, view, 7)
+    steps = itertools.count(1)
+
+    def dying(operation):
+        async def run(*args, **where):
+            step = next(steps)
+            if step == killed_at and when == "before":
+                raise KilledError
+            result = await operation(*args, **where)
+            if step == killed_at:
+                raise KilledError
+            return result
+
+        return run
+
+    names = ("_append", "_read", "_get_state", "_put_state", "_count")
+    kept = {name: getattr(store, name) for name in names}
+    for name in names:
+        setattr(store, name, dying(kept[name]))
+    with contextlib.suppress(KilledError):
+        fill(face, view, 1, start=7)
+    for name in names:
+        setattr(store, name, kept[name])
+    assert store.count("s") in (14, 16), "the turn is there, or it is not"
+    survivor = make_view(in_another_process(store).history("s"), summarizer)
+    check_view(face.messages(survivor), store.read("s"))
+    fill(face, survivor, 8, start=8)
+    summary = face.summary(survivor)
+    assert [m.content for m in store.read("s")[: summary.covered]] == list(summarizer.covered_by(summary))
 
 
 # By config.

@@ -120,6 +120,16 @@ def test_a_turn_longer_than_the_window_is_shown_whole(face, store):
         assert face.messages(window(history, *keep)) == long
 
 
+def test_a_window_looks_back_for_the_call_of_an_answer(face, store):
+    """Of two turns at once, the one was asked before the first message that is read."""
+    history = store.history("s")
+    call = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": "c"}])
+    steps = [AIMessage(str(number)) for number in range(10)]
+    both = [HumanMessage("a"), call, HumanMessage("b"), *steps, ToolMessage("x", tool_call_id="c"), AIMessage("done")]
+    history.add_messages([*[m for n in range(20) for m in make_turn(random.Random(n), n, tools=0)], *both])
+    assert face.messages(window(history, "messages", 5)) == both
+
+
 def test_many_system_messages_are_pinned(face, store):
     history = store.history("s")
     system = [SystemMessage(str(number)) for number in range(20)]
