@@ -270,6 +270,30 @@ def test_a_success_ends_the_pauses(face, store):
     assert view._session.pause == 0
 
 
+def test_after_a_success_the_pauses_begin_anew(face, store):
+    at = {"failed": [], "summarized": []}
+    number = 0
+    view = make_view(
+        store.history("s"),
+        RecordingSummarizer(["raise", "raise", "ok", "raise"]),
+        on_event=lambda event: at.get(event.kind, []).append(number),
+    )
+    for number in range(40):  # the event handler reads it
+        fill(face, view, 1, start=number)
+    first, second, third = at["failed"]
+    assert second - first == 2
+    assert next(turn for turn in at["summarized"] if turn > third) - third == 2
+
+
+def test_each_counter_counts_for_itself(face, store):
+    """Two programs with different counters in one process."""
+    history = store.history("s")
+    fill(face, make_view(history, RecordingSummarizer(), mode="manual"), 7)
+    every = make_view(history, RecordingSummarizer(), token_counter=lambda messages: 300 * len(messages), mode="manual")
+    assert len(face.messages(every)) == 2
+    assert len(face.messages(make_view(history, RecordingSummarizer(), mode="manual"))) == 14
+
+
 def test_steps_of_a_turn_are_no_turns(face, store):
     """Saving step by step must not use up a pause within one turn."""
     view = make_view(store.history("s"), RecordingSummarizer(itertools.repeat("raise")))
