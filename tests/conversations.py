@@ -69,6 +69,7 @@ class RecordingSummarizer(Summarizer):
     def __init__(self, schedule=()):
         self.schedule = iter(schedule)
         self.seen = []
+        self.batches = []
         self.covers = {"": ()}
         self.numbers = itertools.count(1)
 
@@ -82,6 +83,7 @@ class RecordingSummarizer(Summarizer):
             raise TimeoutError
         if fault in ("empty", "blank", "object"):
             return {"empty": "", "blank": AIMessage(" \n\t"), "object": {"text": "x"}}[fault]
+        self.batches.append(messages)
         self.seen += [message.content for message in messages]
         text = f"S{next(self.numbers)}."
         if fault == "long":

@@ -7,6 +7,7 @@ positions and cannot be read in part, so it is read whole and sliced here.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -62,6 +63,15 @@ def check_history(history: object) -> None:
     for name in names:
         if name not in known:
             raise ConfigurationError(f"{type(history).__name__} is no chat message history: it has no {name}.")
+
+
+def is_running(handle: object) -> bool:
+    """Whether what `Access.start` returned goes on."""
+    return (
+        handle.is_alive()
+        if isinstance(handle, threading.Thread)
+        else isinstance(handle, asyncio.Task) and not handle.done()
+    )
 
 
 class Snapshot:
@@ -158,7 +168,8 @@ class Access:
             except BaseException as problem:  # noqa: BLE001  # raised again where it is waited for
                 error.append(problem)
 
-        thread = threading.Thread(target=work, name="langchain_histories-call", daemon=True)
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(work,), name="langchain_histories-call", daemon=True)
         thread.start()
         thread.join(timeout)
         if error:

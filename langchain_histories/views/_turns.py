@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
@@ -15,10 +16,13 @@ MARK = "langchain_histories"
 _BOUND_REASONING = ("thinking", "redacted_thinking")
 
 
-def is_view_message(message: BaseMessage) -> bool:
-    """Whether a view made this message."""
+def is_view_message(message: object) -> bool:
+    """Whether a view made this message, or LangChain's `SummarizationMiddleware`: a summary that nobody said."""
+    if not isinstance(message, BaseMessage):
+        return False
     mark = message.additional_kwargs.get(MARK)
-    return isinstance(mark, dict) and bool(mark.get("summary"))
+    theirs = message.additional_kwargs.get("lc_source") == "summarization"
+    return theirs or (isinstance(mark, dict) and bool(mark.get("summary")))
 
 
 def leading_system(messages: Sequence[BaseMessage]) -> int:
@@ -31,34 +35,31 @@ def begins_turn(message: BaseMessage) -> bool:
     return isinstance(message, HumanMessage) or (isinstance(message, ChatMessage) and message.role == "user")
 
 
-def safe_cuts(messages: Sequence[BaseMessage], *, complete: bool = True) -> list[int]:
+def safe_cuts(messages: Sequence[BaseMessage]) -> list[int]:
     """Return where a view may begin: at the human messages that no answered tool call reaches across.
 
-    Args:
-        messages: A part of a transcript.
-        complete: Nothing before them can be shown. Otherwise the call of an answer that has none among them was before
-            the first of them, and no view begins between the two.
+    An answer belongs to the nearest call of its id before it, as some servers number the calls of each turn anew.
     """
-    answers = {message.tool_call_id: i for i, message in enumerate(messages) if isinstance(message, ToolMessage)}
     cuts: list[int] = []
-    called: set[str] = set()
-    reach = -1
+    called: dict[str, int] = {}
+    reach: dict[int, int] = {}
     for i, message in enumerate(messages):
-        if begins_turn(message) and reach < i:
+        if begins_turn(message):
             cuts.append(i)
-        if isinstance(message, AIMessage):
-            ids = _call_ids(message)
-            called |= ids
-            reach = max([reach, *(answers[call] for call in ids & answers.keys())])
-    strays = -1 if complete else max((i for call, i in answers.items() if call not in called), default=-1)
-    return [cut for cut in cuts if cut > strays]
+        elif isinstance(message, AIMessage):
+            called |= dict.fromkeys(_call_ids(message), i)
+        elif isinstance(message, ToolMessage) and message.tool_call_id in called:
+            reach[called[message.tool_call_id]] = i
+    furthest = list(accumulate((reach.get(i, -1) for i in range(len(messages))), max))
+    return [cut for cut in cuts if cut == 0 or furthest[cut - 1] < cut]
 
 
 def is_waiting(messages: Sequence[BaseMessage]) -> bool:
     """Whether the newest turn in these messages waits for a tool. After another turn a call counts as given up."""
     newest = max((i for i, message in enumerate(messages) if begins_turn(message)), default=0)
-    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
-    return any(_call_ids(message) - answered for message in messages[newest:] if isinstance(message, AIMessage))
+    turn = messages[newest:]
+    answered = {message.tool_call_id for message in turn if isinstance(message, ToolMessage)}
+    return any(_call_ids(message) - answered for message in turn if isinstance(message, AIMessage))
 
 
 def _call_ids(message: AIMessage) -> set[str]:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from langchain_histories._neutral import drive, settle
-from langchain_histories.codec import decode_message, encode_message
+from langchain_histories.codec import decode_message, decode_value, encode_message
 from langchain_histories.errors import ConfigurationError, SummaryError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Capability
-from langchain_histories.views._access import Call, StateSlot
+from langchain_histories.views._access import Call, StateSlot, is_running
 from langchain_histories.views._limits import Limits, Size, check_room, read_keep
 from langchain_histories.views._turns import (
     MARK,
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 _OMITTED = " […]"
 _LONGEST_PAUSE = 31  # turns
+_SHORTEST = 20
+"""Tokens: a shorter summary says nothing."""
 _PAGE = 256
 """Records in one read: more than most views show."""
 _CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
@@ -87,7 +89,7 @@ class _Loaded(NamedTuple):
     def pinned_messages(self) -> list[BaseMessage]:
         """The system messages at the beginning."""
         if self.summary is not None:
-            return [decode_message(message) for message in self.summary.pinned]
+            return [decode_message(decode_value(message)) for message in self.summary.pinned]
         return _messages(self.pinned)
 
 
@@ -182,8 +184,14 @@ class SummarizingChatMessageHistory(HistoryView):
                 raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
         if on_error == "raise" and mode == "background":
             raise ConfigurationError("on_error='raise' has nobody to raise to in mode='background'; use on_event.")
-        if isinstance(max_summary_tokens, bool) or not isinstance(max_summary_tokens, int) or max_summary_tokens < 1:
-            raise ConfigurationError(f"max_summary_tokens must be a whole number above 0, not {max_summary_tokens!r}.")
+        if (
+            isinstance(max_summary_tokens, bool)
+            or not isinstance(max_summary_tokens, int)
+            or max_summary_tokens < _SHORTEST
+        ):
+            raise ConfigurationError(
+                f"max_summary_tokens must be a whole number of at least {_SHORTEST}, not {max_summary_tokens!r}."
+            )
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
             raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
         self.summarizer = find_summarizer(model, prompt)
@@ -237,11 +245,11 @@ class SummarizingChatMessageHistory(HistoryView):
         Returns:
             Whether there is a new summary. There is none while another call for this session is under way.
         """
-        return drive(self._compacting(self._sync, force=force))
+        return drive(self._compacting_now(self._sync, force=force))
 
     async def acompact(self, *, force: bool = False) -> bool:
         """Async `compact`."""
-        return await self._compacting(self._async, force=force)
+        return await self._compacting_now(self._async, force=force)
 
     def rebuild(self) -> bool:
         """Make the summary anew from the messages themselves; it forgets what was deleted from the transcript.
@@ -249,11 +257,11 @@ class SummarizingChatMessageHistory(HistoryView):
         Returns:
             Whether there is a new summary.
         """
-        return drive(self._compacting(self._sync, anew=True))
+        return drive(self._compacting_now(self._sync, anew=True))
 
     async def arebuild(self) -> bool:
         """Async `rebuild`."""
-        return await self._compacting(self._async, anew=True)
+        return await self._compacting_now(self._async, anew=True)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait for the summary that is being made in a thread.
@@ -320,6 +328,9 @@ class SummarizingChatMessageHistory(HistoryView):
         for end in range(count, len(ids) + 1):
             if ids[end - count : end] == stored.anchor:
                 moved = dataclasses.replace(stored, **self._anchored(everything[:end], None, end))
+                if isinstance(self.history, StoredChatMessageHistory):
+                    # What is missing was deleted: the next summary sees that by the number.
+                    moved = dataclasses.replace(moved, covered=max(end, stored.covered))
                 return _Loaded(history, stored, moved, [], moved.position, everything[end:], complete=True)
         return _whole(history, stored, everything)
 
@@ -330,9 +341,7 @@ class SummarizingChatMessageHistory(HistoryView):
             records: list[Record] = await settle(history.records(after=after, last=wanted))
             if len(records) < wanted:
                 return records, True
-            if self._trigger.exceeded(self._sizes_before(records)[-1]) and safe_cuts(
-                _messages(records), complete=False
-            ):
+            if self._trigger.exceeded(self._sizes_before(records)[-1]) and safe_cuts(_messages(records)):
                 return records, False
             wanted *= 2
 
@@ -369,7 +378,7 @@ class SummarizingChatMessageHistory(HistoryView):
         whole = before[-1] + Size(self._count(head), len(head))
         trimmed = 0
         if start is None:
-            cuts = safe_cuts(tail, complete=loaded.complete) or [len(tail)]
+            cuts = safe_cuts(tail) or [len(tail)]
             start = next((cut for cut in cuts if not self._trigger.exceeded(whole - before[cut])), cuts[-1])
             trimmed = start - cuts[0]
         shown = without_strays(tail[start:])
@@ -399,9 +408,10 @@ class SummarizingChatMessageHistory(HistoryView):
     # Writing.
 
     async def _adding(self, io: Access, messages: Sequence[BaseMessage]) -> None:
+        messages = list(messages)
         await super()._adding(io, messages)
         is_turn = any(map(begins_turn, messages))
-        if is_turn and self._pin is not None:
+        if self._pin is not None:
             self._session.note(tokens_saved=self._pin.saved, trimmed=self._pin.trimmed)
         self._pin = None
         if self._size is not None:
@@ -412,7 +422,7 @@ class SummarizingChatMessageHistory(HistoryView):
             return
         if self.mode == "inline":
             await self._compacting(io)
-        elif not self._session.lock.locked():
+        elif not is_running(self._session.running):
             self._session.running = io.start(self._compacting)
 
     def _pausing(self, *, is_turn: bool) -> bool:
@@ -423,14 +433,19 @@ class SummarizingChatMessageHistory(HistoryView):
         return pausing
 
     async def _clearing(self, io: Access) -> None:
-        if io.own is None:
-            # The summary first: it must not outlive the conversation. Our own stores remove both at once.
+        if io.own is None or io.own.store is not self._slot.store:
+            # The summary first: it must not outlive the conversation. A store that keeps both removes both at once.
             await settle(io.update_state(_without_summary))
         await super()._clearing(io)
         self._pin = self._size = None
         self._session.begin_anew()
 
     # Summarizing.
+
+    async def _compacting_now(self, io: Access, *, force: bool = False, anew: bool = False) -> bool:
+        made = await self._compacting(io, force=force, anew=anew)
+        self._pin = self._frozen = None
+        return made
 
     async def _compacting(self, io: Access, *, force: bool = False, anew: bool = False) -> bool:
         """Make summaries until the view is small enough; one caller at a time for each session of this process."""
@@ -458,23 +473,28 @@ class SummarizingChatMessageHistory(HistoryView):
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         history = await settle(io.opened())
         stored = Summary.of(await settle(io.state()))
-        made = False
+        made, goal = False, 0
         while True:
             loaded = await self._loading(history, stored, oldest=True)
-            chunk = self._chunk(loaded, force=force or anew)
+            chunk = self._chunk(loaded, force=force or anew or loaded.covered < goal)
             if made and deadline is not None and time.monotonic() > deadline:
-                chunk = []
-            if chunk and not made and loaded.summary and loaded.complete and io.own is not None:
-                # Fewer messages than that: some that it covers were deleted, and must not live on in it.
-                anew = anew or await settle(history.count()) < loaded.covered + len(loaded.tail)
-            covered = loaded.covered + len(chunk)
-            doubled = loaded.summary is not None and chunk and covered >= 2 * loaded.summary.rebuilt
-            if loaded.summary and (anew or (self._rebuild == "doubling" and doubled)):
-                loaded, chunk = await self._from_the_beginning(loaded, chunk)
+                return made
+            if loaded.summary and not goal:
+                if loaded.complete and io.own is not None and (chunk or made):
+                    # Fewer messages than that: some that it covers were deleted, and must not live on in it.
+                    anew = anew or await settle(history.count()) < loaded.covered + len(loaded.tail)
+                covered = loaded.covered + len(chunk)
+                if anew or (self._rebuild == "doubling" and chunk and covered >= 2 * loaded.summary.rebuilt):
+                    goal = covered
+                    loaded = (await self._loading(history, None, oldest=True))._replace(stored=stored)
+                    chunk = self._chunk(loaded, force=True)
             if not chunk:
                 self._size = self._show(loaded, 0).size if loaded.complete else None
+                if loaded.stored and not loaded.summary and loaded.complete:
+                    # Nothing that it covers is there any more.
+                    await self._dropping(io, loaded.stored)
                 return made
-            new = await self._summarized(io, loaded, chunk)
+            new = await self._summarized(io, loaded, chunk, goal)
             old = loaded.stored
             if not await self._committed(io, new, old):
                 return made
@@ -496,16 +516,15 @@ class SummarizingChatMessageHistory(HistoryView):
             return []
         return loaded.tail[:end]
 
-    async def _from_the_beginning(self, loaded: _Loaded, chunk: list[Record]) -> tuple[_Loaded, list[Record]]:
-        """Return what makes a summary anew, with the messages themselves in place of the one before."""
-        everything: list[Record] = await settle(loaded.history.records())
-        last = chunk[-1].id if chunk else loaded.summary.anchor[-1] if loaded.summary else ""
-        end = max((i + 1 for i, record in enumerate(everything) if record.id == last), default=0)
-        begun = _whole(loaded.history, loaded.stored, everything[:end])
-        return begun, begun.tail
+    async def _summarized(self, io: Access, loaded: _Loaded, chunk: list[Record], goal: int) -> Summary:
+        """Call the summarizer: as often as its input needs.
 
-    async def _summarized(self, io: Access, loaded: _Loaded, chunk: list[Record]) -> Summary:
-        """Call the summarizer: as often as its input needs."""
+        Args:
+            io: The face.
+            loaded: What was read.
+            chunk: What the summary is to take in.
+            goal: How much is to be covered, when it is made anew.
+        """
         messages = _messages(chunk)
         text = loaded.summary.text if loaded.summary else ""
         for part in self._parts(messages):
@@ -533,7 +552,7 @@ class SummarizingChatMessageHistory(HistoryView):
             text=text,
             tokens=(loaded.summary.tokens if loaded.summary else 0) + self._count(messages),
             pinned=tuple(map(encode_message, loaded.pinned_messages())),
-            rebuilt=loaded.summary.rebuilt if loaded.summary else covered,
+            rebuilt=loaded.summary.rebuilt if loaded.summary else max(covered, goal),
             calls=spent.calls,
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
@@ -587,18 +606,29 @@ class SummarizingChatMessageHistory(HistoryView):
             current = Summary.of(state)
             return state if current and current != base and current.covered >= new.covered else new.within(state)
 
+        if not await self._holds(io, new):
+            return False
         state = await settle(io.update_state(change))
         if Summary.of(state) != new:
             return False
-        self._session.stats = SummaryStats(failures=self._session.stats.failures, trimmed=self._session.stats.trimmed)
-        self._session.failures = 0
-        history = await settle(io.opened())
-        anchor: list[Record] = await settle(history.records(after=new.after, first=len(new.anchor)))
-        if tuple(record.id for record in anchor) != new.anchor and not (await self._loading(history, new)).summary:
-            # Cleared meanwhile.
-            await settle(io.update_state(lambda now: _without_summary(now) if Summary.of(now) == new else now))
+        self._session.stored(new, base)
+        if not await self._holds(io, new):
+            # Cleared in this moment.
+            await self._dropping(io, new)
             return False
         return True
+
+    async def _holds(self, io: Access, summary: Summary) -> bool:
+        """Whether the transcript has what the summary covers: it may have been cleared while it was made."""
+        history = await settle(io.opened())
+        anchor: list[Record] = await settle(history.records(after=summary.after, first=len(summary.anchor)))
+        if tuple(record.id for record in anchor) == summary.anchor:
+            return True
+        return (await self._loading(history, summary)).summary is not None
+
+    async def _dropping(self, io: Access, summary: Summary) -> None:
+        """Remove a summary from the state, if it is still that one."""
+        await settle(io.update_state(lambda now: _without_summary(now) if Summary.of(now) == summary else now))
 
     def _emit(self, event: SummaryEvent) -> None:
         if self._on_event is None:

@@ -141,6 +141,7 @@ class Session:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self._noting = threading.Lock()
         self.running: Any = None
         self.failures = 0
         self.pause = 0
@@ -151,6 +152,12 @@ class Session:
         self.counter: object = None
         """The option `token_counter` that counted them."""
 
+    def stored(self, new: Summary, base: Summary | None) -> None:
+        """Note what is stored now with a summary, in place of `base`."""
+        self.failures = 0
+        for name in ("calls", "tokens_in", "tokens_out", "tokens_saved"):
+            self.note(**{name: (getattr(base, name) if base else 0) - getattr(new, name)})
+
     def begin_anew(self) -> None:
         """Forget the conversation that was cleared."""
         self.failures = self.pause = 0
@@ -158,8 +165,9 @@ class Session:
 
     def note(self, **more: int) -> None:
         """Add to the stats."""
-        old = dataclasses.asdict(self.stats)
-        self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
+        with self._noting:
+            old = dataclasses.asdict(self.stats)
+            self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
 
 
 _sessions: weakref.WeakKeyDictionary[MessageStore[Any], OrderedDict[str, Session]] = weakref.WeakKeyDictionary()

@@ -69,7 +69,7 @@ class WindowedChatMessageHistory(HistoryView):
         wanted = {"messages": self._size, "turns": 4 * self._size, "tokens": self._size // 40}[self._unit] + 8
         while True:
             tail = [record.message for record in await settle(history.records(last=wanted))]
-            cuts = safe_cuts(tail, complete=len(tail) < wanted)
+            cuts = safe_cuts(tail)
             behind = self._sizes_from(tail)
             if len(tail) < wanted:
                 pinned = tail[: leading_system(tail)]

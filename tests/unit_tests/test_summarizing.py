@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import datetime as dt
 import itertools
 import random
 import threading
@@ -19,10 +21,12 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.runnables import RunnableLambda
 
 from langchain_histories import (
+    Capability,
     ConfigurationError,
     CorruptRecordError,
     FileStore,
     HistoryRegistry,
+    InvalidMessageError,
     MemoryStore,
     StoreUnavailableError,
     Summarizer,
@@ -30,6 +34,7 @@ from langchain_histories import (
     SummaryError,
     SummaryStats,
     WindowedChatMessageHistory,
+    open_store,
 )
 from langchain_histories.views import summarizing
 
@@ -529,6 +534,161 @@ def test_no_trace_of_a_summary_in_listings_and_after_erasure(store):
     assert [(info.session_id, info.count) for info in store.sessions()] == [("@ivan/1", 24)]
     assert store.erase(user_id="ivan") == 1
     assert view._slot.store.get_state("@ivan/1") is None
+
+
+class Quoting(Summarizer):
+    """Repeats everything, and what it said before."""
+
+    def summarize(self, summary, messages, max_tokens):
+        return " ".join([summary, *(m.content.split(" x")[0] for m in messages)])
+
+
+@pytest.fixture(params=["memory", "file", "sqlite"])
+def any_store(request, tmp_path):
+    url = {"memory": "memory://", "file": f"file:{tmp_path}", "sqlite": f"sqlite:///{tmp_path}/h.db"}[request.param]
+    with open_store(url) as store:
+        yield store
+
+
+@pytest.mark.parametrize("from_end", [1, 2, 3, 6])
+def test_a_deleted_message_is_not_in_the_next_summary(any_store, from_end):
+    """Wherever it was, on stores whose positions move when something is deleted and on others."""
+    view = make_view(any_store.history("s"), Quoting(), max_summary_tokens=170, trigger=("tokens", 700))
+    fill(Face(), view, 11)
+    record = any_store.records("s")[view.summary.covered - from_end]
+    name = record.message.content.split(" x")[0]
+    assert name in view.summary.text
+    any_store.delete("s", [record.id])
+    covered = view.summary.covered
+    for number in range(11, 30):
+        fill(Face(), view, 1, start=number)
+        if view.summary.covered > covered:
+            break
+    assert name not in view.summary.text
+
+
+def test_a_deleted_message_is_not_in_a_summary_that_catches_up(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer(), mode="manual")
+    fill(face, view, 8)
+    assert face.run(view, "compact")
+    store.append("s", [m for n in range(8, 300) for m in turn(n)])
+    secret = store.records("s")[0]
+    store.delete("s", [secret.id])
+    assert face.run(view, "compact")
+    covered = view.summarizer.covered_by(face.summary(view))
+    assert secret.message.content not in covered
+    assert [m.content for m in store.read("s")[: face.summary(view).covered]] == list(covered)
+
+
+def test_a_summary_of_nothing_that_is_left_is_removed(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer())
+    fill(face, view, 9)
+    store.delete("s", [record.id for record in store.records("s")])
+    assert not face.run(view, "rebuild")
+    assert store.get_state("s") is None
+    fill(face, view, 9)
+    store.replace("s", turn("other"))
+    face.run(view, "compact")
+    assert store.get_state("s") is None
+
+
+def test_a_rebuilt_summary_is_shown_at_once(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer())
+    fill(face, view, 9)
+    before = face.messages(view)
+    assert face.run(view, "rebuild")
+    assert split(face.messages(view))[1] != split(before)[1]
+
+
+def test_anew_in_bounded_calls_and_time(face, store, monkeypatch):
+    """A rebuild of a long session does not hold up a turn for longer than any other backlog."""
+    view = make_view(store.history("s"), RecordingSummarizer(), mode="manual", timeout=None)
+    store.append("s", [m for n in range(300) for m in turn(n)])
+    assert face.run(view, "compact")
+    clock = itertools.count(step=40)
+    monkeypatch.setattr(summarizing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    store.delete("s", [store.records("s")[0].id])
+    hurried = make_view(store.history("s"), RecordingSummarizer(), timeout=100)
+    calls = face.stats(hurried).calls
+    fill(face, hurried, 9, start=300)
+    assert face.stats(hurried).calls - calls < 30
+    assert max(len(batch) for batch in hurried.summarizer.batches) < 20
+    check_view(face.messages(hurried), store.read("s"))
+
+
+def test_a_store_without_states_is_cleared_with_its_summary_elsewhere(face, store):
+    class Stateless(MemoryStore):
+        @property
+        def capabilities(self):
+            return super().capabilities & ~Capability.STATE
+
+    view = make_view(Stateless().history("s"), RecordingSummarizer(), state=store.history("elsewhere"))
+    fill(face, view, 9)
+    assert face.summary(view)
+    face.run(view, "clear")
+    assert store.get_state("elsewhere") is None
+
+
+async def test_flush_waits_for_what_consecutive_additions_began(store):
+    view = make_view(store.history("s"), RecordingSummarizer(), mode="background")
+    for number in range(12):
+        await view.aadd_messages(turn(number))
+    assert await view.aflush(20)
+    assert (await view.aget_summary()).covered
+
+
+def test_savings_are_counted_however_a_turn_is_added(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer())
+    for number in range(30):
+        question, answer = turn(number)
+        face.add(view, [question])
+        face.messages(view)
+        face.add(view, [answer])
+    assert face.stats(view).tokens_saved > 5000
+
+
+def test_a_pinned_message_keeps_what_json_cannot_hold(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer())
+    pinned = SystemMessage("Be kind.", additional_kwargs={"at": dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "t": (1, 2)})
+    face.add(view, [pinned])
+    fill(face, view, 12)
+    assert face.summary(view)
+    assert face.messages(view)[0] == pinned
+
+
+def test_what_is_no_message_is_refused_by_the_store(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer())
+    with pytest.raises(InvalidMessageError):
+        face.add(view, ["hi"])
+    face.add(view, (message for message in turn(1)))
+    assert face.run(view, "transcript") == turn(1)
+
+
+def test_the_summary_of_langchains_middleware_is_not_stored(face, store):
+    view = make_view(store.history("s"), RecordingSummarizer())
+    theirs = HumanMessage("Here is a summary", additional_kwargs={"lc_source": "summarization"})
+    face.add(view, [theirs, HumanMessage("q")])
+    assert [m.content for m in store.read("s")] == ["q"]
+
+
+def test_the_summarizer_sees_the_callers_context(face, store):
+    tenant = contextvars.ContextVar("tenant", default=None)
+    seen = []
+
+    class Looking(Summarizer):
+        def summarize(self, summary, messages, max_tokens):
+            seen.append(tenant.get())
+            return "x"
+
+    view = make_view(store.history("s"), Looking())
+    fill(face, view, 7)
+
+    def go():
+        tenant.set("acme")
+        view.add_messages(turn(7))
+
+    contextvars.copy_context().run(go)
+    assert seen == ["acme"]
 
 
 # What a summarizer may return.
@@ -1055,7 +1215,7 @@ def test_turns_that_overlap_are_not_cut_apart(face, store):
         ({"trigger": ("fraction", 0.5)}, "max_input_tokens"),
         ({"trigger": ("fraction", 1.5)}, "at most 1"),
         ({"keep": {"tokens": 10, "messages": 3}}, "keep must be one size"),
-        ({"max_summary_tokens": 0}, "max_summary_tokens"),
+        ({"max_summary_tokens": 19}, "at least 20"),
         ({"max_summary_tokens": "long"}, "max_summary_tokens"),
         ({"mode": "later"}, "mode must be one of inline, background, manual"),
         ({"summary_role": "ai"}, "summary_role"),

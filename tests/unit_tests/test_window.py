@@ -120,14 +120,29 @@ def test_a_turn_longer_than_the_window_is_shown_whole(face, store):
         assert face.messages(window(history, *keep)) == long
 
 
-def test_a_window_looks_back_for_the_call_of_an_answer(face, store):
-    """Of two turns at once, the one was asked before the first message that is read."""
+def test_a_result_without_its_call_hides_nothing_else(face, store):
     history = store.history("s")
-    call = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": "c"}])
-    steps = [AIMessage(str(number)) for number in range(10)]
-    both = [HumanMessage("a"), call, HumanMessage("b"), *steps, ToolMessage("x", tool_call_id="c"), AIMessage("done")]
-    history.add_messages([*[m for n in range(20) for m in make_turn(random.Random(n), n, tools=0)], *both])
-    assert face.messages(window(history, "messages", 5)) == both
+    history.add_messages([m for n in range(5) for m in make_turn(random.Random(n), n, tools=0)])
+    history.add_messages([HumanMessage("q"), ToolMessage("r", tool_call_id="gone"), AIMessage("a")])
+    shown = face.messages(window(history, "turns", 3))
+    assert shown == [m for m in history.messages[-7:] if not isinstance(m, ToolMessage)]
+
+
+def test_servers_that_number_the_calls_of_each_turn_anew(face, store):
+    history = store.history("s")
+    call = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": "0"}])
+    for number in range(30):
+        history.add_messages([HumanMessage(str(number)), call, ToolMessage("r", tool_call_id="0"), AIMessage("ok")])
+    assert len(face.messages(window(history, "turns", 2))) == 8
+
+
+def test_thinking_of_finished_turns_is_not_shown(face, store):
+    thought = AIMessage([{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "answer"}])
+    history = store.history("s")
+    for number in range(4):
+        history.add_messages([HumanMessage(str(number)), thought])
+    tail = face.messages(window(history, "turns", 2))
+    assert [len(m.content) for m in tail if isinstance(m, AIMessage)] == [1, 2]
 
 
 def test_many_system_messages_are_pinned(face, store):
