@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_histories.errors import InvalidMessageError as InvalidMessageError
     from langchain_histories.errors import MissingExtraError as MissingExtraError
     from langchain_histories.errors import RecordTooLargeError as RecordTooLargeError
+    from langchain_histories.errors import SessionBusyError as SessionBusyError
     from langchain_histories.errors import StoreError as StoreError
     from langchain_histories.errors import StoreUnavailableError as StoreUnavailableError
     from langchain_histories.errors import SummaryError as SummaryError
@@ -64,6 +65,7 @@ _MODULES = {
         "InvalidMessageError",
         "MissingExtraError",
         "RecordTooLargeError",
+        "SessionBusyError",
         "StoreError",
         "StoreUnavailableError",
         "SummaryError",

@@ -73,6 +73,10 @@ class SummaryError(HistoryError):
     """A summarizer that failed or returned nothing that can be used. The messages are stored."""
 
 
+class SessionBusyError(HistoryError, RuntimeError):
+    """Another turn of the session is under way, and was not to be waited for."""
+
+
 class RecordTooLargeError(HistoryError, ValueError):
     """A message that is larger than the store can hold. Nothing of its batch was written."""
 

@@ -31,6 +31,8 @@ def test_the_readme_runs(tmp_path, monkeypatch, redis_server, capsys):
     told = capsys.readouterr().out
     assert told.count("['My name is Ivan.']") == 3
     assert "Human: What is a transcript?\nAI: Everything that was said, in order.\n" in told
+    assert "You are Ivan.\n5 messages\n" in told
+    assert namespace["registry"].store().count("46") == 2
     assert b"1234" not in (tmp_path / "chat.db").read_bytes()
     assert namespace["registry"].store().sessions(user_id="ivan") == []
     namespace["secret"].store.close()
@@ -40,7 +42,7 @@ def test_the_readme_runs(tmp_path, monkeypatch, redis_server, capsys):
 
 
 def test_every_claim_of_a_block_is_run():
-    assert len(blocks("python")) == 8
+    assert len(blocks("python")) == 11
     assert len(blocks("toml")) == 2
 
 

@@ -1,0 +1,1 @@
+"""Histories in the programs that use them, one module for each kind."""

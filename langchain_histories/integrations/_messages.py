@@ -1,0 +1,116 @@
+"""Messages as programs give and return them, and which of them are stored."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
+
+from langchain_histories.errors import InvalidMessageError
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.views._turns import is_view_message
+
+_NAMESPACE = uuid.UUID("d9b2f4a6-5b0c-4f0e-9a37-6c1f2e8d7b15")
+_TOLD_BY = ("name", "tool_calls", "tool_call_id")
+
+
+def as_messages(value: Any, text: type[HumanMessage | AIMessage] = HumanMessage) -> list[BaseMessage]:
+    """Return what an input or output holds, plain text as a message of type `text`.
+
+    Raises:
+        InvalidMessageError: It holds something else.
+    """
+    if isinstance(value, PromptValue):
+        return value.to_messages()
+    if isinstance(value, str | BaseMessage):
+        value = [value]
+    if isinstance(value, list | tuple):
+        try:
+            return convert_to_messages([text(content=each) if isinstance(each, str) else each for each in value])
+        except (ValueError, TypeError, NotImplementedError):  # its text quotes the message
+            raise InvalidMessageError(f"A {type(value).__name__} holds something that is not a message.") from None
+    raise InvalidMessageError(f"Expected text, a message or a list of messages, not {type(value).__name__}.")
+
+
+def with_id(message: BaseMessage) -> BaseMessage:
+    """Return a new message, or a copy with a new id if it has none."""
+    return message if message.id else message.model_copy(update={"id": str(uuid.uuid4())})
+
+
+def with_ids(messages: Iterable[BaseMessage], scope: str = "") -> list[BaseMessage]:
+    """Give messages of a history without an id one made of their content and the number of their like before them.
+
+    It is the same each time, because messages are told apart by id. The scope is the thread that they are from, so
+    that a history does not take them for others that it has.
+    """
+    result, seen = list(messages), Counter[str]()
+    for index, message in enumerate(result):
+        if not message.id:
+            parts = [scope, message.type, message.content, *(getattr(message, name, None) for name in _TOLD_BY)]
+            text = json.dumps(parts, default=str)
+            seen[text] += 1
+            result[index] = message.model_copy(update={"id": str(uuid.uuid5(_NAMESPACE, f"{seen[text]} {text}"))})
+    return result
+
+
+def is_summary(message: BaseMessage) -> bool:
+    """Whether LangChain's middleware or a view of ours made it: it stands for messages that are stored."""
+    return message.additional_kwargs.get("lc_source") == "summarization" or is_view_message(message)
+
+
+def complete_steps(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    """Return the messages without a last step whose tool calls are still to be answered."""
+    answered: set[str] = set()
+    for number in range(len(messages) - 1, -1, -1):
+        message = messages[number]
+        if isinstance(message, ToolMessage):
+            answered.add(message.tool_call_id)
+        elif isinstance(message, AIMessage) and any(call["id"] not in answered for call in message.tool_calls):
+            return messages[:number]
+        else:
+            break
+    return messages
+
+
+def shows_all(history: Any) -> bool:
+    """Whether a history is known to show all that it holds."""
+    return not hasattr(history, "transcript") and getattr(history, "last", None) is None
+
+
+def transcript(history: Any, *, since: Sequence[BaseMessage] = ()) -> list[BaseMessage]:
+    """Return all that a history holds, also behind a view of it; or its end, if the first of `since` is in that.
+
+    Then the others are in it too, or are not stored: they were in the same order.
+    """
+    stored = _stored_under(history)
+    if stored and since and _begins_in(end := stored.store.read(stored.session_id, last=2 * len(since)), since):
+        return end
+    if hasattr(history, "transcript"):
+        return list(history.transcript())
+    return stored.store.read(stored.session_id) if stored else list(history.messages)
+
+
+async def atranscript(history: Any, *, since: Sequence[BaseMessage] = ()) -> list[BaseMessage]:
+    """Async `transcript`."""
+    stored = _stored_under(history)
+    if stored and since and _begins_in(end := await stored.store.aread(stored.session_id, last=2 * len(since)), since):
+        return end
+    if hasattr(history, "atranscript"):
+        return list(await history.atranscript())
+    return await stored.store.aread(stored.session_id) if stored else list(await history.aget_messages())
+
+
+def _stored_under(history: Any) -> StoredChatMessageHistory | None:
+    """Return the history of this package that this one is, or is a view of."""
+    under = getattr(history, "history", history)
+    return under if isinstance(under, StoredChatMessageHistory) else None
+
+
+def _begins_in(end: Sequence[BaseMessage], messages: Sequence[BaseMessage]) -> bool:
+    first = next((message.id for message in messages if not is_summary(message)), None)
+    return first in {message.id for message in with_ids(end)}

@@ -1,0 +1,333 @@
+"""`RunnableWithHistory`: a chain, a model or a graph that remembers its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import operator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.utils import message_chunk_to_message
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import patch_config
+from langchain_core.runnables.utils import get_unique_config_specs
+from pydantic import BaseModel, RootModel, create_model
+
+from langchain_histories.errors import ConfigurationError, HistoryError
+from langchain_histories.integrations._messages import as_messages, complete_steps, is_summary, with_id, with_ids
+from langchain_histories.integrations._sessions import (
+    Session,
+    SessionHistories,
+    Sessions,
+    check_option,
+    report_unsaved,
+)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One turn: where it is stored, what the runnable is given, and which messages are new and known."""
+
+    session: Session
+    history: Any
+    config: RunnableConfig
+    value: Any
+    new: list[BaseMessage]
+    known: set[str | None]
+
+
+class _Streamed:
+    """What came out of a stream."""
+
+    def __init__(self, kwargs: dict[str, Any]) -> None:
+        self.kwargs = kwargs
+        self._chunks: list[Any] = []
+
+    def take(self, chunk: Any) -> tuple[Any, ...]:
+        """Keep a chunk; return what the caller is shown of it."""
+        self._chunks.append(chunk)
+        return (chunk,)
+
+    def output(self) -> Any:
+        """The chunks, merged; as elsewhere in LangChain the last one, where they cannot be added."""
+        try:
+            return functools.reduce(operator.add, self._chunks) if self._chunks else []
+        except TypeError:
+            return self._chunks[-1]
+
+
+class _StreamedGraph(_Streamed):
+    """What came out of a graph's stream: its last state, asked for beside the modes that the caller wants."""
+
+    def __init__(self, kwargs: dict[str, Any], default: str | Sequence[str]) -> None:
+        modes = kwargs.get("stream_mode") or default
+        self._modes = [modes] if isinstance(modes, str) else list(modes)
+        self._has_mode = isinstance(modes, list)  # a graph names the mode in the chunks of a list, not of a tuple
+        super().__init__({**kwargs, "stream_mode": list(dict.fromkeys([*self._modes, "values"]))})
+
+    def take(self, chunk: Any) -> tuple[Any, ...]:
+        if isinstance(chunk, dict):  # version="v2"
+            namespace, mode, data = chunk["ns"], chunk["type"], chunk["data"]
+        else:
+            *spaces, mode, data = chunk
+            namespace = spaces[0] if spaces else ()
+            if not self._has_mode:
+                chunk = (*spaces, data) if spaces else data
+        if mode == "values" and not namespace and not (isinstance(data, dict) and data.keys() == {"__interrupt__"}):
+            self._chunks = [data]
+        return (chunk,) if mode in self._modes else ()
+
+
+class RunnableWithHistory(Runnable[Any, Any]):
+    """Gives a runnable the earlier messages of a session, and stores the new ones.
+
+    It takes the place of LangChain's `RunnableWithMessageHistory`: a program changes the name. Each turn is one read
+    and one append, so turns that run at once on a session keep all their messages. What is new in an output that
+    repeats its input, or all of a graph's state, is known by message ids: a message without one is given one.
+
+    Input and output are text, a message, a list of messages or of what stands for one, a prompt value, or a dict with
+    one of these. The runnable finds the history in its config, as `configurable["message_history"]`. A graph may be
+    streamed in all its modes; its interrupts are answered without this class.
+
+    Args:
+        runnable: What answers: a model, a chain, an agent, a graph.
+        get_session_history: Returns the history of a session, given the values of `history_factory_config` from the
+            config: one by position, several by name. It may be async; then only the async methods work. A
+            `HistoryRegistry` stands for its method of this name.
+        input_messages_key: Where the messages are in an input that is a dict. Without it a dict becomes a list of
+            messages, those under its only key or `input`.
+        output_messages_key: Where they are in an output that is a dict; without it, under its only key or `output`.
+        history_messages_key: Where the input dict is given the history; without it, before the new messages.
+        history_factory_config: Keys of `config["configurable"]` that name a session: by default the `session_id`, for
+            which the `thread_id` stands in.
+        on_error: What is stored when a turn fails or is cancelled: nothing, or the messages of the input.
+        on_save_error: Whether the error is raised or logged when a turn cannot be stored. If the turn failed before
+            that, its own error is raised, and this one is logged and noted on it.
+        save_partial_stream: Whether a stream that fails or is closed early stores its input and what came of the
+            answer, marked by `response_metadata["partial"]`; of a graph, the messages of complete steps.
+
+    Raises:
+        ConfigurationError: An option cannot be used, or a key of the config, the input or the output is missing.
+        InvalidMessageError: An input or output does not hold messages.
+    """
+
+    def __init__(
+        self,
+        runnable: Runnable[Any, Any],
+        get_session_history: SessionHistories,
+        *,
+        input_messages_key: str | None = None,
+        output_messages_key: str | None = None,
+        history_messages_key: str | None = None,
+        history_factory_config: Sequence[ConfigurableFieldSpec] | None = None,
+        on_error: Literal["discard", "input"] = "discard",
+        on_save_error: Literal["raise", "warn"] = "raise",
+        save_partial_stream: bool = False,
+    ) -> None:
+        """Keep the runnable, the factory and the options."""
+        check_option("on_error", on_error, "discard", "input")
+        check_option("on_save_error", on_save_error, "raise", "warn")
+        self.bound = runnable
+        self._sessions = Sessions(get_session_history, history_factory_config)
+        self.input_messages_key = input_messages_key
+        self.output_messages_key = output_messages_key
+        self.history_messages_key = history_messages_key
+        self.on_error = on_error
+        self.on_save_error = on_save_error
+        self.save_partial_stream = save_partial_stream
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The fields of the config of `runnable`, and those that name a session."""
+        return get_unique_config_specs([*self.bound.config_specs, *self._sessions.specs])
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:  # noqa: ARG002
+        """A model of the input: new messages, under their key if there is one."""
+        messages: Any = str | BaseMessage | Sequence[BaseMessage]
+        if not self.input_messages_key:
+            return create_model("RunnableWithHistoryInput", __base__=RootModel[messages])
+        fields: Any = {self.input_messages_key: (messages, ...)}
+        return create_model("RunnableWithHistoryInput", **fields)
+
+    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """A model of the output, that of `runnable`."""
+        return self.bound.get_output_schema(config)  # type: ignore[return-value]  # no runnable has a v1 model
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """Run a turn and store it."""
+        return self._call_with_config(functools.partial(self._invoke, **kwargs), input, config)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """Async `invoke`."""
+        return await self._acall_with_config(functools.partial(self._ainvoke, **kwargs), input, config)
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
+        """Run a turn, pass on its chunks as they come, and store it at the end."""
+        return self._transform_stream_with_config(iter([input]), functools.partial(self._stream, **kwargs), config)
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
+        """Async `stream`. Who leaves it early does well to close it (`contextlib.aclosing`)."""
+        return self._atransform_stream_with_config(_one(input), functools.partial(self._astream, **kwargs), config)
+
+    def _invoke(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Any:
+        turn = self._begin(value, config)
+        try:
+            output = self.bound.invoke(turn.value, turn.config, **kwargs)
+            messages = self._messages_of(turn, output)
+        except BaseException as error:
+            self._save(turn, self._left(turn), error)
+            raise
+        self._save(turn, messages)
+        return output
+
+    async def _ainvoke(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Any:
+        turn = await self._abegin(value, config)
+        try:
+            output = await self.bound.ainvoke(turn.value, turn.config, **kwargs)
+            messages = self._messages_of(turn, output)
+        except BaseException as error:
+            await self._asave(turn, self._left(turn), error)
+            raise
+        await self._asave(turn, messages)
+        return output
+
+    def _stream(self, values: Iterator[Any], config: RunnableConfig, **kwargs: Any) -> Iterator[Any]:
+        turn = self._begin(next(values), config)
+        streamed = self._streamed(kwargs)
+        try:
+            for chunk in self.bound.stream(turn.value, turn.config, **streamed.kwargs):
+                yield from streamed.take(chunk)
+            messages = self._messages_of(turn, streamed.output())
+        except BaseException as error:  # GeneratorExit, when the caller leaves the stream
+            self._save(turn, self._left(turn, streamed), error)
+            raise
+        self._save(turn, messages)
+
+    async def _astream(self, values: AsyncIterator[Any], config: RunnableConfig, **kwargs: Any) -> AsyncIterator[Any]:
+        turn = await self._abegin(await anext(values), config)
+        streamed = self._streamed(kwargs)
+        try:
+            chunks: Any = self.bound.astream(turn.value, turn.config, **streamed.kwargs)
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    for shown in streamed.take(chunk):
+                        yield shown
+            messages = self._messages_of(turn, streamed.output())
+        except BaseException as error:  # GeneratorExit, when the caller leaves the stream
+            await self._asave(turn, self._left(turn, streamed), error)
+            raise
+        await self._asave(turn, messages)
+
+    def _begin(self, value: Any, config: RunnableConfig) -> _Turn:
+        session = self._sessions.named(config)
+        history = self._sessions.open(session)
+        return self._turn(value, history.messages, session, history, config)
+
+    async def _abegin(self, value: Any, config: RunnableConfig) -> _Turn:
+        session = self._sessions.named(config)
+        history = await self._sessions.aopen(session)
+        return self._turn(value, await history.aget_messages(), session, history, config)
+
+    def _turn(
+        self, value: Any, shown: Iterable[BaseMessage], session: Session, history: Any, config: RunnableConfig
+    ) -> _Turn:
+        """Put history and input together for the wrapped runnable."""
+        key, given = None, value
+        if isinstance(value, dict):
+            key = _key(value, self.input_messages_key, "input", "input_messages_key")
+            given = value[key]
+        elif self.input_messages_key or self.history_messages_key:
+            raise ConfigurationError(f"With a messages key the input must be a dict, not {type(value).__name__}.")
+        messages = [with_id(message) for message in as_messages(given)]
+        known = with_ids(shown)
+        earlier = [message for message in known if message not in messages]  # a client may send the whole conversation
+        if self.history_messages_key:
+            one = given if isinstance(given, str) else messages[0] if isinstance(given, BaseMessage) else messages
+            value = {**value, key: one, self.history_messages_key: earlier}
+        else:
+            value = {**value, key: earlier + messages} if self.input_messages_key else earlier + messages
+        new = [message for message in messages if message not in known and not is_summary(message)]
+        config = patch_config(config, configurable={"message_history": history})
+        return _Turn(session, history, config, value, new, {message.id for message in [*known, *messages]})
+
+    def _messages_of(self, turn: _Turn, output: Any) -> list[BaseMessage]:
+        """Return the new messages of a turn: those of its input, then those of its output."""
+        if isinstance(output, dict):
+            output = output[_key(output, self.output_messages_key, "output", "output_messages_key")]
+        messages = as_messages(output, AIMessage)
+        if not isinstance(output, str | BaseMessage):  # a list may repeat what is known
+            messages = [message for message in messages if message.id not in turn.known and not is_summary(message)]
+        return turn.new + [message_chunk_to_message(message) for message in messages]
+
+    def _left(self, turn: _Turn, streamed: _Streamed | None = None) -> list[BaseMessage]:
+        """Return what to store of a turn that did not come to its end."""
+        if streamed is None or not self.save_partial_stream:
+            return turn.new if self.on_error == "input" else []
+        try:
+            messages = list(complete_steps(self._messages_of(turn, streamed.output())[len(turn.new) :]))
+        except HistoryError:  # the part with the messages has not come yet
+            messages = []
+        if messages and not isinstance(streamed, _StreamedGraph):
+            last = messages.pop()
+            if last.content and not getattr(last, "invalid_tool_calls", None):  # a call that is cut is an invalid one
+                mark = {**last.response_metadata, "partial": True}
+                messages.append(last.model_copy(update={"response_metadata": mark}))
+        return turn.new + messages
+
+    def _save(self, turn: _Turn, messages: list[BaseMessage], failure: BaseException | None = None) -> None:
+        try:
+            if messages:
+                turn.history.add_messages(messages)
+        except Exception as error:  # noqa: BLE001 - raised again, or reported
+            self._report(turn, len(messages), error, failure)
+
+    async def _asave(self, turn: _Turn, messages: list[BaseMessage], failure: BaseException | None = None) -> None:
+        """Save to the end, even if the caller is cancelled meanwhile, as often as it likes."""
+        if not messages:
+            return
+        cancelled = None
+        saving = asyncio.ensure_future(turn.history.aadd_messages(messages))
+        while not saving.done():
+            try:
+                await asyncio.wait([saving])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        try:
+            saving.result()
+        except Exception as error:  # noqa: BLE001 - raised again, or reported
+            self._report(turn, len(messages), error, failure or cancelled)
+        if cancelled is not None:
+            raise cancelled
+
+    def _report(self, turn: _Turn, count: int, error: Exception, failure: BaseException | None) -> None:
+        if failure is None and self.on_save_error == "raise":
+            raise error
+        line = report_unsaved(turn.history, turn.session, count, error)
+        if failure is not None:
+            failure.add_note(line)
+
+    def _streamed(self, kwargs: dict[str, Any]) -> _Streamed:
+        runnable = self.bound
+        while isinstance(runnable, RunnableBindingBase):
+            kwargs = {**runnable.kwargs, **kwargs}
+            runnable = runnable.bound
+        if "stream_mode" in inspect.signature(runnable.stream).parameters:  # a LangGraph graph, here or remote
+            return _StreamedGraph(kwargs, getattr(runnable, "stream_mode", "updates"))
+        return _Streamed(kwargs)
+
+
+async def _one(value: Any) -> AsyncIterator[Any]:
+    yield value
+
+
+def _key(value: dict[str, Any], key: str | None, default: str, option: str) -> str:
+    key = key or (next(iter(value)) if len(value) == 1 else default)
+    if key not in value:
+        raise ConfigurationError(f"There is no {key!r} in a dict with {', '.join(map(str, value))}: set {option}.")
+    return key
