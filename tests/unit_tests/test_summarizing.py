@@ -420,6 +420,21 @@ def test_a_cleared_session_is_never_shown_with_its_old_summary(face, store):
     assert not split(face.messages(view))[1]
 
 
+def test_a_session_cleared_in_the_moment_of_writing_keeps_no_summary(face, store):
+    put = store._put_state
+
+    async def racing(client, key, text, **where):
+        if text is not None and await store._count(client, key):
+            await store._clear(client, key)
+        return await put(client, key, text, **where)
+
+    store._put_state = racing
+    view = make_view(store.history("s"), RecordingSummarizer())
+    fill(face, view, 8)
+    assert store.count("s") == 0
+    assert store.get_state("s") is None
+
+
 def test_a_stale_summary_is_not_shown_and_then_replaced(face, store):
     events = []
     view = make_view(store.history("s"), RecordingSummarizer(), on_event=events.append)
