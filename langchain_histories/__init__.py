@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from langchain_histories.errors import UnsupportedOperationError as UnsupportedOperationError
     from langchain_histories.history import StoredChatMessageHistory as StoredChatMessageHistory
     from langchain_histories.history import TurnChatMessageHistory as TurnChatMessageHistory
+    from langchain_histories.integrations.runnable import RunnableWithHistory as RunnableWithHistory
     from langchain_histories.registry import SESSION_CONFIG as SESSION_CONFIG
     from langchain_histories.registry import USER_SESSION_CONFIG as USER_SESSION_CONFIG
     from langchain_histories.registry import HistoryRegistry as HistoryRegistry
@@ -72,6 +73,7 @@ _MODULES = {
         "UnsupportedOperationError",
     ),
     "history": ("StoredChatMessageHistory", "TurnChatMessageHistory"),
+    "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
     "store": ("Capability", "MessageStore", "SessionInfo", "user_session_id"),
     "stores.file": ("FileChatMessageHistory", "FileStore"),

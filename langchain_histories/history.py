@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from langchain_histories._compat import BaseChatMessageHistory
-from langchain_histories.errors import UnsupportedOperationError
+from langchain_histories.errors import HistoryError, UnsupportedOperationError
 from langchain_histories.store import check_number, normalize_session_id
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
         self._frozen = None
 
     def _report(self, error: Exception, messages: Sequence[BaseMessage]) -> None:
-        logger.error("%d messages of session %r were not saved: %s", len(messages), self.session_id, error)
+        # Another's error, such as that of a `before_save`, may quote the messages.
+        what = error if isinstance(error, HistoryError) else type(error).__name__
+        logger.error("%d messages of session %r were not saved: %s", len(messages), self.session_id, what)
         if self._on_save_error is not None:
             self._on_save_error(error, self.session_id, messages)

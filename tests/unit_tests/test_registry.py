@@ -277,3 +277,14 @@ def test_closing(tmp_path):
             await registry.history("s").aadd_messages([HumanMessage("x")])
 
     asyncio.run(use())
+
+
+def test_the_log_of_a_failed_save_does_not_quote_the_messages(caplog):
+    def refuse(message):
+        raise ValueError(message.content)
+
+    registry = HistoryRegistry.from_config({"histories": {"s": {"url": "memory://", "before_save": refuse}}})
+    with pytest.raises(ValueError, match="secret"):
+        registry.get_session_history("1").add_messages([HumanMessage("secret")])
+    assert "1 messages of session '1' were not saved: ValueError" in caplog.text
+    assert "secret" not in caplog.text
