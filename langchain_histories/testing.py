@@ -716,6 +716,9 @@ class MessageStoreTests:
             assert _texts(call.read("s")) == ["first", "second"]
             assert call.get_state("s") == {"summary": "x"}
             assert call.read("other") == []
+            # What is put beside a session does not outlive it.
+            call.put_state("s", {"summary": "y"})
+            call.update_state("s", lambda state: {**state, "more": 1})
             time.sleep(1.3)
             assert call.read("s") == []
             assert call.get_state("s") is None

@@ -73,20 +73,20 @@ end
 redis.call('LREM', KEYS[1], 0, 'lh:deleted')
 return removed
 """
-# No state is an empty text, so that one stands for none.
-_SWAP = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
-  return 0
-end
-if ARGV[2] == '' then
+# A state expires with its list, and not later: it was written after the last message.
+_PUT = """
+if ARGV[1] == '' then
   redis.call('DEL', KEYS[1])
-elseif ARGV[3] == '0' then
-  redis.call('SET', KEYS[1], ARGV[2])
+elseif ARGV[2] == '0' then
+  redis.call('SET', KEYS[1], ARGV[1])
 else
-  redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+  local left = redis.call('PTTL', KEYS[2])
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', left > 0 and left or ARGV[2] * 1000)
 end
 return 1
 """
+# No state is an empty text, so that one stands for none.
+_SWAP = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return 0 end" + _PUT
 _TAIL = "return {redis.call('LLEN', KEYS[1]), redis.call('LRANGE', KEYS[1], 0, ARGV[1])}"
 
 
@@ -284,10 +284,12 @@ class RedisStore(MessageStore[Any]):
     async def _put_state(
         self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
     ) -> bool:
-        name = _state_name(self._list(key))
+        places = (_state_name(self._list(key)), self._list(key))
         if instead_of is not ANY_STATE:
-            return bool(await settle(client.eval(_SWAP, 1, name, instead_of or "", text or "", self.ttl or 0)))
-        await settle(client.delete(name) if text is None else client.set(name, text, ex=self.ttl))
+            return bool(await settle(client.eval(_SWAP, 2, *places, text or "", self.ttl or 0, instead_of or "")))
+        if self.ttl is not None and text is not None:
+            return bool(await settle(client.eval(_PUT, 2, *places, text, self.ttl)))
+        await settle(client.delete(places[0]) if text is None else client.set(places[0], text))
         return True
 
 

@@ -121,6 +121,10 @@ class SummarizingChatMessageHistory(HistoryView):
     summarizer fails it: until a later call succeeds (after 2, 4, 8, ... turns), the view leaves out the oldest turns
     that do not fit.
 
+    What a handle has read first it goes on showing until it writes, with what is added behind it, so that a summary
+    made meanwhile does not move the messages of a turn: take a handle for each turn, and for each page of a program
+    that only shows.
+
     Over a history of this package the summary is kept in the session's state, and a turn costs what it shows, not what
     is stored. Any number of processes may use a session: a summary that covers less never replaces one that covers
     more.
@@ -220,7 +224,7 @@ class SummarizingChatMessageHistory(HistoryView):
 
     @property
     def summary(self) -> Summary | None:
-        """The summary, if there is one."""
+        """The summary that the state has, if there is one."""
         return Summary.of(self._sync.state())
 
     async def aget_summary(self) -> Summary | None:
