@@ -755,16 +755,16 @@ def test_columns_that_compare_otherwise_on_postgresql(postgres_server, pg, name,
 def test_our_table_on_postgresql(postgres_server, pg, name):
     with SQLStore(blocking(postgres_server), table_name=name) as store:
         store.append("s", [HumanMessage("x")])
-        for (last, after), statement in store._messages.read.items():
+        for (from_end, after), statement in store._messages.read.items():
             question = str(statement.compile(pg))
-            for parameter in ("s", "last", "after"):
+            for parameter in ("s", "limit", "after"):
                 value = "'s'" if parameter == "s" else "1"
                 question = question.replace(f"%({parameter})s", value)
             with pg.connect() as connection:
                 for way in ("seqscan", "bitmapscan"):
                     connection.exec_driver_sql(f"SET enable_{way} = off")
                 plan = "\n".join(row[0] for row in connection.exec_driver_sql("EXPLAIN " + question))
-            assert f"{name}_ix" in plan, (last, after, plan)
+            assert f"{name}_ix" in plan, (from_end, after, plan)
             assert "Sort" not in plan
     question = (
         "SELECT collation_name FROM information_schema.columns WHERE table_name = :name AND column_name = 'session_id'"
@@ -824,7 +824,7 @@ def test_columns_that_compare_otherwise_on_mariadb(mariadb_server, maria, name, 
                 store.append("👍", [HumanMessage("x")])
             assert theirs("Ivan", table_name=name, connection=blocking(mariadb_server)).messages
     with maria.connect() as connection:
-        question = str(store._messages.read[False, False].compile(maria)).replace("%(s)s", "'s'").replace("%%", "%")
+        question = str(store._messages.read[None, False].compile(maria)).replace("%(s)s", "'s'").replace("%%", "%")
         plan = connection.exec_driver_sql("EXPLAIN " + question).mappings().one()
     assert plan["key"] == "session_id"
 
