@@ -144,6 +144,10 @@ class Access:
         """Change the state of the session."""
         return self.slot.store.update_state(self.slot.session_id, change) if self.slot else None
 
+    def drop_state(self) -> Any:
+        """Remove the state of the session."""
+        return self.slot.store.put_state(self.slot.session_id, None) if self.slot else None
+
     def start(self, body: Callable[[Access], Coroutine[Any, Any, Any]]) -> object:
         """Run a neutral body beside the caller; return what it runs in."""
         thread = threading.Thread(target=lambda: drive(body(self)), name="langchain_histories-summary", daemon=True)
@@ -217,6 +221,10 @@ class AsyncAccess(Access):
     async def update_state(self, change: Change) -> Any:
         """Async `Access.update_state`."""
         return await self.slot.store.aupdate_state(self.slot.session_id, change) if self.slot else None
+
+    async def drop_state(self) -> Any:
+        """Async `Access.drop_state`."""
+        return await self.slot.store.aput_state(self.slot.session_id, None) if self.slot else None
 
     def start(self, body: Callable[[Access], Coroutine[Any, Any, Any]]) -> object:
         """Run a neutral body in a task, which the caller must keep."""

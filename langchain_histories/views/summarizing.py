@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from langchain_histories._neutral import drive, settle
 from langchain_histories.codec import decode_message, decode_value, encode_message
-from langchain_histories.errors import ConfigurationError, SummaryError
+from langchain_histories.errors import ConfigurationError, CorruptRecordError, SummaryError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Capability
 from langchain_histories.views._access import Call, StateSlot, is_running
@@ -439,7 +439,11 @@ class SummarizingChatMessageHistory(HistoryView):
     async def _clearing(self, io: Access) -> None:
         if io.own is None or io.own.store is not self._slot.store:
             # The summary first: it must not outlive the conversation. A store that keeps both removes both at once.
-            await settle(io.update_state(_without_summary))
+            try:
+                await settle(io.update_state(_without_summary))
+            except CorruptRecordError:
+                # Whatever it held: it goes with the conversation.
+                await settle(io.drop_state())
         await super()._clearing(io)
         self._pin = self._size = None
         self._session.begin_anew()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -140,9 +141,7 @@ class Session:
     """What this process knows of a session, whichever handle a turn has: one call at a time, and pauses."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._noting = threading.Lock()
-        self.running: Any = None
+        self.let_go()
         self.failures = 0
         self.pause = 0
         self.stats = SummaryStats()
@@ -158,6 +157,12 @@ class Session:
         for name in ("calls", "tokens_in", "tokens_out", "tokens_saved"):
             self.note(**{name: (getattr(base, name) if base else 0) - getattr(new, name)})
 
+    def let_go(self) -> None:
+        """Be free, with nothing under way."""
+        self.lock = threading.Lock()
+        self._noting = threading.Lock()
+        self.running: Any = None
+
     def begin_anew(self) -> None:
         """Forget the conversation that was cleared."""
         self.failures = self.pause = 0
@@ -172,6 +177,19 @@ class Session:
 
 _sessions: weakref.WeakKeyDictionary[MessageStore[Any], OrderedDict[str, Session]] = weakref.WeakKeyDictionary()
 _sessions_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Let go in a child process of what threads of its parent were doing."""
+    global _sessions_lock  # noqa: PLW0603  # locks cannot be reset
+    _sessions_lock = threading.Lock()
+    for known in _sessions.values():
+        for session in known.values():
+            session.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def session_of(slot: StateSlot) -> Session:

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import datetime as dt
 import itertools
+import os
 import random
 import threading
 from types import SimpleNamespace
@@ -529,6 +530,19 @@ def test_clear_leaves_nothing(face, store):
     assert store.get_state("other") == {"summary": "mine"}, "what is not ours stays"
 
 
+def test_a_session_is_cleared_whose_state_cannot_be_read(face, store):
+    history = Foreign()
+    view = make_view(history, RecordingSummarizer(), state=store.history("state"))
+    fill(face, view, 12)
+    client = store.client
+    client.sessions["state"].state = "not JSON"
+    with pytest.raises(CorruptRecordError):
+        face.messages(view)
+    face.run(view, "clear")
+    assert history.messages == face.messages(view) == []
+    assert store.get_state("state") is None
+
+
 def test_a_cleared_session_begins_anew(face, store):
     summarizer = RecordingSummarizer(["ok", "raise", "raise", "raise"])
     view = make_view(store.history("s"), summarizer)
@@ -852,6 +866,22 @@ def test_one_call_at_a_time_for_a_session(store):
     thread.join()
     assert first.summary.text == "done"
     assert store.count("s") == 22
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_is_not_waiting_for_its_parents_summary(store):
+    summarizer = Waiting()
+    view = make_view(store.history("s"), summarizer, mode="background")
+    fill(Face(), view, 12)
+    assert summarizer.begun.wait(20)
+    child = os.fork()
+    if not child:
+        summarizer.let_go.set()
+        os._exit(0 if view.compact(force=True) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    summarizer.let_go.set()
+    assert view.flush(20)
 
 
 async def test_a_cancelled_turn_is_stored_and_frees_the_session(store):
