@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._neutral import drive, settle
 from langchain_histories.errors import ConfigurationError, UnsupportedOperationError
-from langchain_histories.history import TurnChatMessageHistory
+from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
 from langchain_histories.views._access import Access, AsyncAccess, Snapshot, check_history
 from langchain_histories.views._turns import is_view_message, leading_system
 
@@ -36,6 +36,8 @@ class HistoryView(BaseChatMessageHistory):
                 f"{type(history).__name__} is a view itself: give the history under it, so that nothing is hidden."
             )
         check_history(history)
+        if isinstance(history, StoredChatMessageHistory) and history.last is not None:
+            raise ConfigurationError(f"last={history.last} and {type(self).__name__} both say what is shown.")
         self.history = history
         self._sync = Access(history)
         self._async = AsyncAccess(history)

@@ -198,6 +198,8 @@ class SummarizingChatMessageHistory(HistoryView):
             )
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
             raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
+        if on_event is not None and not callable(on_event):
+            raise ConfigurationError(f"on_event must be a function of an event, not {on_event!r}.")
         self.summarizer = find_summarizer(model, prompt)
         self.mode = mode
         asked = getattr(self.summarizer, "model", None)

@@ -1268,6 +1268,7 @@ def test_turns_that_overlap_are_not_cut_apart(face, store):
         ({"on_error": "ignore"}, "on_error"),
         ({"on_error": "raise", "mode": "background"}, "nobody"),
         ({"timeout": 0}, "timeout"),
+        ({"on_event": "print"}, "on_event"),
         ({"token_counter": "words"}, "token_counter"),
         ({"prompt": "{messages} {summary}"}, "prompt is for a model"),
     ],
@@ -1284,6 +1285,8 @@ def test_what_cannot_be_wrapped(store):
         make_view(Foreign(), RecordingSummarizer())
     with pytest.raises(ConfigurationError, match="keeps it itself"):
         make_view(store.history("s"), RecordingSummarizer(), state=store.history("t"))
+    with pytest.raises(ConfigurationError, match="last=2"):
+        make_view(store.history("s", last=2), RecordingSummarizer())
     with pytest.raises(ConfigurationError, match="view itself"):
         make_view(WindowedChatMessageHistory(store.history("s")), RecordingSummarizer())
     with pytest.raises(ConfigurationError, match="model must be"):
