@@ -77,6 +77,12 @@ def complete_steps(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
     return messages
 
 
+def lacking(messages: Iterable[BaseMessage], stored: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages that are not stored, without summaries."""
+    known = {message.id for message in with_ids(stored)}
+    return [message for message in messages if message.id not in known and not is_summary(message)]
+
+
 def shows_all(history: Any) -> bool:
     """Whether a history is known to show all that it holds."""
     return not hasattr(history, "transcript") and getattr(history, "last", None) is None

@@ -30,7 +30,7 @@ class Turn(str):
     conversation, or an object that it cannot handle.
     """
 
-    __slots__ = ("_known", "_pending", "_question", "_shown", "_view", "history", "place", "session")
+    __slots__ = ("_known", "_pending", "_question", "_shown", "_view", "history", "place", "retrying", "session")
 
     def __new__(cls, session: Session, *_: Any) -> Self:
         """Make the text."""
@@ -46,6 +46,7 @@ class Turn(str):
         self._known: set[str | None] = set()  # ids of messages that are stored or pending
         self._pending: list[BaseMessage] = []
         self._question: str | None = None
+        self.retrying = False
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """A copy or a pickle is the text alone."""
@@ -116,8 +117,10 @@ class Turn(str):
             except Exception as error:
                 if not warn:
                     raise
+                self.retrying = True  # it may have been stored all the same
                 report_unsaved(self.history, self.session, len(batch), error)
             else:
+                self.retrying = False
                 del self._pending[: len(batch)]
         if ended and self.place is not None:
             self.place.end()

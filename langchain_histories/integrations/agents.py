@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from langchain_histories.errors import ConfigurationError, missing_extra
-from langchain_histories.integrations._messages import atranscript, shows_all, transcript
+from langchain_histories.integrations._messages import atranscript, lacking, shows_all, transcript
 from langchain_histories.integrations._sessions import Session, SessionHistories, Sessions, check_option
 from langchain_histories.integrations._turns import Place, Turn
 
@@ -205,8 +205,9 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
             return None
         turn = _turn(state) or self._load(session, state["messages"], resumed=True)
         with turn.saving(state["messages"], ended=ended, whole_turns=self._whole_turns, warn=self._warn) as batch:
-            if batch:
-                turn.history.add_messages(batch)
+            new = lacking(batch, transcript(turn.history)) if batch and turn.retrying else batch
+            if new:
+                turn.history.add_messages(new)
         return None if _turn(state) else {"chat_history_turn": turn}
 
     async def _astore(self, state: _State, *, ended: bool) -> Update:
@@ -214,8 +215,9 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
             return None
         turn = _turn(state) or await self._aload(session, state["messages"], resumed=True)
         with turn.saving(state["messages"], ended=ended, whole_turns=self._whole_turns, warn=self._warn) as batch:
-            if batch:
-                await turn.history.aadd_messages(batch)
+            new = lacking(batch, await atranscript(turn.history)) if batch and turn.retrying else batch
+            if new:
+                await turn.history.aadd_messages(new)
         return None if _turn(state) else {"chat_history_turn": turn}
 
 

@@ -8,7 +8,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langchain_histories.errors import ConfigurationError, missing_extra
-from langchain_histories.integrations._messages import as_messages, atranscript, is_summary, transcript, with_ids
+from langchain_histories.integrations._messages import as_messages, atranscript, lacking, transcript, with_ids
 from langchain_histories.integrations._sessions import SessionHistories, Sessions
 
 try:
@@ -59,7 +59,7 @@ def import_thread(
     thread, said = _thread(config_or_thread_id, source), dict[str, BaseMessage]()
     for state in _states(source, thread):
         said = _merge(_said(state, thread, messages_key), said)
-    if new := _lacking(said.values(), transcript(history)):
+    if new := lacking(said.values(), transcript(history)):
         history.add_messages(new)
     return len(new)
 
@@ -71,7 +71,7 @@ async def aimport_thread(
     thread, said = _thread(config_or_thread_id, source), dict[str, BaseMessage]()
     async for state in _astates(source, thread):
         said = _merge(_said(state, thread, messages_key), said)
-    if new := _lacking(said.values(), await atranscript(history)):
+    if new := lacking(said.values(), await atranscript(history)):
         await history.aadd_messages(new)
     return len(new)
 
@@ -165,13 +165,13 @@ def save_history_node(
 
     def save(state: Any, config: RunnableConfig) -> dict[str, Any]:
         messages, history = _get(state, messages_key), sessions.open(sessions.named(config))
-        if new := _lacking(messages, transcript(history, since=messages)):
+        if new := lacking(messages, transcript(history, since=messages)):
             history.add_messages(new)
         return {}
 
     async def asave(state: Any, config: RunnableConfig) -> dict[str, Any]:
         messages, history = _get(state, messages_key), await sessions.aopen(sessions.named(config))
-        if new := _lacking(messages, await atranscript(history, since=messages)):
+        if new := lacking(messages, await atranscript(history, since=messages)):
             await history.aadd_messages(new)
         return {}
 
@@ -259,9 +259,3 @@ def _merge(older: dict[Any, BaseMessage], newer: dict[Any, BaseMessage]) -> dict
             followers.setdefault(before, []).append(key)
     order = [*followers[None], *(key for kept in newer for key in (kept, *followers.get(kept, [])))]
     return {key: newer.get(key) or older[key] for key in order}
-
-
-def _lacking(messages: Iterable[BaseMessage], stored: Iterable[BaseMessage]) -> list[BaseMessage]:
-    """The messages that are not stored, without summaries."""
-    known = {message.id for message in with_ids(stored)}
-    return [message for message in messages if message.id not in known and not is_summary(message)]

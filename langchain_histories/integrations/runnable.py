@@ -20,7 +20,17 @@ from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import BaseModel, RootModel, create_model
 
 from langchain_histories.errors import ConfigurationError, HistoryError
-from langchain_histories.integrations._messages import as_messages, complete_steps, is_summary, with_id, with_ids
+from langchain_histories.integrations._messages import (
+    as_messages,
+    atranscript,
+    complete_steps,
+    is_summary,
+    lacking,
+    shows_all,
+    transcript,
+    with_id,
+    with_ids,
+)
 from langchain_histories.integrations._sessions import (
     Session,
     SessionHistories,
@@ -246,13 +256,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
             raise ConfigurationError(f"With a messages key the input must be a dict, not {type(value).__name__}.")
         messages = [with_id(message) for message in as_messages(given)]
         known = with_ids(shown)
-        earlier = [message for message in known if message not in messages]  # a client may send the whole conversation
+        sent, stored = {message.id for message in messages}, {message.id for message in known}
+        earlier = [message for message in known if message.id not in sent]  # a client may send the whole conversation
         if self.history_messages_key:
             one = given if isinstance(given, str) else messages[0] if isinstance(given, BaseMessage) else messages
             value = {**value, key: one, self.history_messages_key: earlier}
         else:
             value = {**value, key: earlier + messages} if self.input_messages_key else earlier + messages
-        new = [message for message in messages if message not in known and not is_summary(message)]
+        new = [message for message in messages if message.id not in stored and not is_summary(message)]
         config = patch_config(config, configurable={"message_history": history})
         return _Turn(session, history, config, value, new, {message.id for message in [*known, *messages]})
 
@@ -261,16 +272,33 @@ class RunnableWithHistory(Runnable[Any, Any]):
         if isinstance(output, dict):
             output = output[_key(output, self.output_messages_key, "output", "output_messages_key")]
         messages = as_messages(output, AIMessage)
+        before: list[BaseMessage] = []
         if not isinstance(output, str | BaseMessage):  # a list may repeat what is known
-            messages = [message for message in messages if message.id not in turn.known and not is_summary(message)]
-        return turn.new + [message_chunk_to_message(message) for message in messages]
+            # Between what is known and the question stands what was said in a graph's thread without this class, such
+            # as by a run that was resumed. Before what is known stands what a template has put there, or a view hides.
+            asked = {message.id for message in turn.new}
+            ids = [message.id for message in messages]
+            start = next((n for n, id_ in enumerate(ids) if id_ in turn.known and id_ not in asked), len(ids))
+            end = next((n for n, id_ in enumerate(ids) if id_ in asked), 0)
+            if not shows_all(turn.history):
+                start = 0
+            before = [message for message in messages[start:end] if self._is_new(turn, message)]
+            rest = messages[:start] + messages[max(start, end) :]
+            messages = [message for message in rest if self._is_new(turn, message)]
+        return [*map(message_chunk_to_message, before), *turn.new, *map(message_chunk_to_message, messages)]
+
+    @staticmethod
+    def _is_new(turn: _Turn, message: BaseMessage) -> bool:
+        return message.id not in turn.known and not is_summary(message)
 
     def _left(self, turn: _Turn, streamed: _Streamed | None = None) -> list[BaseMessage]:
         """Return what to store of a turn that did not come to its end."""
         if streamed is None or not self.save_partial_stream:
             return turn.new if self.on_error == "input" else []
         try:
-            messages = list(complete_steps(self._messages_of(turn, streamed.output())[len(turn.new) :]))
+            new = {message.id for message in turn.new}
+            come = self._messages_of(turn, streamed.output())
+            messages = list(complete_steps([message for message in come if message.id not in new]))
         except HistoryError:  # the part with the messages has not come yet
             messages = []
         if messages and not isinstance(streamed, _StreamedGraph):
@@ -282,6 +310,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     def _save(self, turn: _Turn, messages: list[BaseMessage], failure: BaseException | None = None) -> None:
         try:
+            if messages and _may_be_stored(turn, messages):
+                messages = lacking(messages, transcript(turn.history, since=messages))
             if messages:
                 turn.history.add_messages(messages)
         except Exception as error:  # noqa: BLE001 - raised again, or reported
@@ -292,7 +322,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         if not messages:
             return
         cancelled = None
-        saving = asyncio.ensure_future(turn.history.aadd_messages(messages))
+        saving = asyncio.ensure_future(_aadd(turn, messages))
         while not saving.done():
             try:
                 await asyncio.wait([saving])
@@ -320,6 +350,18 @@ class RunnableWithHistory(Runnable[Any, Any]):
         if "stream_mode" in inspect.signature(runnable.stream).parameters:  # a LangGraph graph, here or remote
             return _StreamedGraph(kwargs, getattr(runnable, "stream_mode", "updates"))
         return _Streamed(kwargs)
+
+
+def _may_be_stored(turn: _Turn, messages: Sequence[BaseMessage]) -> bool:
+    """Whether more than the question and its answer is there, of a history that does not show all."""
+    return not shows_all(turn.history) and (len(turn.new) != 1 or messages[0].id != turn.new[0].id)
+
+
+async def _aadd(turn: _Turn, messages: list[BaseMessage]) -> None:
+    if _may_be_stored(turn, messages):
+        messages = lacking(messages, await atranscript(turn.history, since=messages))
+    if messages:
+        await turn.history.aadd_messages(messages)
 
 
 async def _one(value: Any) -> AsyncIterator[Any]:

@@ -22,7 +22,7 @@ pytest.importorskip("langchain.agents")
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware, SummarizationMiddleware
 from langchain.agents.structured_output import ToolStrategy
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import ConfigurableFieldSpec
@@ -38,6 +38,8 @@ from langchain_histories import (
     MemoryStore,
     MissingExtraError,
     SessionBusyError,
+    StoredChatMessageHistory,
+    StoreError,
     StoreUnavailableError,
     open_store,
     user_session_id,
@@ -996,3 +998,32 @@ def test_nothing_is_kept_of_sessions_that_are_over(registry):
         agent.invoke({"messages": [("user", "hello")]}, {"configurable": {"session_id": str(number)}})
     gc.collect()
     assert len(_turns._queues) == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_save_that_failed_after_it_had_stored_is_not_repeated(is_async):
+    """The answer of the store was lost; `warn` tries again at the next step."""
+    store = MemoryStore()
+
+    class Losing(StoredChatMessageHistory):
+        failures = 1
+
+        def add_messages(self, messages):
+            super().add_messages(messages)
+            self._lose()
+
+        async def aadd_messages(self, messages):
+            await super().aadd_messages(messages)
+            self._lose()
+
+        def _lose(self):
+            if Losing.failures:
+                Losing.failures = 0
+                raise StoreError("lost")
+
+    middleware = ChatHistoryMiddleware(lambda session_id: Losing(store, session_id), on_save_error="warn")
+    agent = create_agent(FakeListChatModel(responses=["answer"]), middleware=[middleware])
+    question = {"messages": [HumanMessage("question")]}
+    config = {"configurable": {"session_id": "1"}}
+    await agent.ainvoke(question, config) if is_async else agent.invoke(question, config)
+    assert [m.content for m in store.read("1")] == ["question", "answer"]

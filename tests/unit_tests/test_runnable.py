@@ -19,7 +19,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.chat_history import InMemoryChatMessageHistory
-from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -50,6 +50,8 @@ from langchain_histories import (
     InvalidMessageError,
     StoredChatMessageHistory,
     StoreError,
+    SummarizingChatMessageHistory,
+    WindowedChatMessageHistory,
 )
 from langchain_histories.integrations.runnable import RunnableWithHistory
 from langchain_histories.stores.memory import MemoryStore
@@ -1076,3 +1078,66 @@ def test_it_works_without_langchains_deprecated_modules():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert done.stdout == "1 3 5\n", done.stderr
+
+
+# What a view hides, and what is said without this class.
+
+
+def whole_state_agent(texts, **options):
+    model = FakeListChatModel(responses=texts)
+    return create_agent(model, checkpointer=InMemorySaver(), **options)
+
+
+@pytest.mark.parametrize("kind", ["last", "window", "summarize"])
+async def test_what_a_view_hides_is_not_stored_again(kind):
+    """An agent on one thread returns all of its state each turn."""
+    store = MemoryStore()
+    summarize = {"trigger": ("messages", 12), "keep": ("messages", 2), "max_summary_tokens": 100}
+    views = {
+        "last": lambda session_id: store.history(session_id, last=2),
+        "window": lambda session_id: WindowedChatMessageHistory(store.history(session_id), keep=("turns", 1)),
+        "summarize": lambda session_id: SummarizingChatMessageHistory(
+            store.history(session_id), "extractive", **summarize
+        ),
+    }
+    agent = whole_state_agent([f"answer {number}" for number in range(20)])
+    keys = {"input_messages_key": "messages", "output_messages_key": "messages"}
+    chat = RunnableWithHistory(agent, views[kind], **keys)
+    config = {"configurable": {"session_id": "1", "thread_id": "t"}}
+    for number in range(12):
+        question = {"messages": [HumanMessage(f"question {number}")]}
+        await chat.ainvoke(question, config) if number % 2 else chat.invoke(question, config)
+    assert [m.content for m in store.read("1")] == [f"{kind} {n}" for n in range(12) for kind in ("question", "answer")]
+
+
+def test_what_a_client_sends_back_is_known_by_its_id_alone():
+    """Also without what the store has beside it, such as the usage."""
+    seen = []
+
+    def answer(messages):
+        seen.append([m.content for m in messages])
+        usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+        return AIMessage(f"answer {len(seen)}", id=f"a{len(seen)}", usage_metadata=usage)
+
+    registry = HistoryRegistry({"s": MemoryStore()})
+    chat = RunnableWithHistory(RunnableLambda(answer), registry)
+    config = {"configurable": {"session_id": "1"}}
+    first = chat.invoke([HumanMessage("q1", id="h1")], config)
+    chat.invoke(
+        [HumanMessage("q1", id="h1"), AIMessage(first.content, id=first.id), HumanMessage("q2", id="h2")], config
+    )
+    assert seen[-1] == ["q1", "answer 1", "q2"]
+    assert [m.content for m in registry.history("1").messages] == ["q1", "answer 1", "q2", "answer 2"]
+
+
+def test_what_was_said_on_the_thread_meanwhile_is_stored_before_the_next_question():
+    agent = whole_state_agent(["answer 1", "aside", "answer 2"])
+    keys = {"input_messages_key": "messages", "output_messages_key": "messages"}
+    registry = HistoryRegistry({"s": MemoryStore()})
+    chat = RunnableWithHistory(agent, registry, **keys)
+    config = {"configurable": {"session_id": "1", "thread_id": "t"}}
+    chat.invoke({"messages": [HumanMessage("q1")]}, config)
+    agent.invoke({"messages": [HumanMessage("said to the agent itself")]}, config)
+    chat.invoke({"messages": [HumanMessage("q2")]}, config)
+    said = ["q1", "answer 1", "said to the agent itself", "aside", "q2", "answer 2"]
+    assert [m.content for m in registry.history("1").messages] == said
