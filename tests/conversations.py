@@ -130,3 +130,16 @@ def conversations(draw, max_turns=25):
         else:
             batches.append(turn)
     return batches
+
+
+def counting_reads(store):
+    """Have a store note how many rows each read returns, in the list that this returns."""
+    read, sizes = store._read, []
+
+    async def counted(*args, **where):
+        rows = await read(*args, **where)
+        sizes.append(len(rows))
+        return rows
+
+    store._read = counted
+    return sizes

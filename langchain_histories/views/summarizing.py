@@ -146,8 +146,8 @@ class SummarizingChatMessageHistory(HistoryView):
             as a system message they would gain its authority, and not all providers accept one in that place.
         rebuild: `"doubling"` makes the summary anew from the messages themselves whenever it covers twice as many, so
             that errors do not add up, at up to twice the cost.
-        timeout: Seconds that a call may take; after that time in one turn no further call is made either. `None` for
-            no limit.
+        timeout: Seconds that a call may take; after that time in one turn no further summary is begun either. One
+            stored turn that is too large for a call takes several. `None` for no limit.
         on_error: `"raise"` raises `SummaryError` when a summary fails, after the messages are stored.
         on_event: Called with each `SummaryEvent`.
         state: For a history that is not of this package: one that is, in whose state the summary is kept.

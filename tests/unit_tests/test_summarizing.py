@@ -13,7 +13,16 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from conversations import Face, FaultError, KilledError, RecordingSummarizer, conversations, count, make_turn
+from conversations import (
+    Face,
+    FaultError,
+    KilledError,
+    RecordingSummarizer,
+    conversations,
+    count,
+    counting_reads,
+    make_turn,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
@@ -996,15 +1005,7 @@ def test_a_turn_too_large_for_one_call_goes_in_several(face, store):
 def test_a_backlog_of_a_hundred_thousand_messages(store):
     """A read costs what it shows, a call takes what fits, and every message is shown once."""
     face = Face()
-    reads = []
-    read = store._read
-
-    async def counted(*args, **where):
-        rows = await read(*args, **where)
-        reads.append(len(rows))
-        return rows
-
-    store._read = counted
+    reads = counting_reads(store)
     store.append("s", [m for n in range(50_000) for m in turn(n, 4)])
     summarizer = RecordingSummarizer()
     options = {"trigger": ("tokens", 20_000), "keep": ("tokens", 5000), "max_summary_tokens": 1000}
@@ -1204,15 +1205,7 @@ def test_a_summary_with_something_missing_is_named(face, store):
 
 
 def test_a_program_that_only_adds_does_not_read_each_time(face, store):
-    reads = []
-    read = store._read
-
-    async def counted(*args, **where):
-        rows = await read(*args, **where)
-        reads.append(len(rows))
-        return rows
-
-    store._read = counted
+    reads = counting_reads(store)
     view = make_view(store.history("s"), RecordingSummarizer())
     for number in range(60):
         face.add(view, turn(number))

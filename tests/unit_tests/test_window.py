@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from conversations import Face, conversations, count, make_turn
+from conversations import Face, conversations, count, counting_reads, make_turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
@@ -95,15 +95,7 @@ def test_what_trim_messages_gets_wrong(face, store):
 
 
 def test_a_read_costs_what_it_returns(face, store):
-    reads = []
-    read = store._read
-
-    async def counted(*args, **where):
-        rows = await read(*args, **where)
-        reads.append(len(rows))
-        return rows
-
-    store._read = counted
+    reads = counting_reads(store)
     history = store.history("s")
     history.add_messages([HumanMessage("q"), AIMessage("a")] * 5000)
     assert len(face.messages(window(history, "turns", 5))) == 10
