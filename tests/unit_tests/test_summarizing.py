@@ -439,10 +439,12 @@ def test_a_session_cleared_in_the_moment_of_writing_keeps_no_summary(face, store
         return await put(client, key, text, **where)
 
     store._put_state = racing
-    view = make_view(store.history("s"), RecordingSummarizer())
+    events = []
+    view = make_view(store.history("s"), RecordingSummarizer(), on_event=events.append)
     fill(face, view, 8)
     assert store.count("s") == 0
     assert store.get_state("s") is None
+    assert events == [], "nothing was summarized"
 
 
 def test_a_stale_summary_is_not_shown_and_then_replaced(face, store):
