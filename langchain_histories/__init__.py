@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from langchain_histories.store import MessageStore as MessageStore
     from langchain_histories.store import SessionInfo as SessionInfo
     from langchain_histories.store import user_session_id as user_session_id
+    from langchain_histories.stores.dynamodb import DynamoDBChatMessageHistory as DynamoDBChatMessageHistory
+    from langchain_histories.stores.dynamodb import DynamoDBStore as DynamoDBStore
     from langchain_histories.stores.file import FileChatMessageHistory as FileChatMessageHistory
     from langchain_histories.stores.file import FileStore as FileStore
     from langchain_histories.stores.memory import ChatMessageHistory as ChatMessageHistory
@@ -76,6 +78,7 @@ _MODULES = {
     "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
     "store": ("Capability", "MessageStore", "SessionInfo", "user_session_id"),
+    "stores.dynamodb": ("DynamoDBChatMessageHistory", "DynamoDBStore"),
     "stores.file": ("FileChatMessageHistory", "FileStore"),
     "stores.memory": ("ChatMessageHistory", "InMemoryChatMessageHistory", "MemoryStore"),
     "stores.mongodb": ("MongoDBChatMessageHistory", "MongoDBStore"),

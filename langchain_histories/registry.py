@@ -49,6 +49,7 @@ _STORES = {
     "mysql": "langchain_histories.stores.sql:SQLStore",
     "mariadb": "langchain_histories.stores.sql:SQLStore",
     "mongodb": "langchain_histories.stores.mongodb:MongoDBStore",
+    "dynamodb": "langchain_histories.stores.dynamodb:DynamoDBStore",
 }
 
 SESSION_CONFIG = (

