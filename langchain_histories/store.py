@@ -66,6 +66,8 @@ class Capability(enum.Flag):
     """`get_state`, `put_state` and `update_state`."""
     ERASE = enum.auto()
     """`erase`, and `clear` of a single session leaves no trace."""
+    LARGE_SESSIONS = enum.auto()
+    """A session has any number of messages, of a megabyte and more; without it what is too large is refused."""
     PERSISTENT = enum.auto()
     """What was stored is there for other processes and after a restart."""
 

@@ -8,7 +8,6 @@ reads the whole item, and all of it has to fit in 400 KB.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +166,7 @@ class ItemOperations:
 
     @property
     def _expires(self) -> dict[str, Any]:
-        return {} if self._ttl is None else {":expires": {"N": str(math.ceil(time.time()) + self._ttl)}}
+        return {} if self._ttl is None else {":expires": {"N": str(round(time.time()) + self._ttl)}}
 
     async def _put(self, client: Any, key: str, change: str, rows: Sequence[str], values: dict[str, Any]) -> None:
         values = {":rows": {"L": [to_value(row) for row in rows]}, **values, **self._expires}
@@ -196,7 +195,7 @@ class ItemOperations:
                     if not await self._remove(client, key, "attribute_exists(#e) AND #e <= :now", now):
                         return False
                     continue
-                if "size" in str(error) and error.response["Error"]["Code"] == "ValidationException":
+                if _is_too_large(error):
                     raise RecordTooLargeError(
                         "With this the session is larger than the 400 KB of one DynamoDB item, which is all that "
                         f"table {self._table.name!r} has for a session. Nothing was written. A table with a sort key "
@@ -239,3 +238,9 @@ class ItemOperations:
 
 def _is_refused(error: ClientError) -> bool:
     return bool(error.response["Error"]["Code"] == "ConditionalCheckFailedException")
+
+
+def _is_too_large(error: ClientError) -> bool:
+    """Whether the item would be too large, or the request already is."""
+    code = error.response["Error"]["Code"]
+    return code in ("413", "RequestEntityTooLarge") or (code == "ValidationException" and "size" in str(error))

@@ -45,7 +45,7 @@ def _value(data: Any) -> dict[str, Any]:
             exact = len(digits) <= _MAX_DIGITS and (data == 0 or 1e-120 < abs(data) < 1e120)  # noqa: PLR2004
             return {"N": number} if exact else {"S": number}
         case str():
-            return {"S": data}
+            return {"S": data.encode("utf-8", "replace").decode()}
         case list():
             return {"L": [_value(item) for item in data]}
         case _:

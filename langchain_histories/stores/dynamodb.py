@@ -7,6 +7,7 @@ it is.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,14 @@ from langchain_histories.stores._partitions import HEAD, Item, PartitionStore, W
 
 try:
     import boto3
+    import botocore.session
     from aiobotocore.client import AioBaseClient
     from aiobotocore.config import AioConfig
     from aiobotocore.session import get_session
     from botocore.client import BaseClient
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.loaders import create_loader
 
     from langchain_histories.stores._dynamodb_item import ItemOperations, Table
 except ImportError as error:
@@ -60,6 +63,9 @@ _UNAVAILABLE = {
     "ThrottlingException",
     "UnrecognizedClientException",
 }
+# The driver's own retries, with backoff and jitter, of what was throttled or did not arrive. The service knows a
+# transaction that it has done already.
+_RETRIES: Any = {"mode": "standard"}
 _CAPABILITIES = ~Capability.NATIVE_ASYNC
 
 
@@ -119,6 +125,7 @@ class DynamoDBStore(PartitionStore[Any]):
             raise ConfigurationError("Name the table once: dynamodb:///table, or table_name=.")
         self._client_options = {**found, **(client_options or {})}
         self._session = boto3_session
+        self._loader = create_loader()
         self._create_table = create_table
         self._item_key = item_key or {}
         self._items: ItemOperations | None = None
@@ -134,11 +141,12 @@ class DynamoDBStore(PartitionStore[Any]):
 
     @property
     def capabilities(self) -> Capability:
-        """All, but no `TAIL_READ` where a session is one item; `NATIVE_ASYNC` unless only a blocking client was given.
+        """All, `NATIVE_ASYNC` unless only a blocking client was given.
 
-        Which kind of table it is, is known after the first operation or `setup`.
+        `TAIL_READ` and `LARGE_SESSIONS` are missing where a session is one item, which is known after the first
+        operation or `setup`.
         """
-        missing = Capability(0) if self._items is None else Capability.TAIL_READ
+        missing = Capability(0) if self._items is None else Capability.TAIL_READ | Capability.LARGE_SESSIONS
         return (_CAPABILITIES & ~missing) | (Capability.NATIVE_ASYNC if self._clients.has_native else Capability(0))
 
     @property
@@ -147,16 +155,17 @@ class DynamoDBStore(PartitionStore[Any]):
         return self._table.name
 
     async def _connect(self, native: bool) -> Any:
-        # The driver's own retries, with backoff and jitter, of what was throttled or did not arrive. The service knows
-        # a transaction that it has done already.
-        retries: Any = {"mode": "standard"}
         if not native:
             session = self._session or boto3.Session()
-            return session.client("dynamodb", **{"config": Config(retries=retries), **self._client_options})
-        opening = get_session().create_client(
-            "dynamodb", **{"config": AioConfig(retries=retries), **self._client_options}
-        )
+            return session.client("dynamodb", **{"config": Config(retries=_RETRIES), **self._client_options})
+        # To read the descriptions of the service takes 50 ms. After that a client for another loop takes 5.
+        await settle(asyncio.to_thread(self._load, botocore.session.get_session()))
+        opening = self._load(get_session(), AioConfig)
         return await settle(opening.__aenter__())
+
+    def _load(self, session: Any, config: Any = Config) -> Any:
+        session.register_component("data_loader", self._loader)
+        return session.create_client("dynamodb", **{"config": config(retries=_RETRIES), **self._client_options})
 
     async def _close(self, client: Any) -> None:
         await settle(client.close())
