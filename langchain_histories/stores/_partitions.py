@@ -227,7 +227,7 @@ class PartitionStore(MessageStore[ClientT]):
             tail = await self._read(client, key, last=2)
             left = [text for text, position in tail if position != row.position]
             moved = head.next(count=head.count - 1, at=_time(left[-1:]))
-            writes = [moved.write(stored), Write(items[0].sort, None, items[0])]
+            writes = [moved.write(stored), Write(items[0].sort, None)]
             if await self._commit(client, key, writes):
                 await self._write_all(client, key, [Write(item.sort, None) for item in items[1:]])
                 return True
