@@ -14,6 +14,7 @@ test: environment  ## lint, types, unit tests, the kit on real servers, README a
 	$(UV) run --no-sync mypy
 	$(UV) run --no-sync pytest
 	$(UV) run --no-sync tests/other_versions.sh
+	$(UV) run --no-sync tests/yugabytedb.sh
 
 format: environment  ## format, and fix what can be fixed
 	$(UV) run --no-sync ruff check --fix .

@@ -38,17 +38,22 @@ if TYPE_CHECKING:
     from langchain_histories.stores.dynamodb import DynamoDBStore as DynamoDBStore
     from langchain_histories.stores.file import FileChatMessageHistory as FileChatMessageHistory
     from langchain_histories.stores.file import FileStore as FileStore
+    from langchain_histories.stores.kafka import KafkaChatMessageHistory as KafkaChatMessageHistory
+    from langchain_histories.stores.kafka import KafkaStore as KafkaStore
     from langchain_histories.stores.memory import ChatMessageHistory as ChatMessageHistory
     from langchain_histories.stores.memory import InMemoryChatMessageHistory as InMemoryChatMessageHistory
     from langchain_histories.stores.memory import MemoryStore as MemoryStore
     from langchain_histories.stores.mongodb import MongoDBChatMessageHistory as MongoDBChatMessageHistory
     from langchain_histories.stores.mongodb import MongoDBStore as MongoDBStore
+    from langchain_histories.stores.postgres import PostgresChatMessageHistory as PostgresChatMessageHistory
     from langchain_histories.stores.redis import RedisChatMessageHistory as RedisChatMessageHistory
     from langchain_histories.stores.redis import RedisStore as RedisStore
     from langchain_histories.stores.sql import BaseMessageConverter as BaseMessageConverter
     from langchain_histories.stores.sql import DefaultMessageConverter as DefaultMessageConverter
     from langchain_histories.stores.sql import SQLChatMessageHistory as SQLChatMessageHistory
     from langchain_histories.stores.sql import SQLStore as SQLStore
+    from langchain_histories.stores.tablestore import TablestoreChatMessageHistory as TablestoreChatMessageHistory
+    from langchain_histories.stores.tablestore import TablestoreStore as TablestoreStore
     from langchain_histories.views.summarizers import ExtractiveSummarizer as ExtractiveSummarizer
     from langchain_histories.views.summarizers import ModelSummarizer as ModelSummarizer
     from langchain_histories.views.summarizers import Summarizer as Summarizer
@@ -80,10 +85,13 @@ _MODULES = {
     "store": ("Capability", "MessageStore", "SessionInfo", "user_session_id"),
     "stores.dynamodb": ("DynamoDBChatMessageHistory", "DynamoDBStore"),
     "stores.file": ("FileChatMessageHistory", "FileStore"),
+    "stores.kafka": ("KafkaChatMessageHistory", "KafkaStore"),
     "stores.memory": ("ChatMessageHistory", "InMemoryChatMessageHistory", "MemoryStore"),
     "stores.mongodb": ("MongoDBChatMessageHistory", "MongoDBStore"),
+    "stores.postgres": ("PostgresChatMessageHistory",),
     "stores.redis": ("RedisChatMessageHistory", "RedisStore"),
     "stores.sql": ("BaseMessageConverter", "DefaultMessageConverter", "SQLChatMessageHistory", "SQLStore"),
+    "stores.tablestore": ("TablestoreChatMessageHistory", "TablestoreStore"),
     "views.summarizers": ("ExtractiveSummarizer", "ModelSummarizer", "Summarizer"),
     "views.summarizing": ("SummarizingChatMessageHistory",),
     "views.summary": ("Summary", "SummaryEvent", "SummaryStats"),

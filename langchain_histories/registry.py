@@ -48,8 +48,13 @@ _STORES = {
     "postgresql": "langchain_histories.stores.sql:SQLStore",
     "mysql": "langchain_histories.stores.sql:SQLStore",
     "mariadb": "langchain_histories.stores.sql:SQLStore",
+    "alloydb": "langchain_histories.stores.sql:SQLStore",
+    "cloudsql": "langchain_histories.stores.sql:SQLStore",
+    "yugabytedb": "langchain_histories.stores.sql:SQLStore",
     "mongodb": "langchain_histories.stores.mongodb:MongoDBStore",
     "dynamodb": "langchain_histories.stores.dynamodb:DynamoDBStore",
+    "tablestore": "langchain_histories.stores.tablestore:TablestoreStore",
+    "kafka": "langchain_histories.stores.kafka:KafkaStore",
 }
 
 SESSION_CONFIG = (

@@ -92,6 +92,16 @@ def dynamodb_server(servers: Servers) -> Any:
     return servers.get("dynamodb")
 
 
+@pytest.fixture(scope="session")
+def tablestore_server(servers: Servers) -> Any:
+    return servers.get("tablestore")
+
+
+@pytest.fixture(scope="session")
+def kafka_server(servers: Servers) -> Any:
+    return servers.get("kafka")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for name, version in _running.items():
         terminalreporter.write_line(f"tested on {name}: {version}")

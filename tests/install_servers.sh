@@ -3,6 +3,7 @@
 #
 #   MariaDB   the only MariaDB the tests can use
 #   Redis     for the TLS tests and as a second implementation beside Valkey
+#   Kafka     the Apache broker, from Maven's central repository, into .cache/kafka; Java and Maven for it
 #
 # Redis-compatible Valkey, PostgreSQL and the MongoDB stand-in come with the Python test
 # dependencies, so they need nothing from here. See tests/servers/ for what each server is.
@@ -29,14 +30,32 @@ if ! command -v redis-server >/dev/null; then
   packages+=(redis-server)
 fi
 
+here="$(cd "$(dirname "$0")" && pwd)"
+kafka="$here/../.cache/kafka"
+kafka_complete() { (cd "$kafka" 2>/dev/null && sha256sum --quiet --status -c "$here/servers/kafka/sha256sums" 2>/dev/null); }
+install_kafka() {
+  kafka_complete && return
+  log "fetching Apache Kafka"
+  rm -rf "$kafka"
+  mvn -q -B -f "$here/servers/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$kafka"
+  kafka_complete || die "what was fetched of Apache Kafka is not what tests/servers/kafka/sha256sums says"
+}
+if ! command -v java >/dev/null; then
+  packages+=(default-jre-headless)
+fi
+if ! kafka_complete && ! command -v mvn >/dev/null; then
+  packages+=(maven)
+fi
+
 if [ "${#packages[@]}" -eq 0 ]; then
-  log "nothing to do"
+  install_kafka
+  log "everything is there"
   exit 0
 fi
 
 if ! command -v apt-get >/dev/null; then
   die "please install by hand, with your system's package manager: ${packages[*]}
-  (programs needed: mariadbd, mariadb-install-db and redis-server; their tests skip until then)"
+  (programs needed: mariadbd, mariadb-install-db, redis-server, java and mvn; their tests skip until then)"
 fi
 
 as_root=()
@@ -85,4 +104,5 @@ if ! apt install -y --no-install-recommends "${packages[@]}" >/dev/null 2>&1; th
   apt update
   apt install -y --no-install-recommends "${packages[@]}" >/dev/null
 fi
+install_kafka
 log "done"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.stores._sql_tables import KINDS, MYSQL
+from langchain_histories.stores._sql_yugabyte import NAME, driver_urls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,8 @@ def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> U
         MissingExtraError: No driver is installed.
     """
     parsed = _parse(url)
+    if parsed.get_backend_name() == NAME:
+        return _yugabyte_urls(parsed, async_url)
     family, _, driver = parsed.drivername.partition("+")
     family = "mysql" if family == "mariadb" else family
     if is_memory(parsed):
@@ -72,6 +76,12 @@ def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> U
     if not _is_importable("greenlet") and is_blocking:
         other = None  # SQLAlchemy's async engines need it
     return Urls(parsed, other) if is_blocking else Urls(other, parsed)
+
+
+def _yugabyte_urls(url: sa.URL, async_url: str | None) -> Urls:
+    if async_url is not None:
+        raise ConfigurationError("async_url does not go with YugabyteDB: its drivers are found from one url.")
+    return Urls(*driver_urls(url))
 
 
 def _parse(url: object) -> sa.URL:
@@ -146,11 +156,12 @@ def _for_driver(url: sa.URL, driver: str, partner: str, *, has_connect_args: boo
 
 
 def given_engines(connection: Any, async_connection: Any) -> tuple[Any, Any]:
-    """Return the caller's `Engine` and `AsyncEngine`.
+    """Return the caller's `Engine` and `AsyncEngine`, or those over the caller's connections.
 
     Raises:
         ConfigurationError: They are something else, or of a database that this store does not know.
     """
+    connection, async_connection = _engine(connection), _engine(async_connection)
     if isinstance(connection, AsyncEngine) and async_connection is None:
         connection, async_connection = None, connection
     for name, engine, kind in (
@@ -159,7 +170,18 @@ def given_engines(connection: Any, async_connection: Any) -> tuple[Any, Any]:
     ):
         if engine is not None and not isinstance(engine, kind):
             given = f"{type(engine).__module__}.{type(engine).__name__}"
-            raise ConfigurationError(f"{name} must be a SQLAlchemy {kind.__name__} or a URL, not {given}.")
+            raise ConfigurationError(
+                f"{name} must be a SQLAlchemy {kind.__name__}, a connection of psycopg or a URL, not {given}."
+            )
         if engine is not None and engine.dialect.name not in KINDS:
             raise ConfigurationError(f"Histories are kept in {', '.join(KINDS)}, not in {engine.dialect.name!r}.")
     return connection, async_connection
+
+
+def _engine(given: Any) -> Any:
+    psycopg = sys.modules.get("psycopg")  # whoever has a connection of it has imported it
+    if psycopg is None or not isinstance(given, psycopg.Connection | psycopg.AsyncConnection):
+        return given
+    from langchain_histories.stores._sql_connections import engine_of
+
+    return engine_of(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import threading
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from langchain_histories.store import (
     StoreOptions,
 )
 from langchain_histories.stores._sql_drivers import Urls, engine_urls, given_engines, is_memory
+from langchain_histories.stores._sql_google import GoogleInstance, is_google
 from langchain_histories.stores._sql_tables import MYSQL
 
 if TYPE_CHECKING:
@@ -50,8 +52,8 @@ class SQLBase(MessageStore[Any]):
         self,
         url: str | None = None,
         *,
-        connection: sa.Engine | AsyncEngine | None = None,
-        async_connection: AsyncEngine | None = None,
+        connection: Any = None,
+        async_connection: Any = None,
         async_url: str | None = None,
         engine_args: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -64,16 +66,25 @@ class SQLBase(MessageStore[Any]):
         self._engine_args = dict(engine_args or {})
         self._views: dict[Any, View] = {}
         self._given_async: AsyncEngine | None = None
+        self._google: GoogleInstance | None = None
         if url is None:
             engine, self._given_async = given_engines(connection, async_connection)
             place_url = (engine or self._given_async).url
             self._urls = Urls(None, None, is_memory=is_memory(place_url))
             native = None if self._given_async is None else self._given_async.url
+            self.backend = (engine or self._given_async).dialect.name
             clients: Clients[Any] = Clients(client=engine, async_client=self._given_async)
             place = place_url.render_as_string()
         else:
-            self._urls = engine_urls(url, async_url, has_connect_args="connect_args" in self._engine_args)
+            if is_google(url):
+                if async_url is not None:
+                    raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
+                self._google = GoogleInstance(url)
+                self._urls = Urls(self._google.blocking, self._google.native)
+            else:
+                self._urls = engine_urls(url, async_url, has_connect_args="connect_args" in self._engine_args)
             native = self._urls.native
+            self.backend = next(url.get_backend_name() for url in self._urls[:2] if url is not None)
             clients = Clients(connect=self._connect, close=self._close, native=native is not None)
             place = url
         super().__init__(clients, place, **options)
@@ -90,8 +101,8 @@ class SQLBase(MessageStore[Any]):
         """
         if self._given_async is not None:
             return self._given_async
-        if self._urls.native is None:
-            raise ConfigurationError(f"{self!r} has no async engine.")
+        if self._urls.native is None or self._google is not None:
+            raise ConfigurationError(f"{self!r} has no async engine to give away.")
         return create_async_engine(self._urls.native, poolclass=NullPool, hide_parameters=True)
 
     @property
@@ -118,8 +129,9 @@ class SQLBase(MessageStore[Any]):
                 args["poolclass"] = StaticPool
                 connect_args["check_same_thread"] = False
             args["connect_args"] = {**connect_args, **args.get("connect_args", {})}
+        make = functools.partial(create_async_engine if native else sa.create_engine, url, **args)
         try:
-            engine = create_async_engine(url, **args) if native else sa.create_engine(url, **args)
+            engine = make() if self._google is None else self._google.engine(make, native=native)
         except (exc.ArgumentError, TypeError) as error:
             raise ConfigurationError(f"An engine for {self!r} cannot be made with these engine_args: {error}") from None
         if self._urls.is_memory:
@@ -130,6 +142,8 @@ class SQLBase(MessageStore[Any]):
     async def _close(self, client: Any) -> None:
         self._views.pop(client, None)
         await settle(client.dispose())
+        if self._google is not None:
+            await self._google.close(client)
 
     def _view(self, client: Any) -> View:
         view = self._views.get(client)
@@ -194,7 +208,7 @@ class View:
         # On MySQL switching to autocommit costs more round trips than it saves.
         self.statements = {} if self.is_mysql else {"isolation_level": "AUTOCOMMIT"}
         # A transaction must see what was committed while it waited for its lock.
-        is_postgresql = engine.dialect.name == "postgresql"
+        is_postgresql = engine.dialect.name in ("postgresql", "yugabytedb")
         self.transactions = {"isolation_level": "READ COMMITTED"} if is_postgresql else self.statements
         self.engine = engine.execution_options()
         getattr(self.engine, "sync_engine", self.engine).hide_parameters = True
@@ -206,6 +220,11 @@ class View:
             self.readers = self.writers = _turns.setdefault(engine.pool, turns)
         elif self.is_sqlite and takes_turns:
             self.writers = turns
+
+    def is_in_transaction(self) -> bool:
+        """Whether it is over a connection of psycopg with a transaction of the caller's."""
+        connection = getattr(self.engine.pool, "lender", None)
+        return connection is not None and connection.info.transaction_status != 0  # psycopg's for none
 
     def connect(self, *, writing: bool) -> Any:
         """Open a connection, in turn where that is needed."""

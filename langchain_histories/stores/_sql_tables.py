@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
+
+from langchain_histories.stores._sql_jsonb import Shape, from_jsonb, to_jsonb
+from langchain_histories.stores._sql_yugabyte import INSERT as YUGABYTE_INSERT
 
 MYSQL = ("mysql", "mariadb")
-KINDS = ("sqlite", "postgresql", *MYSQL)
+KINDS = ("sqlite", "postgresql", *MYSQL, "yugabytedb")
 # Collations that compare byte for byte, trailing spaces too.
 COLLATIONS = {"sqlite": None, "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
 _BYTEWISE = ("C", "utf8mb4_0900_bin", "utf8mb4_nopad_bin")
@@ -27,7 +30,7 @@ _COMPOUND = """BEGIN NOT ATOMIC
 END"""
 _POSTGRESQL_INSERT = """
 WITH l AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0)))
-INSERT INTO {table} ({session}, {text}) SELECT CAST(:s AS text), u.m
+INSERT INTO {table} ({session}, {columns}) SELECT CAST(:s AS {session_type}), {values}
 FROM l CROSS JOIN json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
 """  # Rows get their ids above the join, so behind the lock: which the statement must mention, or it is not taken.
 _SQLITE_INSERT = "INSERT INTO {table} ({session}, {text}) SELECT :s, value FROM json_each(:rows) ORDER BY key"
@@ -41,6 +44,7 @@ class Limit:
     octets: int | None = None
     charset: str | None = None
     collation: str | None = None
+    is_uuid: bool = False
 
     def __str__(self) -> str:
         limits = {"characters": self.characters, "bytes": self.octets, "character set": self.charset}
@@ -75,6 +79,8 @@ class Layout:
     has_index: bool = False
     has_state: bool = False
     has_state_index: bool = False
+    is_yugabyte: bool = False
+    has_locks: bool = True
 
     def sends(self, row: str) -> bool:
         """Whether a statement with this row fits into one of MySQL's packets, in which some characters are escaped."""
@@ -84,7 +90,7 @@ class Layout:
 
     @property
     def is_complete(self) -> bool:
-        return self.messages is not None and self.has_index and self.has_state_index
+        return self.messages is not None and self.has_index and self.has_state_index and self.has_locks
 
 
 class Rows:
@@ -95,16 +101,30 @@ class Rows:
         kind: Of the database.
         session_limit: What its column of session ids can hold.
         text_limit: What its column of texts can hold.
+        shape: How it keeps texts in JSON.
+        lock_table: Where a writer holds a row, on YugabyteDB.
     """
 
-    def __init__(self, table: sa.Table, kind: str, session_limit: Limit, text_limit: Limit) -> None:
+    def __init__(
+        self,
+        table: sa.Table,
+        kind: str,
+        session_limit: Limit,
+        text_limit: Limit,
+        shape: Shape | None = None,
+        *,
+        lock_table: str | None = None,
+    ) -> None:
         self._table, self._kind = table, kind
-        self.session_limit, self.text_limit = session_limit, text_limit
+        self.session_limit, self.text_limit, self.shape = session_limit, text_limit, shape
         number, session, text = table.c
+        self._text: Any = text if shape is None else sa.literal_column(shape.read, sa.Text())
         self._key = self._by_bytes(session)
         wanted: Any = sa.bindparam("s", type_=sa.Text())
         exact = [self._key == self._by_bytes(wanted)]
-        if kind != "sqlite" and not session_limit.is_bytewise:
+        if session_limit.is_uuid:
+            exact = [session == sa.cast(wanted, postgresql.UUID())]
+        elif kind != "sqlite" and not session_limit.is_bytewise:
             # This one can use an index of the column. What its character set cannot hold would be an error.
             if kind in MYSQL:
                 wanted = sa.cast(wanted, mysql.CHAR(charset=session_limit.charset))
@@ -118,21 +138,35 @@ class Rows:
         self.read: dict[tuple[bool | None, bool], Any] = {}
         for from_end in (None, False, True):
             for has_after in (False, True):
-                query = sa.select(number, text).where(*exact, *([beyond] if has_after else []))
+                query = sa.select(number, self._text).where(*exact, *([beyond] if has_after else []))
                 query = query.order_by(number.desc() if from_end else number)
                 self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
         self._names = {
-            "table": _quoted(table.name, mark),
-            "session": _quoted(session.name, mark),
-            "text": _quoted(text.name, mark),
+            "table": quoted(table.name, mark),
+            "session": quoted(session.name, mark),
+            "text": quoted(text.name, mark),
         }
         if kind in MYSQL:
             self.insert: Any = table.insert().values({session: sa.bindparam("s"), text: sa.bindparam("m")})
         else:
             insert = _SQLITE_INSERT if kind == "sqlite" else _POSTGRESQL_INSERT
-            self.insert = sa.text(insert.format(**self._names))
+            session_type = "uuid" if session_limit.is_uuid else "text"
+            columns, values = (self._names["text"], "u.m") if shape is None else (shape.columns, shape.values)
+            texts = {"session_type": session_type, "columns": columns, "values": values}
+            names = {**self._names, **texts}
+            if lock_table is not None:
+                insert, names["locks"] = YUGABYTE_INSERT, quoted(lock_table, mark)
+            self.insert = sa.text(insert.format(**names))
         self.compound = functools.lru_cache(COMPOUND_ROWS)(self._compound)
+
+    def encode(self, row: str) -> str:
+        """The row as the table keeps it."""
+        return row if self.shape is None else to_jsonb(row)
+
+    def decode(self, text: str | None) -> str:
+        """The row that `encode` was given."""
+        return text or "" if self.shape is None else from_jsonb(text or "")
 
     def _compound(self, count: int) -> Any:
         """MariaDB's statement that takes the lock, inserts so many rows, commits and lets go of the lock."""
@@ -165,11 +199,11 @@ class Rows:
 
     def listing(self, prefix: str, limit: int | None, after: str | None) -> Any:
         """Select key, number of rows and last text of sessions."""
-        number, _, text = self._table.c
+        number = self._table.c.id
         grouped = sa.select(self._key.label("k"), sa.func.count().label("n"), sa.func.max(number).label("m"))
         page = grouped.where(*self._from_to(prefix, after)).group_by(self._key).order_by(self._key).limit(limit)
         sessions = page.subquery()
-        return sa.select(sessions.c.k, sessions.c.n, text).join(self._table, number == sessions.c.m)
+        return sa.select(sessions.c.k, sessions.c.n, self._text).join(self._table, number == sessions.c.m)
 
 
 def mysql_options(collation: str | None) -> Any:
@@ -178,12 +212,12 @@ def mysql_options(collation: str | None) -> Any:
 
 
 def table_index(table: sa.Table, limit: int | None = None) -> sa.Index:
-    number, session, _ = table.c
+    number, session, *_ = table.c
     prefix = None if limit is not None and limit <= _INDEX_PREFIX else {session.name: _INDEX_PREFIX}
     return sa.Index(f"{table.name}_ix", session, number, mysql_length=prefix, mariadb_length=prefix)
 
 
-def _quoted(name: str, mark: str) -> str:
+def quoted(name: str, mark: str) -> str:
     return mark + name.replace(mark, mark * 2).replace(":", "\\:") + mark
 
 

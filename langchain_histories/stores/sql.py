@@ -31,13 +31,14 @@ from langchain_histories.store import (
 try:
     import sqlalchemy as sa
     from sqlalchemy import exc
-    from sqlalchemy.dialects import mysql
+    from sqlalchemy.dialects import mysql, postgresql
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.schema import CreateIndex, CreateTable
 except ImportError as error:
     raise missing_extra("sql") from error
 
 from langchain_histories.stores._sql_engines import SQLBase
+from langchain_histories.stores._sql_jsonb import MAX_BYTES, shape_of, uuid_text
 from langchain_histories.stores._sql_models import BaseMessageConverter, DefaultMessageConverter, ModelStore
 from langchain_histories.stores._sql_tables import (
     COLLATIONS,
@@ -52,14 +53,27 @@ from langchain_histories.stores._sql_tables import (
     mysql_options,
     table_index,
 )
+from langchain_histories.stores._sql_yugabyte import NAME as YUGABYTEDB
+from langchain_histories.stores._sql_yugabyte import (
+    SLOTS,
+    TRIES,
+    cache_one_number,
+    has_locks,
+    is_given_up,
+    lock_statement,
+    make_locks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from typing import Unpack
 
-    from langchain_histories.store import SessionId
+    import psycopg
 
-    Connection = str | sa.Engine | AsyncEngine
+    from langchain_histories.store import Operation, SessionId, T
+
+    Given = sa.Engine | AsyncEngine | psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+    Connection = str | Given
 
 logger = logging.getLogger(__name__)
 
@@ -77,29 +91,37 @@ class SQLStore(SQLBase):
             `sqlite://` (in memory), `postgresql://`, `postgresql+psycopg://`, `mariadb+pymysql://`, ... Its partner for
             the other face is found by itself among the installed ones: aiosqlite; psycopg (serves both), psycopg2 and
             asyncpg; mysqlclient, PyMySQL and asyncmy, aiomysql. Without one the async methods run in threads.
-        connection: Your own `Engine` or `AsyncEngine`, in place of `url`. It is never disposed of here, and nothing is
-            changed in it.
-        async_connection: Your own `AsyncEngine`, beside an `Engine`. With one of the two alone, the other side is not
-            derived: async methods run an `Engine` in threads, sync methods refuse an `AsyncEngine`.
+            Or an instance of Google's: `alloydb://user:password@project/region/cluster/instance/database`,
+            `cloudsql://user:password@project:region:instance/database`, with options of Google's connector, such as
+            `?ip_type=private&enable_iam_auth=true`.
+        connection: Your own `Engine`, `AsyncEngine` or connection of psycopg, in place of `url`. It is never closed
+            here, and nothing is changed in it. On a connection with a transaction of yours everything is done in
+            savepoints, and lasts when you commit.
+        async_connection: Your own `AsyncEngine` or async connection of psycopg, beside a blocking one. With one of the
+            two alone, the other side is not derived: async methods run a blocking one in threads, sync methods refuse
+            an async one.
         async_url: Where the async methods connect to, when it cannot be derived from `url`.
         table_name: The table; `<table_name>_state` holds the states.
         session_id_field_name: Its column of session ids.
+        jsonb: If the table is missing, make its messages `JSONB` and give it a `created_at`, as langchain-postgres
+            does; on PostgreSQL. A table that exists is used as it is, with texts, JSON or UUIDs.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with `url`.
         **options: See `StoreOptions`. There is no `ttl`.
     """
 
-    schemes = ("sqlite", "postgresql", "mysql", "mariadb")
+    schemes = ("sqlite", "postgresql", "mysql", "mariadb", "alloydb", "cloudsql", "yugabytedb")
     unholdable = "\0"
 
     def __init__(
         self,
         url: str | None = None,
         *,
-        connection: sa.Engine | AsyncEngine | None = None,
-        async_connection: AsyncEngine | None = None,
+        connection: Given | None = None,
+        async_connection: AsyncEngine | psycopg.AsyncConnection[Any] | None = None,
         async_url: str | None = None,
         table_name: str = "message_store",
         session_id_field_name: str = "session_id",
+        jsonb: bool = False,
         engine_args: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -113,8 +135,9 @@ class SQLStore(SQLBase):
             )
         self.table_name = table_name
         self.session_id_field_name = session_id_field_name
+        self.jsonb = jsonb
         self._layout = Layout("sqlite", "")
-        self._warned = False
+        self._warned = self._is_provisional = False
         super().__init__(
             url,
             connection=connection,
@@ -123,14 +146,34 @@ class SQLStore(SQLBase):
             engine_args=engine_args,
             **options,
         )
+        if jsonb and self.backend not in ("postgresql", YUGABYTEDB):
+            raise ConfigurationError(f"jsonb is a type of PostgreSQL, which {self.backend} does not have.")
 
     # Set-up.
+
+    async def _prepared(self, operation: Operation[Any, T], client: Any) -> T:
+        tries = TRIES
+        while True:
+            try:
+                return await super()._prepared(operation, client)
+            except exc.DBAPIError as error:
+                tries -= 1
+                if not tries or not self._layout.is_yugabyte or not is_given_up(error):
+                    raise
+            finally:
+                if self._is_provisional:
+                    self._is_set_up = False
 
     async def _setup(self, client: Any, *, upgrade: bool = False) -> None:
         if self._urls.blocking is not None and self._view(client).is_sqlite and not self._urls.is_memory:
             await self._write_ahead(client)
         async with entered(self._connected(client)) as connection:
             layout = await self._in_sync(connection, self._inspect)
+        # What is made in a transaction of the caller's may yet be rolled back.
+        self._is_provisional = self._view(client).is_in_transaction() and (
+            self._is_provisional or not layout.is_complete
+        )
+        self._layout = layout
         for is_last in (False, True):
             if layout.is_complete:
                 break
@@ -179,21 +222,32 @@ class SQLStore(SQLBase):
         kind = connection.dialect.name
         if kind in MYSQL:
             kind = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else "mysql"
+        kind = "postgresql" if kind == YUGABYTEDB else kind
         layout = Layout(kind, "")
         if kind in MYSQL:
             database, layout.packet = connection.execute(sa.text("SELECT DATABASE(), @@max_allowed_packet")).one()
             layout.database = database or ""
-        if kind == "postgresql":
-            encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
-            layout.charset = None if encoding == "UTF8" else encoding
         inspector = sa.inspect(connection)
+        lock_table = None
+        if kind == "postgresql":
+            encoding, version = connection.execute(_POSTGRESQL).one()
+            layout.charset = None if encoding == "UTF8" else encoding
+            layout.is_yugabyte = "-YB-" in version
+            if layout.is_yugabyte:
+                lock_table = f"{self.table_name}_lock"
+                layout.has_locks = has_locks(connection, inspector, self.table_name)
         if inspector.has_table(self.table_name):
-            table = self._table(kind, self.table_name, "message")
-            layout.messages = Rows(table, kind, *self._limits(connection, inspector, layout))
+            columns = {column["name"]: column["type"] for column in inspector.get_columns(self.table_name)}
+            shape = shape_of(columns) if kind == "postgresql" else None
+            text = shape.column if shape else "message"
+            limits = self._limits(connection, inspector, layout, columns, text)
+            layout.messages = Rows(
+                self._table(kind, self.table_name, text), kind, *limits, shape, lock_table=lock_table
+            )
             layout.has_index = self._is_indexed(inspector, self.table_name)
         table = self._table(kind, self._state_table, "state")
         ours = Limit(charset=layout.charset, collation=COLLATIONS[kind])
-        layout.states = Rows(table, kind, ours, ours)
+        layout.states = Rows(table, kind, ours, ours, lock_table=lock_table)
         layout.has_state = inspector.has_table(self._state_table)
         layout.has_state_index = layout.has_state and self._is_indexed(inspector, self._state_table)
         return layout
@@ -202,17 +256,21 @@ class SQLStore(SQLBase):
         indexes = inspector.get_indexes(table)
         return any(index["column_names"][:1] == [self.session_id_field_name] for index in indexes)
 
-    def _limits(self, connection: sa.Connection, inspector: sa.Inspector, layout: Layout) -> list[Limit]:
+    def _limits(
+        self, connection: sa.Connection, inspector: sa.Inspector, layout: Layout, columns: dict[str, Any], text: str
+    ) -> tuple[Limit, Limit]:
         """What the columns of the existing table can hold."""
-        columns = {column["name"]: column["type"] for column in inspector.get_columns(self.table_name)}
-        texts = (self.session_id_field_name, "message")
+        texts = (self.session_id_field_name, text)
         if missing := [name for name in ("id", *texts) if name not in columns]:
             raise ConfigurationError(
                 f"Table {self.table_name!r} is no table of messages: it has no column {', '.join(missing)} (it has "
                 f"{', '.join(columns)}). Choose another table_name or session_id_field_name."
             )
         for name in texts:
-            if not isinstance(columns[name], sa.String | sa.types.NullType):
+            known = sa.String | sa.types.NullType
+            if layout.kind == "postgresql":
+                known |= sa.types.Uuid if name == self.session_id_field_name else postgresql.JSON
+            if not isinstance(columns[name], known):
                 raise ConfigurationError(
                     f"Table {self.table_name!r} is no table of messages: its column {name} is not text but "
                     f"{columns[name]}. Choose another table_name."
@@ -226,29 +284,37 @@ class SQLStore(SQLBase):
             if cache is not None and cache > 1:
                 raise ConfigurationError(
                     f"The sequence of table {self.table_name!r} gives each connection {cache} numbers at a time, so "
-                    "rows would get out of order. Set it to one: ALTER SEQUENCE ... CACHE 1."
+                    "rows would get out of order. Set it to one: ALTER SEQUENCE ... CACHE 1 (on YugabyteDB with the "
+                    "flag ysql_sequence_cache_minval=0)."
                 )
         if layout.kind in MYSQL:
             found = connection.execute(_MYSQL_COLUMNS, {"table": self.table_name})
             limits = {column.lower(): Limit(*limit) for column, *limit in found}
-            return [limits[name.lower()] for name in texts]
-        return [
-            Limit(
+            return limits[texts[0].lower()], limits[texts[1].lower()]
+
+        def limit(name: str) -> Limit:
+            return Limit(
                 None if layout.kind == "sqlite" else getattr(columns[name], "length", None),
+                MAX_BYTES if isinstance(columns[name], postgresql.JSON) else None,
                 charset=layout.charset,
                 collation=getattr(columns[name], "collation", None),
+                is_uuid=isinstance(columns[name], sa.types.Uuid),
             )
-            for name in texts
-        ]
+
+        return limit(texts[0]), limit(texts[1])
 
     def _make(self, connection: sa.Connection, *, upgrade: bool) -> Layout:
         """Make what is missing. Called under the lock of the set-up."""
         layout = self._inspect(connection)
-        messages = self._table(layout.kind, self.table_name, "message")
+        messages = self._table(layout.kind, self.table_name, "message", jsonb=self.jsonb)
         states = self._table(layout.kind, self._state_table, "state")
         if not layout.messages:
             connection.execute(CreateTable(messages, if_not_exists=True))
+            if layout.is_yugabyte:
+                cache_one_number(connection, self.table_name)
             connection.execute(CreateIndex(table_index(messages)))
+        if not layout.has_locks:
+            make_locks(connection, self.table_name)
         if not layout.has_state:
             connection.execute(CreateTable(states, if_not_exists=True))
         if not layout.has_state_index:
@@ -267,16 +333,21 @@ class SQLStore(SQLBase):
                 )
         return self._inspect(connection)
 
-    def _table(self, kind: str, name: str, text: str) -> Any:
+    def _table(self, kind: str, name: str, text: str, *, jsonb: bool = False) -> Any:
         collation = COLLATIONS[kind]
         id_type: Any = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-        text_type = mysql.LONGTEXT() if kind in MYSQL else sa.Text()
+        text_type: Any = mysql.LONGTEXT() if kind in MYSQL else sa.Text()
+        others = []
+        if jsonb:
+            text_type, now = postgresql.JSONB(), sa.func.now()
+            others = [sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now)]
         return sa.Table(
-            name,
+            sa.quoted_name(name, quote=True),  # else SQLAlchemy takes some for others
             sa.MetaData(),
             sa.Column("id", id_type, primary_key=True),
-            sa.Column(self.session_id_field_name, sa.Text(collation=collation)),
-            sa.Column(text, text_type),
+            sa.Column(self.session_id_field_name, sa.Text(collation=collation), nullable=not jsonb),
+            sa.Column(text, text_type, nullable=not jsonb),
+            *others,
             sqlite_autoincrement=True,  # else numbers are given again after a clear, and a reader misses rows
             **mysql_options(collation),
         )
@@ -295,12 +366,17 @@ class SQLStore(SQLBase):
                 if (await settle(connection.execute(_GET_LOCK, lock))).scalar() != 1:
                     raise TimeoutError(f"no turn to write to the session in {LOCK_TIMEOUT} seconds")
                 await settle(connection.execute(_START_TRANSACTION))
-            else:
+            elif not self._layout.is_yugabyte:
                 await settle(connection.execute(_ADVISORY_LOCK, lock))
+            elif key:
+                await settle(connection.execute(lock_statement(self.table_name), {"lock": self._slot(key)}))
             yield connection
             await settle(connection.commit())
             if view.is_mysql:
                 await settle(connection.execute(_RELEASE_LOCK, lock))
+
+    def _slot(self, key: str) -> int:
+        return int(self._lock_name(key)[-8:], 16) % SLOTS
 
     def _lock_name(self, key: str) -> str:
         """Name the lock of a session. All releases must use the same names, or they would not lock each other out."""
@@ -322,8 +398,23 @@ class SQLStore(SQLBase):
             raise RuntimeError("internal error: the store is not set up")
         return self._layout.states
 
+    def _held(self, key: str) -> str:
+        """Return the session id as the table holds it.
+
+        Raises:
+            ConfigurationError: It is not a UUID, and the table holds nothing else.
+        """
+        if not self._messages.session_limit.is_uuid:
+            return key
+        if (text := uuid_text(key)) is None:
+            raise ConfigurationError(
+                f"The column {self.session_id_field_name} of table {self.table_name!r} holds UUIDs, and the session id "
+                f"{key!r} is none. Use uuid.uuid4(), or a table with a column of texts."
+            )
+        return text
+
     async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        table, view = self._messages, self._view(client)
+        table, view, key = self._messages, self._view(client), self._held(key)
         rows = self._fitting(table, key, rows)
         if not view.is_mysql:
             async with entered(self._connected(client, writing=True)) as connection:
@@ -346,10 +437,15 @@ class SQLStore(SQLBase):
         if self._layout.kind == "sqlite":
             parameters["rows"] = json.dumps(rows, ensure_ascii=False)
         elif self._layout.kind == "postgresql":
-            parameters |= {"rows": json.dumps(rows, ensure_ascii=False), "lock": self._lock_name(key)}
+            lock = self._slot(key) if self._layout.is_yugabyte else self._lock_name(key)
+            parameters |= {"rows": json.dumps(rows, ensure_ascii=False), "lock": lock}
         else:
             parameters = [{"s": key, "m": row} for row in rows]
-        await settle(connection.execute(table.insert, parameters))
+        inserted = (await settle(connection.execute(table.insert, parameters))).rowcount
+        if self._layout.is_yugabyte and inserted != len(rows):
+            raise ConfigurationError(
+                f"Table {self.table_name}_lock has lost rows: drop it, and a set-up makes it anew."
+            )
 
     def _fitting(self, table: Rows, key: str, rows: Sequence[str]) -> Sequence[str]:
         """Return the rows as the columns can hold them.
@@ -365,6 +461,7 @@ class SQLStore(SQLBase):
             )
         if table.text_limit.charset not in (None, "utf8mb4"):
             rows = [escape_row(row) for row in rows]
+        rows = [table.encode(row) for row in rows]
         for row in rows:
             if not table.text_limit.holds(row) or not self._layout.sends(row):
                 raise RecordTooLargeError(
@@ -382,7 +479,7 @@ class SQLStore(SQLBase):
         first: int | None = None,
         after: str | None = None,
     ) -> Sequence[Row]:
-        parameters: dict[str, Any] = {"s": key}
+        parameters: dict[str, Any] = {"s": self._held(key)}
         if after is not None:
             parameters["after"] = min(position_number(after), _MAX_ID)
         limit = first if last is None else last
@@ -391,14 +488,16 @@ class SQLStore(SQLBase):
         statement = self._messages.read[None if limit is None else last is not None, after is not None]
         async with entered(self._connected(client)) as connection:
             found = (await settle(connection.execute(statement, parameters))).all()
-        rows = [Row(text or "", str(number)) for number, text in found]
+        rows = [Row(self._messages.decode(text), str(number)) for number, text in found]
         return rows if last is None else rows[::-1]
 
     async def _count(self, client: Any, key: str) -> int:
+        key = self._held(key)
         async with entered(self._connected(client)) as connection:
             return int((await settle(connection.execute(self._messages.count, {"s": key}))).scalar_one())
 
     async def _clear(self, client: Any, key: str) -> None:
+        key = self._held(key)
         async with entered(self._locked(client, key)) as connection:
             for table in await self._tables(connection):
                 await self._remove(connection, table, key)
@@ -422,6 +521,7 @@ class SQLStore(SQLBase):
         return removed
 
     async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        key = self._held(key)
         rows = self._fitting(self._messages, key, rows)
         async with entered(self._locked(client, key)) as connection:
             await self._put(connection, self._messages, key, rows)
@@ -432,7 +532,7 @@ class SQLStore(SQLBase):
             await self._insert(connection, table, key, rows)
 
     async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        async with entered(self._locked(client, key)) as connection:
+        async with entered(self._locked(client, self._held(key))) as connection:
             return await self._remove_ids(connection, self._messages, [int(row.position) for row in rows])
 
     async def _sessions(
@@ -453,7 +553,7 @@ class SQLStore(SQLBase):
 
     async def _get_state(self, client: Any, key: str) -> str | None:
         async with entered(self._connected(client)) as connection:
-            return await self._state(connection, key)
+            return await self._state(connection, self._held(key))
 
     async def _state(self, connection: Any, key: str) -> str | None:
         found = (await settle(connection.execute(self._states.read[True, False], {"s": key, "limit": 1}))).first()
@@ -462,6 +562,7 @@ class SQLStore(SQLBase):
     async def _put_state(
         self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
     ) -> bool:
+        key = self._held(key)
         rows = [] if text is None else self._fitting(self._states, key, [text])
         async with entered(self._locked(client, key)) as connection:
             if instead_of is not ANY_STATE and instead_of != await self._state(connection, key):
@@ -563,6 +664,7 @@ _SEQUENCE_CACHE = sa.text(
     "SELECT seqcache FROM pg_sequence "
     "WHERE seqrelid = CAST(pg_get_serial_sequence(quote_ident(CAST(:table AS text)), 'id') AS regclass)"
 )
+_POSTGRESQL = sa.text("SELECT current_setting('server_encoding'), version()")
 _MYSQL_COLUMNS = sa.text(
     "SELECT column_name, character_maximum_length, character_octet_length, character_set_name, collation_name "
     "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = :table "

@@ -14,6 +14,8 @@ watchdog process.
 | `dynamodb` | DynamoDB Local, on Java | The vendor's own |
 | `mongodb` | SecantusDB (`secantusdb`) as a standalone server | Not MongoDB: see below |
 | `mongodb_replica_set` | the same as a replica set of one | Not MongoDB: see below |
+| `tablestore` | an HTTP stand-in of our own, to which the SDK's own clients talk | From the service's documentation alone |
+| `kafka` | Apache Kafka, one node | Real |
 
 What pip cannot install, `tests/install_servers.sh` does.
 
@@ -32,8 +34,8 @@ the tests look. Known to differ:
 - Compression, text, hashed and wildcard indexes, `$where` and `mapReduce` are missing.
 
 To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
-`..._MARIADB_URL`, `..._MONGODB_URL` or `..._MONGODB_REPLICA_SET_URL`. Such a server is not `managed`: the tests cannot
-stop or restart it.
+`..._MARIADB_URL`, `..._KAFKA_URL`, `..._MONGODB_URL` or `..._MONGODB_REPLICA_SET_URL`. Such a server is not `managed`:
+the tests cannot stop or restart it.
 
     with postgres() as server:
         connect(server.url)
@@ -41,17 +43,20 @@ stop or restart it.
 """
 
 from servers._dynamodb import dynamodb
+from servers._kafka import kafka
 from servers._machinery import DATABASE, Server, ServerUnavailable
 from servers._mariadb import mariadb
 from servers._mongodb import mongodb, mongodb_replica_set
 from servers._postgres import postgres
 from servers._redis import redis, redis_cluster, redis_sentinel
+from servers._tablestore import tablestore
 
 __all__ = [
     "DATABASE",
     "Server",
     "ServerUnavailable",
     "dynamodb",
+    "kafka",
     "mariadb",
     "mongodb",
     "mongodb_replica_set",
@@ -59,4 +64,5 @@ __all__ = [
     "redis",
     "redis_cluster",
     "redis_sentinel",
+    "tablestore",
 ]

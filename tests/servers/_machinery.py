@@ -416,7 +416,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port it listens on."""
-        default = {"redis": 6379, "postgres": 5432, "mariadb": 3306, "mongodb": 27017}
+        default = {"redis": 6379, "postgres": 5432, "mariadb": 3306, "mongodb": 27017, "kafka": 9092}
         return urlsplit(self.url).port or default[self.name]
 
     @property

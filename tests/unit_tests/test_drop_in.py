@@ -9,6 +9,7 @@ import uuid
 import langchain_community.chat_message_histories as community
 import langchain_core.chat_history as core
 import langchain_mongodb
+import langchain_postgres
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from sqlalchemy import create_engine
@@ -20,6 +21,8 @@ PAIRS = [
     (ours.RedisChatMessageHistory, community.RedisChatMessageHistory),
     (ours.SQLChatMessageHistory, community.SQLChatMessageHistory),
     (ours.MongoDBChatMessageHistory, langchain_mongodb.MongoDBChatMessageHistory),
+    (ours.PostgresChatMessageHistory, langchain_postgres.PostgresChatMessageHistory),
+    (ours.KafkaChatMessageHistory, community.KafkaChatMessageHistory),
 ]
 
 
@@ -43,6 +46,11 @@ def test_every_public_method_is_there(mine, theirs):
     inherited = set(dir(__import__("pydantic").BaseModel))
     assert {name for name in names - inherited if not hasattr(mine, name)} == set()
     assert issubclass(mine, core.BaseChatMessageHistory)
+
+
+def test_the_positional_arguments_of_langchain_postgres():
+    of_a_kind = [[p.name for p in parameters(cls) if p.kind is p.POSITIONAL_ONLY] for cls in PAIRS[-1]]
+    assert of_a_kind[0] == of_a_kind[1] == ["table_name", "session_id"]
 
 
 def tutorial(module, folder):

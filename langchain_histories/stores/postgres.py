@@ -1,0 +1,195 @@
+"""Histories in the tables with JSONB of langchain-postgres and of langchain-community.
+
+The store is `SQLStore`, which sees what a table is made of; see `_sql_jsonb` for how a record is kept in JSONB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from langchain_histories._neutral import entered, settle
+from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.store import Operation
+from langchain_histories.stores.sql import SQLStore
+
+try:
+    import psycopg
+    import sqlalchemy as sa
+    from psycopg import conninfo
+except ImportError as error:
+    raise missing_extra("postgres") from error
+
+from langchain_histories.stores._sql_connections import kept
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Unpack
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_histories.store import SessionId
+
+
+class _CommunityArguments(TypedDict, total=False):
+    session_id: SessionId
+    connection_string: str
+    table_name: str
+
+
+class PostgresChatMessageHistory(StoredChatMessageHistory):
+    """A history in PostgreSQL with the constructor of langchain-postgres' class, and of langchain-community's.
+
+        PostgresChatMessageHistory("chat_history", session_id, sync_connection=connection)
+        PostgresChatMessageHistory(session_id="42", connection_string="postgresql://user@host/chats")
+
+    The first form uses your connections and never closes them. What it does is done in a transaction of its own, or, in
+    one that you have open, in a savepoint: it lasts when you commit. All histories on one connection take turns. The
+    second form shares one store for all histories of a configuration in this process.
+
+    The table is used as it is found: langchain-postgres' has a column of UUIDs and refuses other session ids; one that
+    is made here, on first use or by `create_tables`, takes any, and LangChain's classes read and write it too.
+
+    Args:
+        table_name: The table.
+        session_id: The session.
+        sync_connection: Your `psycopg.Connection`. Without an async one the async methods use it in threads.
+        async_connection: Your `psycopg.AsyncConnection`. With it alone, sync methods raise `ConfigurationError`.
+        **community: langchain-community's arguments: `session_id`, `connection_string`, which is a URL or libpq's
+            `host=... dbname=...`, and `table_name="message_store"`.
+
+    Raises:
+        ConfigurationError: There is neither a connection nor a connection string, or one cannot be used.
+    """
+
+    store: SQLStore
+
+    def __init__(
+        self,
+        table_name: str | None = None,
+        session_id: SessionId | None = None,
+        /,
+        *,
+        sync_connection: psycopg.Connection[Any] | None = None,
+        async_connection: psycopg.AsyncConnection[Any] | None = None,
+        **community: Unpack[_CommunityArguments],
+    ) -> None:
+        """Join the store of these connections."""
+        store: SQLStore
+        if sync_connection is None and async_connection is None:
+            store, session = _community(table_name, session_id, community)
+        elif community or table_name is None or session_id is None:
+            raise ConfigurationError(
+                "With a connection pass the table and the session first: "
+                "PostgresChatMessageHistory('chat_history', session_id, sync_connection=connection)."
+            )
+        else:
+            store, session = _store(table_name, sync_connection, async_connection), session_id
+        super().__init__(store, session)
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The messages, oldest first; assign to replace them all in one transaction."""
+        return self._visible()
+
+    @messages.setter
+    def messages(self, messages: Sequence[BaseMessage]) -> None:
+        self.store.replace(self.session_id, messages)
+
+    @staticmethod
+    def create_tables(connection: psycopg.Connection[Any], table_name: str, /) -> None:
+        """Make the table, its index and the table of states, where they are missing."""
+        _store(table_name, connection, None).setup()
+
+    @staticmethod
+    async def acreate_tables(connection: psycopg.AsyncConnection[Any], table_name: str, /) -> None:
+        """Async `create_tables`."""
+        await _store(table_name, None, connection).asetup()
+
+    @staticmethod
+    def drop_table(connection: psycopg.Connection[Any], table_name: str, /) -> None:
+        """Remove the table with all its sessions, and the table of states."""
+        _store(table_name, connection, None).drop()
+
+    @staticmethod
+    async def adrop_table(connection: psycopg.AsyncConnection[Any], table_name: str, /) -> None:
+        """Async `drop_table`."""
+        await _store(table_name, None, connection).adrop()
+
+
+class _ConnectionStore(SQLStore):
+    """The store of a table on the caller's connections."""
+
+    def drop(self) -> None:
+        self._run(self._dropping())
+
+    async def adrop(self) -> None:
+        await self._arun(self._dropping())
+
+    def _dropping(self) -> Operation[Any, None]:
+        async def body(client: Any) -> None:
+            async with entered(self._locked(client, "")) as connection:
+                for name in (self._state_table, self.table_name):
+                    table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData())
+                    await settle(connection.execute(sa.schema.DropTable(table, if_exists=True)))
+
+        self._is_set_up = True  # there is nothing to make before
+        return Operation("drop", None, body)
+
+
+def _store(
+    table_name: str, connection: psycopg.Connection[Any] | None, async_connection: psycopg.AsyncConnection[Any] | None
+) -> _ConnectionStore:
+    for name, given, kind in (
+        ("sync_connection", connection, psycopg.Connection),
+        ("async_connection", async_connection, psycopg.AsyncConnection),
+    ):
+        if given is not None and not isinstance(given, kind):
+            raise ConfigurationError(f"{name} must be a psycopg.{kind.__name__}, not {type(given).__name__}.")
+
+    def make() -> _ConnectionStore:
+        return _ConnectionStore(
+            connection=connection, async_connection=async_connection, table_name=table_name, jsonb=True
+        )
+
+    return kept(connection or async_connection, (table_name, id(async_connection)), make)
+
+
+def _community(*positional: Any) -> Any:
+    """Return store and session of langchain-community's arguments."""
+    first, second, named = positional
+    given = {name: value for name, value in (("session_id", first), ("connection_string", second)) if value is not None}
+    if given.keys() & named.keys():
+        raise ConfigurationError(f"{', '.join(given.keys() & named.keys())} is given twice.")
+    given |= named
+    if unknown := given.keys() - _CommunityArguments.__annotations__.keys():
+        raise ConfigurationError(f"PostgresChatMessageHistory has no argument {', '.join(sorted(unknown))}.")
+    if "connection_string" not in given or "session_id" not in given:
+        raise ConfigurationError(
+            "Pass a sync_connection or an async_connection of psycopg, or a session_id and a connection_string."
+        )
+    table_name = given.get("table_name", "message_store")
+    return SQLStore.shared(_url(given["connection_string"]), table_name=table_name, jsonb=True), given["session_id"]
+
+
+def _url(text: str) -> str:
+    """The URL for SQLAlchemy of what libpq reads."""
+    if isinstance(text, str) and "+" in text.partition("://")[0]:
+        return text
+    try:
+        options: dict[str, Any] = conninfo.conninfo_to_dict(text)
+        port = options.get("port")
+        if port is not None and str(port).isdecimal():
+            options["port"] = int(port)
+    except (psycopg.Error, TypeError):
+        # Not chained: it may quote the password.
+        raise ConfigurationError(
+            "connection_string cannot be read: use a form like 'postgresql://user@host/database'. (A connection of "
+            "your own is passed as sync_connection or async_connection.)"
+        ) from None
+    names = {"user": "username", "password": "password", "host": "host", "port": "port", "dbname": "database"}
+    if "," in f"{options.get('host', '')}{options.get('port', '')}":
+        names = {}
+    place = {names[key]: options.pop(key) for key in list(options) if key in names}
+    url = sa.URL.create("postgresql+psycopg", **place, query={key: str(value) for key, value in options.items()})
+    return url.render_as_string(hide_password=False)

@@ -1,0 +1,204 @@
+"""YugabyteDB's drivers over a PostgreSQL that answers as YugabyteDB does: run by `tests/yugabytedb.sh`.
+
+No server of YugabyteDB can be had from a package index. What is real here are its dialect and its drivers; what they ask
+the server, `version()` and `yb_servers()`, is answered by functions of those names. That the nodes of a cluster share
+the work, and that they give up transactions by themselves, is not shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import uuid
+
+import pytest
+
+pytest.importorskip("sqlalchemy_yugabytedb", reason="tests/yugabytedb.sh has the environment for it")
+pytest.importorskip("psycopg2.loadbalanceproperties", reason="tests/yugabytedb.sh has the environment for it")
+
+import psycopg
+import psycopg2
+import sqlalchemy as sa
+from langchain_core.messages import HumanMessage
+
+from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
+from langchain_histories.stores import _sql_yugabyte
+from langchain_histories.stores._sql_yugabyte import TRIES
+from langchain_histories.testing import MessageStoreTests
+
+FACADE = """
+CREATE FUNCTION public.version() RETURNS text LANGUAGE sql AS
+  $$ SELECT 'PostgreSQL 15.12-YB-2025.1.0.0-b0 on x86_64'::text $$;
+CREATE FUNCTION public.yb_servers() RETURNS TABLE (host text, port bigint, num_connections bigint, node_type text,
+  cloud text, region text, zone text, public_ip text, uuid text) LANGUAGE sql AS
+  $$ SELECT '{host}', {port}::bigint, 0::bigint, 'primary', 'cloud1', 'region1', 'zone1', '{host}', 'u1' $$;
+ALTER DATABASE yugabyte SET search_path = public, pg_catalog;
+"""
+QUERY = "load_balance=true&topology_keys=cloud1.region1.zone1&yb_servers_refresh_interval=60&failed_host_ttl_seconds=7"
+
+
+@pytest.fixture(scope="session")
+def server(postgres_server):
+    admin = postgres_server.admin_url
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE yugabyte OWNER {psycopg.conninfo.conninfo_to_dict(postgres_server.url)['user']}"
+        )
+    with psycopg.connect(admin.rpartition("/")[0] + "/yugabyte", autocommit=True) as connection:
+        connection.execute(FACADE.format(host=postgres_server.host, port=postgres_server.port))
+    return postgres_server
+
+
+def url_of(server, query="", **changes):
+    return (
+        server.url_with(scheme=changes.pop("scheme", "yugabytedb"), **changes).rpartition("/")[0] + f"/yugabyte?{query}"
+    )
+
+
+def new_name():
+    return f"t{uuid.uuid4().hex}"
+
+
+class TestYugabyteDB(MessageStoreTests):
+    capabilities = ~Capability.TTL
+
+    @pytest.fixture
+    def server(self, server):
+        return server
+
+    @pytest.fixture
+    def open_store(self, server):
+        return functools.partial(SQLStore, url_of(server, QUERY), table_name=new_name())
+
+    @pytest.fixture
+    def unreachable_store(self, server):
+        return SQLStore(url_of(server, port=1))
+
+    @pytest.fixture
+    def wrong_password_store(self, server):
+        return SQLStore(url_of(server, password="wrong-Secret7"))
+
+    def traces(self, store):
+        found = []
+        for name in (store.table_name, f"{store.table_name}_state"):
+            with store.client.connect() as connection:
+                rows = connection.execute(sa.text(f"SELECT session_id FROM {name} ORDER BY id"))
+                found += [f"{name} {key}" for (key,) in rows]
+        return found
+
+
+def test_the_options_reach_the_drivers(server, monkeypatch):
+    store = open_store(url_of(server, QUERY), table_name=new_name())
+    seen = {}
+    blocking, native = psycopg2.connect, psycopg.AsyncConnection.connect
+
+    def connect(*args, **options):
+        seen["psycopg2"] = dict(options)
+        return blocking(*args, **options)
+
+    async def aconnect(*args, **options):
+        seen["psycopg"] = dict(options)
+        return await native(*args, **options)
+
+    monkeypatch.setattr(psycopg2, "connect", connect)
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", aconnect)
+    with store:
+        store.append("s", [HumanMessage("x")])
+        assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+    shared = {"topology_keys": "cloud1.region1.zone1", "yb_servers_refresh_interval": "60"}
+    assert seen["psycopg2"].items() >= {**shared, "load_balance": "true", "failed_host_ttl_seconds": "7"}.items()
+    theirs = {**shared, "load_balance_hosts": "true", "failed_host_reconnect_delay_secs": "7"}
+    assert seen["psycopg"].items() >= theirs.items()
+
+
+@pytest.mark.parametrize(
+    "option", ["load_balance=prefer-primary", "load_balance=true&fallback_to_topology_keys_only=true"]
+)
+def test_an_option_of_one_driver_alone(server, option):
+    """The async methods run that driver in threads."""
+    with SQLStore(url_of(server, option), table_name=new_name()) as store:
+        assert Capability.NATIVE_ASYNC not in store.capabilities
+        asyncio.run(store.aappend("s", [HumanMessage("x")]))
+        assert store.read("s") == [HumanMessage("x")]
+    with pytest.raises(ConfigurationError, match="needs a driver of YugabyteDB's"):
+        SQLStore(url_of(server, option, scheme="yugabytedb+psycopg"))
+
+
+def test_one_driver_for_both_faces(server):
+    with SQLStore(url_of(server, QUERY, scheme="yugabytedb+psycopg"), table_name=new_name()) as store:
+        store.append("s", [HumanMessage("x")])
+        assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+        assert store.client.dialect.driver == "psycopg"
+
+
+def test_the_usual_drivers_do_not_balance(server, monkeypatch):
+    real = _sql_yugabyte._has
+    monkeypatch.setattr(
+        _sql_yugabyte,
+        "_has",
+        lambda module: real(module) and module not in ("psycopg2.loadbalanceproperties", "psycopg.yb"),
+    )
+    with pytest.raises(ConfigurationError, match=r"load_balance.*needs a driver of YugabyteDB's"):
+        SQLStore(url_of(server, "load_balance=true"))
+    with SQLStore(url_of(server, "load_balance=false"), table_name=new_name()) as store:
+        assert store.count("s") == 0
+
+
+def test_options_without_load_balance(server):
+    with pytest.raises(ConfigurationError, match=r"topology_keys: these go with load_balance=true"):
+        SQLStore(url_of(server, "topology_keys=a.b.c"))
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_what_the_server_gives_up_is_tried_again(server, face):
+    """A trigger gives up the first transactions, as two nodes would; its count is in a sequence, which outlives them."""
+    name = new_name()
+    with SQLStore(url_of(server), table_name=name) as store:
+
+        def append(*texts):
+            messages = [HumanMessage(text) for text in texts]
+            return asyncio.run(store.aappend("s", messages)) if face == "async" else store.append("s", messages)
+
+        append("before")
+        with store.client.begin() as connection:
+            connection.exec_driver_sql(
+                f"CREATE SEQUENCE n_{name}; CREATE TABLE times_{name} AS SELECT 4 AS n; "
+                f"CREATE FUNCTION give_up_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                f"IF nextval('n_{name}') <= (SELECT n FROM times_{name}) THEN "
+                "RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END IF; RETURN NULL; END $$; "
+                f"CREATE TRIGGER g AFTER INSERT ON {name} FOR EACH STATEMENT EXECUTE FUNCTION give_up_{name}()"
+            )
+        append("a", "b")
+        assert [message.content for message in store.read("s")] == ["before", "a", "b"]
+        with store.client.begin() as connection:
+            assert connection.exec_driver_sql(f"SELECT last_value FROM n_{name}").scalar_one() == 5
+            connection.exec_driver_sql(f"UPDATE times_{name} SET n = 1000")
+        with pytest.raises(StoreError):
+            append("c")
+        with store.client.begin() as connection:
+            assert connection.exec_driver_sql(f"SELECT last_value FROM n_{name}").scalar_one() == 5 + TRIES
+        assert store.count("s") == 3
+
+
+def test_a_sequence_that_caches(server):
+    name = new_name()
+    with SQLStore(url_of(server), table_name=name) as store:
+        store.setup()
+        with store.client.begin() as connection:
+            sequence = connection.exec_driver_sql(f"SELECT pg_get_serial_sequence('{name}', 'id')").scalar_one()
+            connection.exec_driver_sql(f"ALTER SEQUENCE {sequence} CACHE 100")
+    with SQLStore(url_of(server), table_name=name) as store, pytest.raises(ConfigurationError, match="100 numbers"):
+        store.read("s")
+
+
+def test_lost_locks_lose_no_message(server):
+    name = new_name()
+    with SQLStore(url_of(server), table_name=name) as store:
+        store.append("s", [HumanMessage("x")])
+        with store.client.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {name}_lock")
+        with pytest.raises(ConfigurationError, match="has lost rows"):
+            store.append("s", [HumanMessage("y")])
+    with SQLStore(url_of(server), table_name=name) as store:
+        store.append("s", [HumanMessage("y")])
+        assert store.count("s") == 2

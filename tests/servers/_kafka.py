@@ -1,0 +1,124 @@
+"""Kafka."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from servers._machinery import (
+    CACHE,
+    HOST,
+    PASSWORD,
+    USER,
+    Process,
+    Server,
+    ServerUnavailable,
+    free_port,
+    given,
+    run_program,
+    serving,
+    system_program,
+    temporary_directory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_JAVA = [
+    *("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+]
+
+
+@dataclass(eq=False)
+class KafkaServer(Server):
+    """A running broker.
+
+    Attributes:
+        login_url: How to connect with SASL PLAIN, to another port of the same broker, if it has one.
+    """
+
+    login_url: str | None = None
+
+
+@contextlib.contextmanager
+def kafka() -> Iterator[Server]:
+    """Run Apache Kafka: one node that is broker and controller, and makes no topic by itself.
+
+    Yields:
+        The server.
+
+    Raises:
+        ServerUnavailable: If Java or the broker is not installed.
+    """
+    if own := given("kafka", _describe_kafka):
+        yield own
+        return
+    java = system_program("java")
+    jars = sorted((CACHE / "kafka").glob("kafka_*.jar"))
+    if java is None or not jars:
+        raise ServerUnavailable("no Java or no Apache Kafka: run tests/install_servers.sh")
+    with temporary_directory() as directory, serving(_kafka_server(java, jars[0], directory)) as server:
+        yield server
+
+
+def _kafka_server(java: Path, jar: Path, directory: Path) -> KafkaServer:
+    """Make a formatted log directory and describe the broker for it."""
+    port, login_port, controller = free_port(), free_port(), free_port()
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@{HOST}:{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAIN://{HOST}:{port},LOGIN://{HOST}:{login_port},CONTROLLER://{HOST}:{controller}",
+        "listener.security.protocol.map": "PLAIN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "PLAIN",
+        "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": f'{login} required user_{USER}="{PASSWORD}";',
+        "log.dirs": directory / "data",
+        "auto.create.topics.enable": "false",
+        "group.initial.rebalance.delay.ms": 0,
+        # A killed broker that starts again is let in when its last session is over.
+        "broker.session.timeout.ms": 1000,
+        "broker.heartbeat.interval.ms": 200,
+        "offsets.topic.num.partitions": 1,
+        "offsets.topic.replication.factor": 1,
+        "transaction.state.log.num.partitions": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        # Each partition maps its index files whole, and the tests make thousands of topics.
+        "log.index.size.max.bytes": 65536,
+    }
+    config = directory / "server.properties"
+    config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    command = [java, *_JAVA, "-cp", f"{jar.parent}/*"]
+    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    run_program([*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config], directory=directory)
+    url = f"kafka://{HOST}:{port}"
+    return KafkaServer(
+        name="kafka",
+        version=f"Apache Kafka {jar.stem.rpartition('-')[2]}",
+        url=url,
+        login_url=f"kafka://{USER}:{PASSWORD}@{HOST}:{login_port}",
+        _process=Process(
+            [*command, "kafka.Kafka", config],
+            directory=directory,
+            port=port,
+            ready=lambda: bool(_describe_kafka(url)),
+        ),
+    )
+
+
+def _describe_kafka(url: str) -> str:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient({"bootstrap.servers": url.partition("//")[2], "log_level": 0})
+    with contextlib.suppress(KafkaException):
+        return "Kafka" if admin.list_topics(timeout=1).brokers else ""
+    return ""
