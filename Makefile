@@ -26,7 +26,7 @@ benchmarks: environment  ## the tables of the README
 
 .PHONY: environment
 environment: $(UV)
-	$(UV) sync --quiet --all-extras --group dev
+	$(UV) sync --quiet --all-extras --no-extra yugabytedb --group dev
 	tests/install_servers.sh
 
 .tools/bin/uv:
