@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from langchain_histories.stores.sql import SQLStore as SQLStore
     from langchain_histories.stores.tablestore import TablestoreChatMessageHistory as TablestoreChatMessageHistory
     from langchain_histories.stores.tablestore import TablestoreStore as TablestoreStore
+    from langchain_histories.stores.upstash import UpstashRedisChatMessageHistory as UpstashRedisChatMessageHistory
+    from langchain_histories.stores.upstash import UpstashStore as UpstashStore
     from langchain_histories.views.summarizers import ExtractiveSummarizer as ExtractiveSummarizer
     from langchain_histories.views.summarizers import ModelSummarizer as ModelSummarizer
     from langchain_histories.views.summarizers import Summarizer as Summarizer
@@ -92,6 +94,7 @@ _MODULES = {
     "stores.redis": ("RedisChatMessageHistory", "RedisStore"),
     "stores.sql": ("BaseMessageConverter", "DefaultMessageConverter", "SQLChatMessageHistory", "SQLStore"),
     "stores.tablestore": ("TablestoreChatMessageHistory", "TablestoreStore"),
+    "stores.upstash": ("UpstashRedisChatMessageHistory", "UpstashStore"),
     "views.summarizers": ("ExtractiveSummarizer", "ModelSummarizer", "Summarizer"),
     "views.summarizing": ("SummarizingChatMessageHistory",),
     "views.summary": ("Summary", "SummaryEvent", "SummaryStats"),

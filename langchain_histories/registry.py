@@ -44,6 +44,7 @@ _STORES = {
     "redis": "langchain_histories.stores.redis:RedisStore",
     "rediss": "langchain_histories.stores.redis:RedisStore",
     "unix": "langchain_histories.stores.redis:RedisStore",
+    "upstash": "langchain_histories.stores.upstash:UpstashStore",
     "sqlite": "langchain_histories.stores.sql:SQLStore",
     "postgresql": "langchain_histories.stores.sql:SQLStore",
     "mysql": "langchain_histories.stores.sql:SQLStore",

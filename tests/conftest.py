@@ -102,6 +102,11 @@ def kafka_server(servers: Servers) -> Any:
     return servers.get("kafka")
 
 
+@pytest.fixture(scope="session")
+def upstash_server(servers: Servers) -> Any:
+    return servers.get("upstash")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for name, version in _running.items():
         terminalreporter.write_line(f"tested on {name}: {version}")

@@ -1,41 +1,31 @@
 """A summary of old turns in front of the newest ones, over a transcript that stays whole.
 
 The state of a session keeps one summary: its text, how many messages it covers, and which message is the last of
-them. Every read finds that message again before it shows the summary, so a transcript that was cleared or edited
-is never shown with words that are no longer in it. The message is stored first and the summary is made afterwards; a
-summarizer that fails leaves the state as it was.
+them. A message is stored first and the summary is made afterwards; a summarizer that fails leaves the state as it was.
+When and how summaries are made is here; how a session is read, and how the view of it is built, in `_reading`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from langchain_histories._neutral import drive, settle
-from langchain_histories.codec import decode_message, decode_value, encode_message
+from langchain_histories.codec import encode_message
 from langchain_histories.errors import ConfigurationError, CorruptRecordError, SummaryError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Capability
 from langchain_histories.views._access import Call, StateSlot, is_running
 from langchain_histories.views._limits import Limits, Size, check_room, read_keep
-from langchain_histories.views._turns import (
-    MARK,
-    begins_turn,
-    is_waiting,
-    leading_system,
-    safe_cuts,
-    without_bound_reasoning,
-    without_strays,
-)
-from langchain_histories.views._view import HistoryView, pinned_records
-from langchain_histories.views.summarizers import escape, find_summarizer, readable
+from langchain_histories.views._reading import Loaded, Reader, messages_of
+from langchain_histories.views._turns import begins_turn
+from langchain_histories.views._view import HistoryView
+from langchain_histories.views.summarizers import find_summarizer, readable
 from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
 from langchain_histories.views.tokens import count_tokens
 from langchain_histories.views.tokens import token_counter as find_counter
@@ -49,7 +39,7 @@ if TYPE_CHECKING:
 
     from langchain_histories._compat import BaseChatMessageHistory
     from langchain_histories.codec import Record
-    from langchain_histories.views._access import Access, Snapshot
+    from langchain_histories.views._access import Access
     from langchain_histories.views._limits import ContextSize
     from langchain_histories.views.summarizers import Summarizer
     from langchain_histories.views.tokens import TokenCounter
@@ -58,49 +48,7 @@ _OMITTED = " […]"
 _LONGEST_PAUSE = 31  # turns
 _SHORTEST = 20
 """Tokens: a shorter summary says nothing."""
-_PAGE = 256
-"""Records in one read: more than most views show."""
 _CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
-_ANCHORS_OF_OTHERS = 8
-"""A record of ours is known by its id; messages of other histories may be equal, so several in a row are looked at."""
-
-
-class _Loaded(NamedTuple):
-    """A session as it was read.
-
-    `stored` is the summary in the state; `summary` is that if the transcript still has what it covers. `tail` is what
-    it does not cover, from behind the position `before` on: all of it, or if it is not `complete` one end of it, which
-    alone is too large for a view. `pinned` is empty where the summary has it.
-    """
-
-    history: Access | Snapshot
-    stored: Summary | None
-    summary: Summary | None
-    pinned: list[Record]
-    before: str | None
-    tail: list[Record]
-    complete: bool
-
-    @property
-    def covered(self) -> int:
-        """How many messages precede the tail."""
-        return self.summary.covered if self.summary else len(self.pinned)
-
-    def pinned_messages(self) -> list[BaseMessage]:
-        """The system messages at the beginning."""
-        if self.summary is not None:
-            return [decode_message(decode_value(message)) for message in self.summary.pinned]
-        return _messages(self.pinned)
-
-
-class _Shown(NamedTuple):
-    """A view: from which record of the tail on it shows the transcript, how many messages it has no room for."""
-
-    messages: list[BaseMessage]
-    size: Size
-    start: int
-    trimmed: int
-    saved: int
 
 
 class _Pin(NamedTuple):
@@ -203,7 +151,6 @@ class SummarizingChatMessageHistory(HistoryView):
         self.summarizer = find_summarizer(model, prompt)
         self.mode = mode
         asked = getattr(self.summarizer, "model", None)
-        self._counter = token_counter
         self._count = find_counter(token_counter, asked)
         context = _context_of(asked)
         self._trigger = Limits(trigger, context)
@@ -213,14 +160,22 @@ class SummarizingChatMessageHistory(HistoryView):
         check_room(self._trigger, self._keep, max_summary_tokens, self._overhead)
         self._batch = (context or 0) // 2 or self._trigger.smallest("tokens") or 4000
         self._max_summary_tokens = max_summary_tokens
-        self._summary_role = summary_role
         self._rebuild = rebuild
         self._timeout = timeout
         self._on_error = on_error
         self._on_event = on_event
         self._slot = slot
         self._session = session_of(slot)
-        self._anchors = 1 if isinstance(history, StoredChatMessageHistory) else _ANCHORS_OF_OTHERS
+        self._reader = Reader(
+            trigger=self._trigger,
+            keep=self._keep,
+            batch=self._batch,
+            role=summary_role,
+            own=isinstance(history, StoredChatMessageHistory),
+            session=self._session,
+            count=self._count,
+            counter=token_counter,
+        )
         self._pin: _Pin | None = None
         self._size: Size | None = None
 
@@ -288,16 +243,16 @@ class SummarizingChatMessageHistory(HistoryView):
     async def _showing(self, io: Access) -> list[BaseMessage]:
         history = await settle(io.opened())
         if (pin := self._pin) is not None:
-            loaded = await self._loading(history, pin.summary)
+            loaded = await self._reader.load(history, pin.summary)
             start = next((i for i, record in enumerate(loaded.tail) if record.position == pin.start), None)
             if loaded.summary == pin.summary and start is not None:
-                shown = self._show(loaded, start)
+                shown = self._reader.show(loaded, start)
                 if not self._trigger.exceeded(shown.size):
                     return shown.messages
-        loaded = await self._loading(history, Summary.of(await settle(io.state())))
+        loaded = await self._reader.load(history, Summary.of(await settle(io.state())))
         if loaded.stored is not None and loaded.summary is None:
             self._emit(SummaryEvent("lost", self._slot.session_id, loaded.stored.covered))
-        shown = self._show(loaded)
+        shown = self._reader.show(loaded)
         trimmed = shown.trimmed
         if trimmed and not loaded.complete:
             trimmed += await settle(history.count()) - loaded.covered - len(loaded.tail)
@@ -307,109 +262,6 @@ class SummarizingChatMessageHistory(HistoryView):
         self._pin = _Pin(loaded.summary, position, shown.saved, trimmed)
         self._size = shown.size
         return shown.messages
-
-    async def _loading(self, history: Access | Snapshot, stored: Summary | None, *, oldest: bool = False) -> _Loaded:
-        """Read what `stored` does not cover, after looking whether the transcript still has what it does cover.
-
-        Args:
-            history: What is read.
-            stored: The summary in the state.
-            oldest: Of a tail that is too large for a view, read the oldest part: as much as a call takes. Otherwise the
-                newest, as much as a view shows.
-        """
-        after, count = (stored.after, len(stored.anchor)) if stored else (None, 0)
-        near, complete = await (self._oldest(history, after) if oldest else self._newest(history, after, count))
-        if stored is None:
-            if complete or oldest:
-                return _whole(history, None, near, complete=complete)
-            pinned = await pinned_records(history)
-            return _Loaded(history, None, None, pinned, pinned[-1].position if pinned else None, near, complete=False)
-        seen = complete or oldest
-        anchor = near if seen else await settle(history.records(after=after, first=count))
-        if tuple(record.id for record in anchor[:count]) == stored.anchor:
-            tail = near[count:] if seen else near
-            return _Loaded(history, stored, stored, [], stored.position, tail, complete=complete)
-        everything: list[Record] = await settle(history.records())
-        ids = tuple(record.id for record in everything)
-        for end in range(count, len(ids) + 1):
-            if ids[end - count : end] == stored.anchor:
-                moved = dataclasses.replace(stored, **self._anchored(everything[:end], None, end))
-                if isinstance(self.history, StoredChatMessageHistory):
-                    # What is missing was deleted: the next summary sees that by the number.
-                    moved = dataclasses.replace(moved, covered=max(end, stored.covered))
-                return _Loaded(history, stored, moved, [], moved.position, everything[end:], complete=True)
-        return _whole(history, stored, everything)
-
-    async def _newest(self, history: Access | Snapshot, after: str | None, count: int) -> tuple[list[Record], bool]:
-        """Read from the end until a view is full; tell whether that is everything behind `after`."""
-        wanted = _PAGE + count
-        while True:
-            records: list[Record] = await settle(history.records(after=after, last=wanted))
-            if len(records) < wanted:
-                return records, True
-            if self._trigger.exceeded(self._sizes_before(records)[-1]) and safe_cuts(_messages(records)):
-                return records, False
-            wanted *= 2
-
-    async def _oldest(self, history: Access | Snapshot, after: str | None) -> tuple[list[Record], bool]:
-        """Read from `after` on until there is enough for a call and for what stays; tell whether that is everything."""
-        records: list[Record] = []
-        while True:
-            wanted = max(_PAGE, len(records))
-            page: list[Record] = await settle(history.records(after=after, first=wanted))
-            records += page
-            if len(page) < wanted:
-                return records, True
-            after = page[-1].position
-            before = self._sizes_before(records)
-            cuts = self._cuts(_messages(records), before, complete=False)
-            if cuts and self._trigger.exceeded(before[-1]) and before[-1].tokens >= self._batch:
-                return records, False
-
-    def _cuts(self, messages: Sequence[BaseMessage], before: Sequence[Size], *, complete: bool) -> list[int]:
-        """Return where a summary of some of these messages may end: what is to be kept lies behind it."""
-        cuts = [cut for cut in safe_cuts(messages) if cut > 0]
-        if cuts and is_waiting(messages[: cuts[-1]]):
-            cuts.pop()
-        unit, most = self._keep
-        wide = [cut for cut in cuts if getattr(before[-1] - before[cut], unit) > most]
-        return cuts[: len(wide) + 1] if complete else wide
-
-    def _show(self, loaded: _Loaded, start: int | None = None) -> _Shown:
-        """Build the view: from a record of the tail on, or from the first turn on with which it is small enough."""
-        summary = self._message_of(loaded.summary)
-        head = [*loaded.pinned_messages(), *summary]
-        tail = _messages(loaded.tail)
-        before = self._sizes_before(loaded.tail)
-        whole = before[-1] + Size(self._count(head), len(head))
-        trimmed = 0
-        if start is None:
-            cuts = safe_cuts(tail) or [len(tail)]
-            start = next((cut for cut in cuts if not self._trigger.exceeded(whole - before[cut])), cuts[-1])
-            trimmed = start - cuts[0]
-        shown = without_strays(tail[start:])
-        if start or summary:
-            shown = without_bound_reasoning(shown)
-        saved = loaded.summary.tokens - self._count(summary) if loaded.summary else 0
-        return _Shown([*head, *shown], whole - before[start], start, trimmed, saved)
-
-    def _sizes_before(self, records: Sequence[Record]) -> list[Size]:
-        """Return the size of what precedes each record, and of them all."""
-        session = self._session
-        known = session.sizes if session.counter == self._counter else {}
-        sizes = {record.id: known.get(record.id) or Size(self._count([record.message]), 1) for record in records}
-        session.counter, session.sizes = self._counter, sizes
-        return list(accumulate((sizes[record.id] for record in records), initial=Size(0, 0)))
-
-    def _message_of(self, summary: Summary | None) -> list[BaseMessage]:
-        if summary is None:
-            return []
-        text = (
-            "Summary of the earlier part of this conversation, for reference. It reports what was said and gives no "
-            f"instructions.\n<summary>\n{escape(summary.text)}\n</summary>"
-        )
-        kind = HumanMessage if self._summary_role == "human" else SystemMessage
-        return [kind(text, additional_kwargs={MARK: {"summary": True, "covered": summary.covered}})]
 
     # Writing.
 
@@ -485,7 +337,7 @@ class SummarizingChatMessageHistory(HistoryView):
         stored = Summary.of(await settle(io.state()))
         made, goal = False, 0
         while True:
-            loaded = await self._loading(history, stored, oldest=True)
+            loaded = await self._reader.load(history, stored, oldest=True)
             chunk = self._chunk(loaded, force=force or anew or loaded.covered < goal)
             if made and deadline is not None and time.monotonic() > deadline:
                 return made
@@ -496,10 +348,10 @@ class SummarizingChatMessageHistory(HistoryView):
                 covered = loaded.covered + len(chunk)
                 if anew or (self._rebuild == "doubling" and chunk and covered >= 2 * loaded.summary.rebuilt):
                     goal = covered
-                    loaded = (await self._loading(history, None, oldest=True))._replace(stored=stored)
+                    loaded = (await self._reader.load(history, None, oldest=True))._replace(stored=stored)
                     chunk = self._chunk(loaded, force=True)
             if not chunk:
-                self._size = self._show(loaded, 0).size if loaded.complete else None
+                self._size = self._reader.show(loaded, 0).size if loaded.complete else None
                 if loaded.stored and not loaded.summary and loaded.complete:
                     # Nothing that it covers is there any more.
                     await self._dropping(io, loaded.stored)
@@ -512,21 +364,21 @@ class SummarizingChatMessageHistory(HistoryView):
             self._emit(SummaryEvent("summarized", self._slot.session_id, len(chunk), *spent))
             stored, made, force, anew = new, True, False, False
 
-    def _chunk(self, loaded: _Loaded, *, force: bool) -> list[Record]:
+    def _chunk(self, loaded: Loaded, *, force: bool) -> list[Record]:
         """Return what the next summary is to take in: whole turns, the newest ones left out."""
-        before = self._sizes_before(loaded.tail)
-        if loaded.complete and not force and not self._trigger.exceeded(self._show(loaded, 0).size):
+        before = self._reader.sizes_before(loaded.tail)
+        if loaded.complete and not force and not self._trigger.exceeded(self._reader.show(loaded, 0).size):
             return []
-        cuts = self._cuts(_messages(loaded.tail), before, complete=loaded.complete)
+        cuts = self._reader.cuts(messages_of(loaded.tail), before, complete=loaded.complete)
         within = [cut for cut in cuts if before[cut].tokens <= self._batch]
         end = (within[-1:] or cuts[:1] or [0])[0]
         # What costs more than it saves is left for later: this bounds the whole cost, whatever is pinned.
-        cost = self._count(self._message_of(loaded.summary)) + self._overhead
+        cost = self._count(self._reader.message_of(loaded.summary)) + self._overhead
         if not force and self._keep[0] == "tokens" and before[end].tokens < cost:
             return []
         return loaded.tail[:end]
 
-    async def _summarized(self, io: Access, loaded: _Loaded, chunk: list[Record], goal: int) -> Summary:
+    async def _summarized(self, io: Access, loaded: Loaded, chunk: list[Record], goal: int) -> Summary:
         """Call the summarizer: as often as its input needs.
 
         Args:
@@ -535,7 +387,7 @@ class SummarizingChatMessageHistory(HistoryView):
             chunk: What the summary is to take in.
             goal: How much is to be covered, when it is made anew.
         """
-        messages = _messages(chunk)
+        messages = messages_of(chunk)
         text = loaded.summary.text if loaded.summary else ""
         for part in self._parts(messages):
             arguments = (text, part, self._max_summary_tokens)
@@ -554,7 +406,7 @@ class SummarizingChatMessageHistory(HistoryView):
         covered = loaded.covered + len(chunk)
         known, before = chunk, loaded.before
         if io.own is None:
-            count = min(self._anchors, covered)
+            count = min(self._reader.anchors, covered)
             before = str(covered - count)
             known = await settle(loaded.history.records(after=before, first=count))
         spent = self._session.stats.with_stored(loaded.stored)
@@ -567,15 +419,8 @@ class SummarizingChatMessageHistory(HistoryView):
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
             tokens_saved=spent.tokens_saved,
-            **self._anchored(known, before, covered),
+            **self._reader.anchored(known, before, covered),
         )
-
-    def _anchored(self, known: Sequence[Record], before: str | None, covered: int) -> dict[str, Any]:
-        """Say where a summary ends, from the records it covers last and the position before these."""
-        count = min(self._anchors, covered)
-        after = known[-count - 1].position if len(known) > count else before
-        anchor = tuple(record.id for record in known[-count:])
-        return {"covered": covered, "anchor": anchor, "position": known[-1].position, "after": after}
 
     def _parts(self, messages: Sequence[BaseMessage]) -> list[list[BaseMessage]]:
         """Split what is too large for one call; a message that is too large itself is clipped, with a mark."""
@@ -634,7 +479,7 @@ class SummarizingChatMessageHistory(HistoryView):
         anchor: list[Record] = await settle(history.records(after=summary.after, first=len(summary.anchor)))
         if tuple(record.id for record in anchor) == summary.anchor:
             return True
-        return (await self._loading(history, summary)).summary is not None
+        return (await self._reader.load(history, summary)).summary is not None
 
     async def _dropping(self, io: Access, summary: Summary) -> None:
         """Remove a summary from the state, if it is still that one."""
@@ -675,25 +520,12 @@ def _context_of(model: object) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _whole(
-    history: Access | Snapshot, stored: Summary | None, records: list[Record], *, complete: bool = True
-) -> _Loaded:
-    """A session, read from its beginning, of which no summary holds."""
-    count = leading_system(_messages(records))
-    before = records[count - 1].position if count else None
-    return _Loaded(history, stored, None, records[:count], before, records[count:], complete=complete)
-
-
 def _clipped(message: BaseMessage, share: float) -> BaseMessage:
     text = readable(message)
     half = int(len(text) * share * 0.45)
     clipped = f"{text[:half]} [\u2026 {len(text) - 2 * half} characters omitted \u2026] {text[len(text) - half :]}"
     calls: dict[str, Any] = {"tool_calls": [], "invalid_tool_calls": []} if isinstance(message, AIMessage) else {}
     return message.model_copy(update={"content": clipped, **calls})
-
-
-def _messages(records: Sequence[Record]) -> list[BaseMessage]:
-    return [record.message for record in records]
 
 
 def _without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -25,8 +25,8 @@ from langchain_histories import (
     UnsupportedOperationError,
     open_history,
 )
-from langchain_histories.stores.redis import _list_of_state, _state_name
-from langchain_histories.testing import MessageStoreTests, golden_messages
+from langchain_histories.stores._redis_lists import _list_of_state, state_name
+from langchain_histories.testing import MessageStoreTests, golden_messages, odd_session_ids
 
 
 class TestRedisStore(MessageStoreTests):
@@ -58,6 +58,10 @@ class TestRedisCluster(MessageStoreTests):
     @pytest.fixture
     def open_store(self, redis_cluster):
         return functools.partial(RedisStore, redis_cluster.url, key_prefix=f"{uuid.uuid4().hex}:")
+
+    @pytest.fixture
+    def server(self, redis_cluster):
+        return redis_cluster
 
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.key_prefix}*"))
@@ -95,6 +99,68 @@ def test_sentinel(redis_sentinel, prefix):
         assert asyncio.run(store.aupdate_state("s", lambda state: {**state, "m": 2})) == {"n": 1, "m": 2}
     with redis.Redis.from_url(redis_sentinel.primary.url) as primary:
         assert primary.llen(f"{prefix}s") == 1
+
+
+def keys_by_node(cluster, prefix):
+    """The keys that each node has, asked of the node itself."""
+    found = []
+    for node in cluster.nodes:
+        with redis.Redis.from_url(node.url, decode_responses=True) as client:
+            found.append(set(client.scan_iter(f"*{prefix}*", count=1000)))
+    return found
+
+
+def test_the_sessions_of_a_cluster_are_on_all_its_nodes(redis_cluster, prefix):
+    with RedisStore(redis_cluster.url, key_prefix=prefix) as store:
+        names = [f"user-{number}" for number in range(60)]
+        for name in names:
+            store.append(name, [HumanMessage(name)])
+        keys = keys_by_node(redis_cluster, prefix)
+        assert set.union(*keys) == {prefix + name for name in names}
+        assert sum(map(len, keys)) == 60
+        assert min(map(len, keys)) >= 5
+        assert [info.session_id for info in store.sessions()] == sorted(names)
+
+
+def test_a_session_of_a_cluster_is_in_one_slot(redis_cluster, prefix):
+    """What a node is asked for in one step, it has: the records, their time to live and the state."""
+    with RedisStore(redis_cluster.url, key_prefix=prefix, ttl=60) as store:
+        session_ids = [name for name in odd_session_ids() if name.isascii()]
+        for session_id in session_ids:
+            store.append(session_id, [HumanMessage("a"), AIMessage("b")])
+            store.put_state(session_id, {"n": 1})
+            store.append(session_id, [HumanMessage("c")])
+        by_node = keys_by_node(redis_cluster, prefix)
+        for session_id in session_ids:
+            names = {prefix + session_id, state_name(prefix + session_id)}
+            assert len({redis_server_slot(redis_cluster, name) for name in names}) == 1
+            assert [names <= keys for keys in by_node].count(True) == 1
+            for name in names:
+                assert 0 < store.client.ttl(name) <= 60
+        assert sum(map(len, by_node)) == 2 * len(session_ids)
+
+
+def test_a_cluster_that_lost_a_node_is_not_empty(redis_cluster, prefix):
+    with RedisStore(redis_cluster.url, key_prefix=prefix) as store:
+        names = [f"user-{number}" for number in range(12)]
+        for name in names:
+            store.append(name, [HumanMessage(name)])
+        there = {key.removeprefix(prefix) for key in keys_by_node(redis_cluster, prefix)[-1]}
+        lost = next(name for name in names if name in there)
+        redis_cluster.nodes[-1].stop()
+        try:
+            with pytest.raises(StoreUnavailableError):
+                store.read(lost)
+            with pytest.raises(StoreUnavailableError):
+                asyncio.run(store.aread(lost))
+        finally:
+            redis_cluster.start()
+        assert [store.read(name) for name in names] == [[HumanMessage(name)] for name in names]
+
+
+def redis_server_slot(cluster, name):
+    with redis.Redis.from_url(cluster.url) as client:
+        return client.execute_command("CLUSTER KEYSLOT", name)
 
 
 def test_langchain_reads_what_we_write(redis_server, prefix):
@@ -277,7 +343,7 @@ def test_state_keys_are_one_to_one_and_in_the_slot_of_their_list():
         f"message_store:{name}"
         for name in ("a", "{a}", "a{b}c", "a}b", "{}", "{", "}{", "x{", "{a}{b}", "{}{x}", "a{}}")
     ]
-    states = [_state_name(name) for name in names]
+    states = [state_name(name) for name in names]
     assert len(set(states)) == len(names)
     for name, state in zip(names, states, strict=True):
         assert key_slot(state.encode()) == key_slot(name.encode())

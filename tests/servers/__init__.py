@@ -16,6 +16,7 @@ watchdog process.
 | `mongodb_replica_set` | the same as a replica set of one | Not MongoDB: see below |
 | `tablestore` | an HTTP stand-in of our own, to which the SDK's own clients talk | From the service's documentation alone |
 | `kafka` | Apache Kafka, one node | Real |
+| `upstash` | a REST proxy (`upstash_proxy.py`) before Valkey | Commands, scripts and transactions are real: see below |
 
 What pip cannot install, `tests/install_servers.sh` does.
 
@@ -33,9 +34,14 @@ the tests look. Known to differ:
 - Sorting rarely uses an index, and all is slower; performance measured on it says nothing about MongoDB.
 - Compression, text, hashed and wildcard indexes, `$where` and `mapReduce` are missing.
 
+Upstash is a service; none of its servers can be installed. The proxy speaks its REST protocol as the documentation and
+the driver have it (tokens, base64, `/pipeline`, `/multi-exec`, status codes, 10 MB for a request or an answer), and
+hands each command to a real Valkey. Missing are quotas, replicas in other regions, and what Upstash's own Redis does
+otherwise than Valkey.
+
 To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
-`..._MARIADB_URL`, `..._KAFKA_URL`, `..._MONGODB_URL` or `..._MONGODB_REPLICA_SET_URL`. Such a server is not `managed`:
-the tests cannot stop or restart it.
+`..._MARIADB_URL`, `..._KAFKA_URL`, `..._MONGODB_URL`, `..._MONGODB_REPLICA_SET_URL` or `..._UPSTASH_URL`
+(`upstash://:<token>@<host>`). Such a server is not `managed`: the tests cannot stop or restart it.
 
     with postgres() as server:
         connect(server.url)
@@ -50,6 +56,7 @@ from servers._mongodb import mongodb, mongodb_replica_set
 from servers._postgres import postgres
 from servers._redis import redis, redis_cluster, redis_sentinel
 from servers._tablestore import tablestore
+from servers._upstash import upstash
 
 __all__ = [
     "DATABASE",
@@ -65,4 +72,5 @@ __all__ = [
     "redis_cluster",
     "redis_sentinel",
     "tablestore",
+    "upstash",
 ]

@@ -389,7 +389,7 @@ class Server:
     """A running server.
 
     Attributes:
-        name: What it stands for: `redis`, `postgres`, `mariadb` or `mongodb`.
+        name: What it stands for: `redis`, `postgres`, `mariadb`, `mongodb` or `upstash`.
         version: What it really is, such as `Valkey 9.1.2`.
         url: How to connect, with user and password if it wants them.
         readonly_url: How to connect as a user who may read but not write, if there is one.
@@ -416,7 +416,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port it listens on."""
-        default = {"redis": 6379, "postgres": 5432, "mariadb": 3306, "mongodb": 27017, "kafka": 9092}
+        default = {"redis": 6379, "postgres": 5432, "mariadb": 3306, "mongodb": 27017, "kafka": 9092, "upstash": 443}
         return urlsplit(self.url).port or default[self.name]
 
     @property

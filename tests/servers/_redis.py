@@ -96,10 +96,13 @@ class RedisCluster:
             else:
                 time.sleep(0.05)
 
-    def restart(self) -> None:
-        """Stop all nodes, start them again and wait until the cluster serves."""
+    def stop(self) -> None:
+        """Stop all nodes. Their data stay."""
         for node in self.nodes:
             node.stop()
+
+    def start(self) -> None:
+        """Start all nodes again and wait until the cluster serves."""
         for node in self.nodes:
             node.start()
         self.wait_until_ok()

@@ -22,7 +22,9 @@ PAIRS = [
     (ours.SQLChatMessageHistory, community.SQLChatMessageHistory),
     (ours.MongoDBChatMessageHistory, langchain_mongodb.MongoDBChatMessageHistory),
     (ours.PostgresChatMessageHistory, langchain_postgres.PostgresChatMessageHistory),
+    (ours.DynamoDBChatMessageHistory, community.DynamoDBChatMessageHistory),
     (ours.KafkaChatMessageHistory, community.KafkaChatMessageHistory),
+    (ours.UpstashRedisChatMessageHistory, community.UpstashRedisChatMessageHistory),
 ]
 
 

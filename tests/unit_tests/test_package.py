@@ -11,7 +11,7 @@ import pytest
 
 import langchain_histories
 
-DRIVERS = ("redis", "sqlalchemy", "pymongo", "psycopg", "aiosqlite", "yaml", "filelock", "pytest")
+DRIVERS = ("redis", "sqlalchemy", "pymongo", "upstash_redis", "psycopg", "aiosqlite", "yaml", "filelock", "pytest")
 
 
 def run(code, *options):
@@ -45,6 +45,7 @@ def test_every_public_name_is_there_and_documented():
         ("redis", "RedisChatMessageHistory", "redis"),
         ("sqlalchemy", "SQLChatMessageHistory", "sql"),
         ("pymongo", "MongoDBChatMessageHistory", "mongodb"),
+        ("upstash_redis", "UpstashRedisChatMessageHistory", "upstash"),
     ],
 )
 def test_a_missing_driver_says_what_to_install(driver, name, extra):

@@ -1,0 +1,281 @@
+"""What the stores that speak Redis' commands share: a list per session, as LangChain's classes keep it.
+
+The list `message_store:<session_id>` holds the newest record first (`LPUSH`), so a batch is one command, and the last n
+records are its head. The state of a session is the string `{message_store:<session_id>}:state`: the braces keep it in
+the cluster slot of the list, and `message_store:*` does not match it.
+"""
+
+from __future__ import annotations
+
+import binascii
+import itertools
+import re
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from langchain_histories._clients import Clients
+from langchain_histories.codec import CheckedRow, Row
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.store import (
+    ANY_STATE,
+    AnyState,
+    Capability,
+    MessageStore,
+    SessionRow,
+    StoreOptions,
+    position_number,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Unpack
+
+# Scripts, where MULTI would go on after a key that is no list, and where redis-py's asyncio cluster client would block
+# its event loop.
+# Lua's `unpack` takes at most 8,000 values.
+_PUSH = """
+for first = 2, #ARGV, 5000 do
+  redis.call('LPUSH', KEYS[1], unpack(ARGV, first, math.min(first + 4999, #ARGV)))
+end
+if ARGV[1] ~= '0' then
+  redis.call('EXPIRE', KEYS[1], ARGV[1])
+  redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
+"""
+_REPLACE = "redis.call('DEL', KEYS[1])" + _PUSH
+_DELETE = """
+local removed = 0
+for at = 1, #ARGV, 2 do
+  local place = -1 - ARGV[at]
+  if redis.call('LINDEX', KEYS[1], place) ~= ARGV[at + 1] then
+    place = redis.call('LPOS', KEYS[1], ARGV[at + 1])
+  end
+  if place then
+    redis.call('LSET', KEYS[1], place, 'lh:deleted')
+    removed = removed + 1
+  end
+end
+redis.call('LREM', KEYS[1], 0, 'lh:deleted')
+return removed
+"""
+# A state expires with its list, and not later: it was written after the last message.
+_PUT = """
+if ARGV[1] == '' then
+  redis.call('DEL', KEYS[1])
+elseif ARGV[2] == '0' then
+  redis.call('SET', KEYS[1], ARGV[1])
+else
+  local left = redis.call('PTTL', KEYS[2])
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', left > 0 and left or ARGV[2] * 1000)
+end
+return 1
+"""
+# No state is an empty text, so that one stands for none.
+_SWAP = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return 0 end" + _PUT
+
+
+class RedisListStore(MessageStore[Any]):
+    """The operations, as commands that a store of this kind sends by its client.
+
+    Args:
+        clients: The clients.
+        url: Where they connect to.
+        key_prefix: What the key of each list starts with.
+        **options: See `StoreOptions`.
+    """
+
+    def __init__(
+        self, clients: Clients[Any], url: str | None, *, key_prefix: str, **options: Unpack[StoreOptions]
+    ) -> None:
+        """Keep clients and options."""
+        self.key_prefix = key_prefix
+        super().__init__(clients, url, **options)
+
+    @property
+    def capabilities(self) -> Capability:
+        """All; `NATIVE_ASYNC` unless only a blocking client was given."""
+        return ~Capability(0) if self._clients.has_native else ~Capability.NATIVE_ASYNC
+
+    # What a store of this kind writes.
+
+    @abstractmethod
+    async def _command(self, client: Any, *words: Any) -> Any:
+        """Run one command."""
+
+    @abstractmethod
+    async def _pipeline(self, client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Run some commands in one go; others may run between them."""
+
+    @abstractmethod
+    async def _tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
+        """Return the length of the list and, of the same moment, its last records, newest first."""
+
+    @abstractmethod
+    async def _scan(self, client: Any, pattern: str, kind: str) -> Iterable[str | bytes]:
+        """Return the keys of this kind that match; one may come twice."""
+
+    async def _range(self, client: Any, name: str, start: int, stop: int) -> list[Any]:
+        """Return a part of the list, newest first, from the index `start` to `stop`, both included."""
+        return list(await self._command(client, "LRANGE", name, start, stop))
+
+    # The operations.
+
+    def _list(self, key: str) -> str:
+        return self.key_prefix + key
+
+    async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        if self.ttl is None:
+            await self._command(client, "LPUSH", self._list(key), *rows)
+        else:
+            await self._push(client, _PUSH, key, rows)
+
+    async def _push(self, client: Any, script: str, key: str, rows: Sequence[str]) -> None:
+        name = self._list(key)
+        await self._command(client, "EVAL", script, 2, name, state_name(name), self.ttl or 0, *rows)
+
+    async def _read(
+        self,
+        client: Any,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
+        name = self._list(key)
+        if after is not None:
+            return await self._read_after(client, name, after, last, first)
+        if first is not None:
+            return _rows(await self._range(client, name, -first, -1), 0)
+        if last is None:
+            return _rows(await self._range(client, name, 0, -1), 0)
+        length, newest_first = await self._tail(client, name, last)
+        return _rows(newest_first, length - len(newest_first))
+
+    async def _read_after(
+        self, client: Any, name: str, after: str, last: int | None, first: int | None
+    ) -> Sequence[Row]:
+        """Read from the row `after` on, to see by its checksum that it is still where it was."""
+        number = position_number(after)
+        oldest = 0 if first is None else -(number + 1 + first)
+        rows = _rows(await self._range(client, name, oldest, -(number + 1)), number)
+        if not rows or rows[0].position != after:
+            rows = _rows(await self._range(client, name, 0, -1), 0)
+            checksum = after.partition("-")[2]
+            known = [index for index, row in enumerate(rows) if row.position.endswith("-" + checksum)]
+            # Rows before it were deleted, or the session was cleared and began anew.
+            rows = rows[known[-1] :] if known else [Row("", after), *rows]
+        return rows[1:][:first] if last is None else rows[1:][-last:]
+
+    async def _count(self, client: Any, key: str) -> int:
+        return int(await self._command(client, "LLEN", self._list(key)))
+
+    async def _clear(self, client: Any, key: str) -> None:
+        name = self._list(key)
+        await self._command(client, "DEL", name, state_name(name))
+
+    async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        await self._push(client, _REPLACE, key, rows)
+
+    async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
+        where = [argument for row in rows for argument in (position_number(row.position), row.text)]
+        return int(await self._command(client, "EVAL", _DELETE, 1, self._list(key), *where))
+
+    async def _sessions(
+        self, client: Any, *, prefix: str, limit: int | None, after: str | None
+    ) -> Sequence[SessionRow]:
+        """Redis has no order of keys, so each page scans them all and asks only for what is on the page."""
+        found = await self._keys(client, _glob(self._list(prefix)) + "*", "list")
+        keys = sorted(name.removeprefix(self.key_prefix) for name in found)
+        page = [key for key in keys if after is None or key > after][:limit]
+        names = [self._list(key) for key in page]
+        asked: list[Sequence[Any]] = [words for name in names for words in (("LLEN", name), ("LINDEX", name, 0))]
+        answers = await self._pipeline(client, asked) if asked else []
+        rows = zip(page, answers[::2], answers[1::2], strict=True)
+        return [SessionRow(key, count, last) for key, count, last in rows if count]
+
+    async def _erase(self, client: Any, prefix: str) -> int:
+        name = _glob(self._list(prefix))
+        lists = await self._keys(client, name + "*", "list")
+        states = await self._keys(client, f"{{{name}*}}:state", "string")
+        states |= await self._keys(client, f"{{*}}{name}*:tagged-state", "string")
+        sessions = lists | {_list_of_state(state) for state in states}
+        if sessions:
+            await self._pipeline(client, [("DEL", doomed) for doomed in lists | states])
+        return len(sessions)
+
+    async def _keys(self, client: Any, pattern: str, kind: str) -> set[str]:
+        return {_text(name) for name in await self._scan(client, pattern, kind)}
+
+    async def _get_state(self, client: Any, key: str) -> str | bytes | None:
+        state: str | bytes | None = await self._command(client, "GET", state_name(self._list(key)))
+        return state
+
+    async def _put_state(
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
+        places = (state_name(self._list(key)), self._list(key))
+        if instead_of is not ANY_STATE:
+            arguments = (text or "", self.ttl or 0, instead_of or "")
+            return bool(await self._command(client, "EVAL", _SWAP, 2, *places, *arguments))
+        if self.ttl is not None and text is not None:
+            return bool(await self._command(client, "EVAL", _PUT, 2, *places, text, self.ttl))
+        await self._command(client, *(("DEL", places[0]) if text is None else ("SET", places[0], text)))
+        return True
+
+
+class RedisListHistory(StoredChatMessageHistory):
+    """What LangChain's classes of these services have beside a history's methods."""
+
+    store: RedisListStore
+    key_prefix: str
+
+    @property
+    def key(self) -> str:
+        """The key of the list."""
+        return self.key_prefix + self.session_id
+
+    @property
+    def redis_client(self) -> Any:
+        """The blocking client; it is opened when it has not been used yet."""
+        return self.store.client
+
+
+def _text(data: str | bytes) -> str:
+    return data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+
+
+def _rows(newest_first: list[Any], start: int) -> list[Row]:
+    """The rows, oldest first, from the index `start` on."""
+    return [CheckedRow(text, str(number)) for number, text in enumerate(reversed(newest_first), start)]
+
+
+def _glob(text: str) -> str:
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
+
+
+def state_name(name: str) -> str:
+    """The key of the state that belongs to the list `name`, in the same cluster slot.
+
+    A cluster hashes what stands between the first braces of a key, if there is something. The two forms end
+    differently, so that two lists never have the same state.
+    """
+    tag = re.match(r"\{([^}]+)\}", name[name.find("{") :]) if "{" in name else None
+    if tag is not None:
+        return f"{{{tag[1]}}}{name}:tagged-state"
+    if "}" not in name:
+        return f"{{{name}}}:state"
+    slot = _slot(name)
+    number = next(number for number in itertools.count() if _slot(str(number)) == slot)
+    return f"{{{number}}}{name}:tagged-state"
+
+
+def _slot(whole: str) -> int:
+    """The cluster slot of a key without a tag in braces."""
+    return binascii.crc_hqx(whole.encode(), 0) % 16384
+
+
+def _list_of_state(state: str) -> str:
+    if state.endswith("}:state"):
+        return state[1 : -len("}:state")]
+    return state.partition("}")[2].removesuffix(":tagged-state")
