@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from langchain_histories.store import MessageStore as MessageStore
     from langchain_histories.store import SessionInfo as SessionInfo
     from langchain_histories.store import user_session_id as user_session_id
+    from langchain_histories.stores.azure_table import AzureTableChatMessageHistory as AzureTableChatMessageHistory
+    from langchain_histories.stores.azure_table import AzureTableStore as AzureTableStore
+    from langchain_histories.stores.cosmosdb import CosmosDBChatMessageHistory as CosmosDBChatMessageHistory
+    from langchain_histories.stores.cosmosdb import CosmosDBStore as CosmosDBStore
     from langchain_histories.stores.dynamodb import DynamoDBChatMessageHistory as DynamoDBChatMessageHistory
     from langchain_histories.stores.dynamodb import DynamoDBStore as DynamoDBStore
     from langchain_histories.stores.file import FileChatMessageHistory as FileChatMessageHistory
@@ -85,6 +89,8 @@ _MODULES = {
     "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
     "store": ("Capability", "MessageStore", "SessionInfo", "user_session_id"),
+    "stores.azure_table": ("AzureTableChatMessageHistory", "AzureTableStore"),
+    "stores.cosmosdb": ("CosmosDBChatMessageHistory", "CosmosDBStore"),
     "stores.dynamodb": ("DynamoDBChatMessageHistory", "DynamoDBStore"),
     "stores.file": ("FileChatMessageHistory", "FileStore"),
     "stores.kafka": ("KafkaChatMessageHistory", "KafkaStore"),

@@ -53,9 +53,11 @@ _STORES = {
     "cloudsql": "langchain_histories.stores.sql:SQLStore",
     "yugabytedb": "langchain_histories.stores.sql:SQLStore",
     "mongodb": "langchain_histories.stores.mongodb:MongoDBStore",
+    "cosmosdb": "langchain_histories.stores.cosmosdb:CosmosDBStore",
     "dynamodb": "langchain_histories.stores.dynamodb:DynamoDBStore",
     "tablestore": "langchain_histories.stores.tablestore:TablestoreStore",
     "kafka": "langchain_histories.stores.kafka:KafkaStore",
+    "azure-table": "langchain_histories.stores.azure_table:AzureTableStore",
 }
 
 SESSION_CONFIG = (

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_SESSION_ID_BYTES = 1024
-STORES_WITH_TTL = ("memory", "redis", "upstash", "dynamodb")
+STORES_WITH_TTL = ("memory", "redis", "upstash", "dynamodb", "cosmosdb")
 _ESCAPED = "lh%"
 _SHARED_STORES = 256
 

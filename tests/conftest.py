@@ -107,6 +107,11 @@ def upstash_server(servers: Servers) -> Any:
     return servers.get("upstash")
 
 
+@pytest.fixture(scope="session")
+def azure_table_server(servers: Servers) -> Any:
+    return servers.get("azure_table")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for name, version in _running.items():
         terminalreporter.write_line(f"tested on {name}: {version}")

@@ -139,7 +139,7 @@ class ItemOperations:
         """Remove the items of all sessions whose key starts with `prefix`."""
         items = await self._table.scan(client, prefix)
         for item in items:
-            await self.clear(client, item[self._table.partition_key]["S"])
+            await settle(self.clear(client, item[self._table.partition_key]["S"]))
         return len(items)
 
     async def get_state(self, client: Any, key: str) -> str | None:

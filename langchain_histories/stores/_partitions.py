@@ -45,7 +45,8 @@ ClientT = TypeVar("ClientT")
 HEAD = "head"
 _EVERYTHING = ("!", "~")
 _MAX_TRIES = 200
-_LONGEST_PAUSE = 0.25
+# Seconds. Shorter ones make more tries than the services answer meanwhile.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0
 
 
 class Item(NamedTuple):
@@ -299,7 +300,7 @@ class PartitionStore(MessageStore[ClientT]):
     def _tries(self, key: str) -> Iterator[float]:
         """Yield pauses, each before another try, until there have been too many."""
         for number in range(_MAX_TRIES):
-            yield random.uniform(0, min(_LONGEST_PAUSE, 0.002 * 2 ** min(number, 10)))  # noqa: S311
+            yield random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(number, 10)))  # noqa: S311
         raise StoreError(
             f"{self.name}: gave up after {_MAX_TRIES} tries on session {self._session_id(key)!r}: others kept changing "
             "it meanwhile. The last change was not made.",

@@ -17,6 +17,8 @@ watchdog process.
 | `tablestore` | an HTTP stand-in of our own, to which the SDK's own clients talk | From the service's documentation alone |
 | `kafka` | Apache Kafka, one node | Real |
 | `upstash` | a REST proxy (`upstash_proxy.py`) before Valkey | Commands, scripts and transactions are real: see below |
+| `azure_table` | Azurite (npm) | The vendor's emulator: see below |
+| `cosmosdb` | a service of our own, `_cosmosdb_service.py` | Not Cosmos DB: it says itself what it does |
 
 What pip cannot install, `tests/install_servers.sh` does.
 
@@ -42,12 +44,21 @@ otherwise than Valkey.
 To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
 `..._MARIADB_URL`, `..._KAFKA_URL`, `..._MONGODB_URL`, `..._MONGODB_REPLICA_SET_URL` or `..._UPSTASH_URL`
 (`upstash://:<token>@<host>`). Such a server is not `managed`: the tests cannot stop or restart it.
+Azurite checks keys, properties of 64 KiB, transactions and their 4 MiB as the service does. Of the 1 MiB of an entity it
+counts the JSON that was sent. It lets a transaction write with a signature that may only read. It writes its file every
+few seconds: `Server.kill` may lose the last of them.
+
+To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
+`..._MARIADB_URL`, `..._MONGODB_URL`, `..._MONGODB_REPLICA_SET_URL` or `..._AZURE_TABLE_URL`. Such a server is not
+`managed`: the tests cannot stop or restart it.
 
     with postgres() as server:
         connect(server.url)
         server.restart()
 """
 
+from servers._azure_table import azure_table
+from servers._cosmosdb import cosmosdb
 from servers._dynamodb import dynamodb
 from servers._kafka import kafka
 from servers._machinery import DATABASE, Server, ServerUnavailable
@@ -62,6 +73,8 @@ __all__ = [
     "DATABASE",
     "Server",
     "ServerUnavailable",
+    "azure_table",
+    "cosmosdb",
     "dynamodb",
     "kafka",
     "mariadb",

@@ -22,6 +22,7 @@ PAIRS = [
     (ours.SQLChatMessageHistory, community.SQLChatMessageHistory),
     (ours.MongoDBChatMessageHistory, langchain_mongodb.MongoDBChatMessageHistory),
     (ours.PostgresChatMessageHistory, langchain_postgres.PostgresChatMessageHistory),
+    (ours.CosmosDBChatMessageHistory, community.CosmosDBChatMessageHistory),
     (ours.DynamoDBChatMessageHistory, community.DynamoDBChatMessageHistory),
     (ours.KafkaChatMessageHistory, community.KafkaChatMessageHistory),
     (ours.UpstashRedisChatMessageHistory, community.UpstashRedisChatMessageHistory),

@@ -1,0 +1,265 @@
+"""Sessions in documents of Cosmos DB, as LangChain's `CosmosDBChatMessageHistory` keeps them.
+
+The document `{id: <session>, user_id, messages}` has all messages of a session; all of it has to fit in 2 MB. Ours adds
+`state`, `expires` and `ttl`, which LangChain's class drops when it writes, and `session_id` where the service cannot
+hold the session's id as `id`. The session `@user/session` is the document `session` of the user `user`; a session
+without a user has the user "".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from azure.cosmos import exceptions
+
+from langchain_histories.codec import CheckedRow, Row
+from langchain_histories.errors import RecordTooLargeError
+from langchain_histories.store import ANY_STATE, AnyState, SessionRow, position_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from langchain_histories.stores.cosmosdb import CosmosDBStore
+
+_ESCAPED = "lh%"
+_MAX_ID_BYTES = 1023
+_MAX_DOCUMENT = 2_000_000  # of 2 MB, with room for what the service adds
+_EXACT = 2**53
+NOT_FOUND = 404
+# A conflict, a condition that does not hold, a conflict of transactions that the service asks to try again, and
+# throttling that stands in the answer of an operation, which the driver does not try again.
+OTHERS_WERE_FASTER = (409, 412, 449, 429)
+
+
+def seconds_left(expires: int) -> int:
+    """The `ttl` of an item that is to expire at a time: the service counts from the second in which it is written."""
+    return max(1, expires - int(time.time()))
+
+
+class DocumentOperations:
+    """What a store does with LangChain's documents. Each change is on condition that there was no other meanwhile."""
+
+    def __init__(self, store: CosmosDBStore) -> None:
+        self._ttl = store.ttl
+        self._fetch, self._batch, self._find = store._fetch, store._batch, store._find  # noqa: SLF001  # its own part
+        self._tries, self._sleep = store._tries, store._sleep  # noqa: SLF001
+
+    async def _found(self, client: Any, key: str) -> dict[str, Any] | None:
+        user, name, _ = _document(key)
+        document = await self._fetch(client, user, name)
+        return document if _is_live(document) else None
+
+    async def _texts(self, client: Any, key: str) -> list[str]:
+        return _texts(await self._found(client, key) or {})
+
+    async def _change(self, client: Any, key: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+        """Replace the document of a session by what `change` makes of it; `None` removes it, the same leaves it."""
+        user, name, document = _document(key)
+        for pause in self._tries(key):
+            old = await self._fetch(client, user, name)
+            new = change(dict(old if old is not None and _is_live(old) else document))
+            if new == old:
+                return
+            condition = {} if old is None else {"if_match_etag": old["_etag"]}
+            operation: tuple[Any, ...] = ("delete", (name,), condition)
+            if new is not None:
+                _check_size(new)
+                operation = ("create", (new,)) if old is None else ("replace", (name, new), condition)
+            try:
+                await self._batch(client, user, [operation])
+            except exceptions.CosmosBatchOperationError as error:
+                if error.status_code not in (*OTHERS_WERE_FASTER, NOT_FOUND):
+                    raise
+            else:
+                return
+            await self._sleep(client, pause)
+
+    async def _listed(self, client: Any, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+        documents = await self._find(client, "SELECT * FROM c")
+        keys = [(_key_of(document), document) for document in documents]
+        return sorted((pair for pair in keys if pair[0].startswith(prefix)), key=lambda pair: pair[0].encode())
+
+    def _lasting(self, document: dict[str, Any], *, slide: bool) -> dict[str, Any]:
+        """Let the service remove a document when it expires."""
+        if self._ttl is not None and (slide or "expires" not in document):
+            document = {**document, "expires": time.time() + self._ttl}
+        if "expires" not in document:
+            return document
+        return {**document, "ttl": seconds_left(math.ceil(document["expires"]))}
+
+    async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        """Add rows to the end."""
+        new = [_message(row) for row in rows]
+
+        def change(document: dict[str, Any]) -> dict[str, Any]:
+            return self._lasting({**document, "messages": [*document.get("messages", []), *new]}, slide=True)
+
+        await self._change(client, key, change)
+
+    async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        """Put rows in place of all."""
+        new = [_message(row) for row in rows]
+        await self._change(client, key, lambda document: self._lasting({**document, "messages": new}, slide=True))
+
+    async def read(
+        self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+    ) -> list[Row]:
+        """Return rows: the whole document is read."""
+        rows: list[Row] = [CheckedRow(text, str(n)) for n, text in enumerate(await self._texts(client, key))]
+        if after is not None:
+            rows = rows[_behind(rows, after) :]
+        return rows[:first] if last is None else rows[-last:]
+
+    async def count(self, client: Any, key: str) -> int:
+        """Return the number of rows."""
+        return len(await self._texts(client, key))
+
+    async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
+        """Remove these rows, wherever they are now."""
+        removed = 0
+
+        def change(document: dict[str, Any]) -> dict[str, Any]:
+            nonlocal removed
+            left, texts = list(document["messages"]), _texts(document)
+            for text, position in rows[::-1]:
+                if text in texts:
+                    at = position_number(position)
+                    at = at if texts[at : at + 1] == [text] else texts.index(str(text))
+                    del left[at], texts[at]
+            removed = len(document["messages"]) - len(left)
+            return self._lasting({**document, "messages": left}, slide=False) if removed else document
+
+        await self._change(client, key, change)
+        return removed
+
+    async def clear(self, client: Any, key: str) -> None:
+        """Remove the document."""
+        await self._change(client, key, lambda _: None)
+
+    async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
+        """List sessions: all documents are read."""
+        live = [(key, document) for key, document in await self._listed(client, prefix) if _is_live(document)]
+        listed = [(key, _texts(document)) for key, document in live]
+        page = [(key, texts) for key, texts in listed if texts and (after is None or key.encode() > after.encode())]
+        return [SessionRow(key, len(texts), texts[-1]) for key, texts in page[:limit]]
+
+    async def erase(self, client: Any, prefix: str) -> int:
+        """Remove the documents whose key starts with `prefix`."""
+        keys = [key for key, _ in await self._listed(client, prefix)]
+        for key in keys:
+            await self._change(client, key, lambda _: None)
+        return len(keys)
+
+    async def get_state(self, client: Any, key: str) -> str | None:
+        """Return the state."""
+        return (await self._found(client, key) or {}).get("state")
+
+    async def put_state(
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    ) -> bool:
+        """Store the state, or remove it."""
+        done = True
+
+        def change(document: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal done
+            stored = document.get("state")
+            done = instead_of is ANY_STATE or stored == instead_of
+            if not done or stored == text:
+                return document if "_etag" in document else None
+            left = {name: value for name, value in document.items() if name != "state"}
+            if text is None and not document["messages"]:
+                return None
+            return self._lasting(left if text is None else {**left, "state": text}, slide=False)
+
+        await self._change(client, key, change)
+        return done
+
+
+def _is_live(document: dict[str, Any] | None) -> bool:
+    return document is not None and document.get("expires", math.inf) > time.time()
+
+
+def _document(key: str) -> tuple[str, str, dict[str, Any]]:
+    """User and id of a session's document, and one without messages. Sessions without a user have the user ``."""
+    quoted, slash, session = key.removeprefix("@").partition("/")
+    user = quoted.replace("%2F", "/").replace("%25", "%")
+    if not (key.startswith("@") and slash and user and _quoted(user) == quoted):
+        user, session = "", key
+    name, document = session, {"user_id": user, "messages": []}
+    odd = not session or set(session) & set("/\\?#") or not session.isprintable() or session.endswith(" ")
+    if odd or session.startswith(_ESCAPED) or len(session.encode()) > _MAX_ID_BYTES:
+        name = _ESCAPED + hashlib.sha256(session.encode()).hexdigest()
+        document["session_id"] = session
+    return user, name, {"id": name, **document}
+
+
+def _quoted(user: str) -> str:
+    return user.replace("%", "%25").replace("/", "%2F")
+
+
+def _session_of(document: dict[str, Any]) -> str:
+    session: str = document.get("session_id", document["id"])
+    return session
+
+
+def _key_of(document: dict[str, Any]) -> str:
+    user = document.get("user_id")
+    session = _session_of(document)
+    return f"@{_quoted(user)}/{session}" if user else session
+
+
+def _check_size(document: dict[str, Any]) -> None:
+    if len(json.dumps(document)) > _MAX_DOCUMENT:
+        raise RecordTooLargeError(
+            f"Session {_session_of(document)!r} would be larger than the 2 MB that Cosmos DB has for a document: "
+            "nothing was written. A container with the partition key /session_id has no such limit."
+        )
+
+
+def _message(row: str) -> Any:
+    """A record as LangChain's class reads it; with its exact text where the service's numbers would change it."""
+    try:
+        message = json.loads(row)
+    except ValueError:
+        return row
+    if not isinstance(message, dict):
+        return row
+    return message if _is_exact(message) and "text" not in message else {**message, "text": row}
+
+
+def _texts(document: dict[str, Any]) -> list[str]:
+    return [_text(message) for message in document.get("messages", [])]
+
+
+def _text(message: Any) -> str:
+    if isinstance(message, str):
+        return message
+    if isinstance(message, dict) and isinstance(message.get("text"), str):
+        return str(message["text"])
+    return json.dumps(message)  # escaped: it may have lone surrogates
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether JSON data stays the same where all numbers are doubles and a whole one has no decimal point."""
+    if isinstance(value, dict):
+        return all(map(_is_exact, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_exact, value))
+    if isinstance(value, float):
+        return not value.is_integer()
+    return not isinstance(value, int) or abs(value) <= _EXACT
+
+
+def _behind(rows: Sequence[Row], position: str) -> int:
+    """The index of the row behind a position, wherever the row of that position is now."""
+    number = position_number(position)
+    if number < len(rows) and rows[number].position == position:
+        return number + 1
+    checksum = position.partition("-")[2]
+    known = [index for index, row in enumerate(rows) if row.position.endswith("-" + checksum)]
+    # None: it was deleted, or the session was cleared and began anew.
+    return known[-1] + 1 if known else 0
