@@ -96,14 +96,20 @@ def _store_class(url: str) -> Any:
     if not isinstance(url, str) or not (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)):
         raise ConfigurationError("A store is named by a URL with a scheme, such as 'redis://localhost:6379/0'.")
     scheme = match[1].lower()
+    if scheme in _STORES:
+        return _own_class(scheme)
     plugins = {plugin.name: plugin for plugin in entry_points(group=ENTRY_POINT_GROUP)}
     for name in (scheme, scheme.partition("+")[0]):
         if name in _STORES:
-            module, _, attribute = _STORES[name].partition(":")
-            return getattr(importlib.import_module(module), attribute)
+            return _own_class(name)
         if name in plugins:
             return plugins[name].load()
     raise ConfigurationError(f"unknown URL scheme {scheme!r}: {_did_you_mean(scheme, [*_STORES, *plugins])}")
+
+
+def _own_class(scheme: str) -> Any:
+    module, _, attribute = _STORES[scheme].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _check_options(cls: type[MessageStore[Any]], options: Iterable[str], also: Iterable[str] = ()) -> None:

@@ -52,8 +52,8 @@ def test_every_public_method_is_there(mine, theirs):
 
 
 def test_the_positional_arguments_of_langchain_postgres():
-    of_a_kind = [[p.name for p in parameters(cls) if p.kind is p.POSITIONAL_ONLY] for cls in PAIRS[-1]]
-    assert of_a_kind[0] == of_a_kind[1] == ["table_name", "session_id"]
+    for cls in (ours.PostgresChatMessageHistory, langchain_postgres.PostgresChatMessageHistory):
+        assert [p.name for p in parameters(cls) if p.kind is p.POSITIONAL_ONLY] == ["table_name", "session_id"]
 
 
 def tutorial(module, folder):

@@ -11,7 +11,8 @@ import pytest
 
 import langchain_histories
 
-DRIVERS = ("redis", "sqlalchemy", "pymongo", "upstash_redis", "psycopg", "aiosqlite", "yaml", "filelock", "pytest")
+DRIVERS = ("redis", "upstash_redis", "sqlalchemy", "psycopg", "aiosqlite", "pymongo", "boto3", "aiobotocore")
+DRIVERS += ("confluent_kafka", "azure.data.tables", "azure.cosmos", "tablestore", "yaml", "filelock", "pytest")
 
 
 def run(code, *options):

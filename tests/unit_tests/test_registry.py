@@ -177,11 +177,14 @@ def test_every_scheme_of_every_store_is_found():
     for cls in classes:
         for scheme in cls.schemes:
             assert _store_class(f"{scheme}://") is cls
-    assert {cls.name for cls in classes} == {"memory", "file", "redis", "sql", "mongodb", "upstash"}
+    names = {"memory", "file", "redis", "upstash", "sql", "mongodb", "dynamodb", "kafka"}
+    assert {cls.name for cls in classes} == names | {"azure-table", "cosmosdb", "tablestore"}
 
 
 def test_the_stores_with_ttl_are_those_that_have_it(tmp_path):
-    urls = ["memory://", f"file://{tmp_path}", "redis://h", "sqlite:///x.db", "mongodb://h", "upstash://:token@h"]
+    urls = ["memory://", f"file://{tmp_path}", "redis://h", "upstash://:token@h", "sqlite:///x.db", "mongodb://h"]
+    urls += ["dynamodb:///t", "kafka://h", "azure-table://a.table.core.windows.net/chats", "cosmosdb://:a2V5@h/d/c"]
+    urls += ["tablestore://id:secret@i.region.ots.aliyuncs.com/i"]
     stores = [open_store(url) for url in urls]
     assert tuple(store.name for store in stores if Capability.TTL in store.capabilities) == STORES_WITH_TTL
 
