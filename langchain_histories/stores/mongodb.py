@@ -67,16 +67,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CAPABILITIES = (
-    Capability.ATOMIC_BATCH
-    | Capability.TAIL_READ
-    | Capability.DELETE
-    | Capability.REPLACE
-    | Capability.SESSIONS
-    | Capability.STATE
-    | Capability.ERASE
-    | Capability.PERSISTENT
-)
+_CAPABILITIES = ~(Capability.TTL | Capability.NATIVE_ASYNC)
 _MAX_BYTES = 16 * 2**20 - 2**16  # a document has 16 MiB at most; leaves room for all but the texts
 _ROW_BYTES = 32  # what a text of a batch needs besides itself
 _DELETED_KEPT = 256  # more deletions than that would have to overtake a late writer to be undone by it

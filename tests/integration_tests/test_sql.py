@@ -687,9 +687,9 @@ def test_a_cancelled_writer_holds_no_lock(url, name):
 
 def test_a_table_of_another_shape_on_postgresql(postgres_server, pg, name):
     for definition, told in {
-        "id serial PRIMARY KEY, session_id uuid, message jsonb": "session_id is not text",
-        "id serial PRIMARY KEY, session_id text, message jsonb": "message is not text",
-        "id serial PRIMARY KEY, session_id text, data jsonb, type text": "no column message",
+        "id serial PRIMARY KEY, session_id int, message jsonb": "session_id is not text",
+        "id serial PRIMARY KEY, session_id text, message bytea": "message is not text",
+        "id serial PRIMARY KEY, session_id text, data jsonb": "no column message",
     }.items():
         execute(pg, f"CREATE TABLE {name} ({definition})")
         with SQLStore(blocking(postgres_server), table_name=name) as store:
