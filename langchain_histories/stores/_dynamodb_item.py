@@ -120,7 +120,10 @@ class ItemOperations:
 
     async def clear(self, client: Any, key: str) -> None:
         """Remove the item."""
-        await settle(client.delete_item(TableName=self._table.name, Key=self._table.key(key)))
+        await self._delete_item(client, key)
+
+    async def _delete_item(self, client: Any, key: str, **condition: Any) -> None:
+        await settle(client.delete_item(TableName=self._table.name, Key=self._table.key(key), **condition))
 
     async def count(self, client: Any, key: str) -> int:
         """Count the rows."""
@@ -139,7 +142,7 @@ class ItemOperations:
         """Remove the items of all sessions whose key starts with `prefix`."""
         items = await self._table.scan(client, prefix)
         for item in items:
-            await settle(self.clear(client, item[self._table.partition_key]["S"]))
+            await self._delete_item(client, item[self._table.partition_key]["S"])
         return len(items)
 
     async def get_state(self, client: Any, key: str) -> str | None:
@@ -206,11 +209,7 @@ class ItemOperations:
 
     async def _remove(self, client: Any, key: str, condition: str, values: dict[str, Any]) -> bool:
         try:
-            await settle(
-                client.delete_item(
-                    TableName=self._table.name, Key=self._table.key(key), **self._condition(condition, values)
-                )
-            )
+            await self._delete_item(client, key, **self._condition(condition, values))
         except ClientError as error:
             if not _is_refused(error):
                 raise
