@@ -18,16 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiosqlite
+import boto3
 import psycopg
 import pymongo
 import redis.asyncio
 import servers
 import sqlalchemy as sa
+from aiobotocore.session import get_session
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from langchain_core.messages import AIMessage, HumanMessage, message_to_dict, messages_from_dict
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from langchain_histories import (
+    DynamoDBStore,
     FileStore,
+    KafkaStore,
     MongoDBChatMessageHistory,
     MongoDBStore,
     RedisChatMessageHistory,
@@ -42,7 +47,7 @@ with warnings.catch_warnings():
 from langchain_mongodb import MongoDBChatMessageHistory as TheirMongoDBChatMessageHistory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -84,6 +89,14 @@ class Contender(ABC):
 
     name: ClassVar[str]
     longest = 100_000
+    their_longest: ClassVar[int] = 100_000
+    """Messages that a history of LangChain's class has at most; where ours has more, it has the last of them."""
+    batch: ClassVar[int] = 2_000
+    """Messages of one append when a history is filled."""
+    burst: ClassVar[int] = 200
+    """Sessions that have a turn at once."""
+    note: ClassVar[str] = ""
+    """What is to be known of the rows; shown below the table."""
     theirs_rewrites = False
     ours: Any
     server: Any = None
@@ -137,10 +150,10 @@ class Contender(ABC):
 
     def fill(self, session: str, messages: Sequence[BaseMessage]) -> None:
         """Put the same messages into our session, the floor's and LangChain's."""
-        for start in range(0, len(messages), 2000):
+        for start in range(0, len(messages), self.batch):
             for ours in (f"ours-{session}", f"floor-{session}"):
-                self.ours.append(ours, messages[start : start + 2000])
-        self.fill_theirs(f"theirs-{session}", by_hand(messages))
+                self.ours.append(ours, messages[start : start + self.batch])
+        self.fill_theirs(f"theirs-{session}", by_hand(messages[-self.their_longest :]))
 
 
 class Redis(Contender):
@@ -366,4 +379,168 @@ class MongoDB(Contender):
         return self.client.admin.command("serverStatus").get("connections", {}).get("current")
 
 
-CONTENDERS = {"redis": Redis, "sqlite": SQLite, "postgres": PostgreSQL, "file": File, "mongodb": MongoDB}
+class DynamoDB(Contender):
+    name = "DynamoDB Local"
+    longest = 10_000
+    their_longest = 500
+    batch = 98  # with the head that is one transaction, so each message is an item, as in a history of turns
+    note = (
+        "LangChain's class for DynamoDB keeps a session in one item of 400 KB at most, on a table without a sort key, "
+        "and writes all of it anew with each addition: its histories have the last 500 messages and no more. Ours are "
+        "on a table with a sort key, where a message is an item. DynamoDB Local is the vendor's emulator, on one disk."
+    )
+
+    def serving(self) -> AbstractContextManager[Any]:
+        return servers.dynamodb()
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        login = {"region_name": "eu-west-1", "aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark"}
+        options = {**login, "endpoint_url": self.server.url}
+        store = DynamoDBStore("dynamodb:///ours", client_options=options, create_table=True)
+        self.ours = await stack.enter_async_context(store)
+        self.session = boto3.Session(**login)
+        self.client = self.session.client("dynamodb", endpoint_url=self.server.url)
+        stack.callback(self.client.close)
+        self.aclient = await stack.enter_async_context(get_session().create_client("dynamodb", **options))
+        self.their_table = self.session.resource("dynamodb", endpoint_url=self.server.url).create_table(
+            TableName="theirs",
+            AttributeDefinitions=[{"AttributeName": "SessionId", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "SessionId", "KeyType": "HASH"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+
+    def theirs(self, session: str) -> Any:
+        return community.DynamoDBChatMessageHistory(
+            "theirs",
+            session,
+            endpoint_url=self.server.url,
+            boto3_session=self.session,
+            history_size=self.their_longest,
+        )
+
+    def fill_theirs(self, session: str, texts: list[str]) -> None:
+        self.their_table.put_item(Item={"SessionId": session, "History": [json.loads(text) for text in texts]})
+
+    def _statements(self, client: Any, session: str, texts: Sequence[str]) -> Generator[Any, Any]:
+        key = {"SessionId": {"S": session}, "Item": {"S": "head"}}
+        found = yield client.get_item(TableName="ours", Key=key, ConsistentRead=True)
+        old = found["Item"]["Message"]
+        head = json.loads(old["S"])
+        number, head["change"] = head["number"], head["change"] + 1
+        head["number"] = head["count"] = number + len(texts)
+        swap = {
+            "ConditionExpression": "Message = :old",
+            "ExpressionAttributeValues": {":old": old},
+            "Item": {**key, "Message": {"S": json.dumps(head)}},
+        }
+        items = [
+            {"SessionId": key["SessionId"], "Item": {"S": f"r{head['epoch']}.{at:016}"}, "Message": {"S": text}}
+            for at, text in enumerate(texts, number)
+        ]
+        puts = [swap, *({"Item": item} for item in items)]
+        yield client.transact_write_items(TransactItems=[{"Put": {"TableName": "ours", **put}} for put in puts])
+
+    def append(self, session: str, texts: Sequence[str]) -> None:
+        statements = self._statements(self.client, session, texts)
+        statements.send(next(statements))
+
+    async def aappend(self, session: str, texts: Sequence[str]) -> None:
+        statements = self._statements(self.aclient, session, texts)
+        await statements.send(await next(statements))
+
+    def tail(self, session: str, count: int) -> Sequence[Any]:
+        key = {"SessionId": {"S": session}, "Item": {"S": "head"}}
+        head = json.loads(self.client.get_item(TableName="ours", Key=key, ConsistentRead=True)["Item"]["Message"]["S"])
+        found = self.client.query(
+            TableName="ours",
+            KeyConditionExpression="SessionId = :session AND #item BETWEEN :start AND :stop",
+            ExpressionAttributeNames={"#item": "Item"},  # a word of its own in expressions
+            ExpressionAttributeValues={
+                ":session": key["SessionId"],
+                ":start": {"S": f"r{head['epoch']}."},
+                ":stop": {"S": f"r{head['epoch']}.~"},
+            },
+            ConsistentRead=True,
+            ScanIndexForward=False,
+            Limit=count,
+        )
+        return [item["Message"]["S"] for item in found["Items"]][::-1]
+
+
+class _TheirKafkaChatMessageHistory(community.KafkaChatMessageHistory):
+    """LangChain's, told how many messages there are: it does not see the end of a topic, and waits out its time."""
+
+    stored = 0
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # as LangChain's
+        return self.messages_from_beginning(self.stored, None)
+
+
+class Kafka(Contender):
+    name = "Kafka"
+    batch = 20  # a reader of the end of a history reads the whole of its last batch
+    burst = 20  # each history of LangChain's has two clients of the driver, with threads of their own
+    note = (
+        "LangChain's class for Kafka joins a consumer group for each read. This broker lets it in at once "
+        "(`group.initial.rebalance.delay.ms` is 0); one with Kafka's default, 3 s, adds that to each of its reads. It "
+        "does not see the end of a topic either, and would wait for its 5 s to be over, so it is told how many "
+        "messages there are; and its topics have one partition, not three, or they would come in another order."
+    )
+
+    def serving(self) -> AbstractContextManager[Any]:
+        return servers.kafka()
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        self.brokers = self.server.url.removeprefix("kafka://")
+        self.ours = await stack.enter_async_context(KafkaStore(self.server.url))
+        servers_of = {"bootstrap.servers": self.brokers, "log_level": 0}  # it ends after its broker, and would say so
+        self.producer = Producer({**servers_of, "enable.idempotence": True, "acks": "all"})
+        # As ours: an unanswered request for more would keep the connection busy.
+        waits = {"fetch.wait.max.ms": 1, "fetch.queue.backoff.ms": 10}
+        self.consumer = Consumer({**servers_of, **waits, "group.id": "floor", "enable.auto.commit": False})
+        stack.callback(self.consumer.close)
+        self.batches = itertools.count()
+        self.stored: dict[str, int] = {}
+
+    def theirs(self, session: str) -> Any:
+        history = _TheirKafkaChatMessageHistory(session, self.brokers, partition=1)
+        history.stored = self.stored[session]
+        return history
+
+    def fill_theirs(self, session: str, texts: list[str]) -> None:
+        self.stored[session] = len(texts)
+        producer = self.theirs(session).producer
+        for text in texts:
+            producer.produce(session, text)
+        producer.flush()
+
+    def append(self, session: str, texts: Sequence[str]) -> None:
+        batch, failed = f"{next(self.batches):016x}", []
+        for index, text in enumerate(texts):
+            headers = [("lh", f"{batch} {index} {len(texts)}")]
+            self.producer.produce(
+                session, text, session, 0, lambda error, _: failed.append(error) if error else None, headers=headers
+            )
+        self.producer.flush()
+        if failed:
+            raise KafkaException(failed[0])
+
+    def tail(self, session: str, count: int) -> Sequence[Any]:
+        partition = TopicPartition(session, 0)
+        _, high = self.consumer.get_watermark_offsets(partition)
+        self.consumer.assign([TopicPartition(session, 0, high - count)])
+        found = self.consumer.consume(count, timeout=10)
+        self.consumer.unassign()
+        return [message.value() for message in found]
+
+
+CONTENDERS = {
+    "redis": Redis,
+    "sqlite": SQLite,
+    "postgres": PostgreSQL,
+    "file": File,
+    "mongodb": MongoDB,
+    "dynamodb": DynamoDB,
+    "kafka": Kafka,
+}

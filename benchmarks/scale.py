@@ -1,16 +1,19 @@
-"""The figures of `docs/scale.md`: bytes, request units, memory, and a session of a million messages.
+"""The figures of `docs/scale.md`: bytes, request units, retries, memory, and a session of a million messages.
 
-    python benchmarks/scale.py [--only bytes,units,sessions,million] [--count 1000000]
+    python benchmarks/scale.py [--only bytes,units,retries,sessions,million] [--count 1000000]
 
-Bytes and request units are computed from what the stores' own code makes of a usual turn and from the services' rules
-of billing, which `docs/scale.md` cites; nothing is sent to a cloud. The rest is measured on real servers.
+Bytes, request units and retries are computed from what the stores' own code makes of a usual turn and from the
+services' rules of billing, which `docs/scale.md` cites; nothing is sent to a cloud. The rest is measured on real
+servers.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -22,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import servers  # noqa: E402  # behind the path
+import bson  # noqa: E402  # behind the path
+import servers  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage  # noqa: E402
 
 from langchain_histories import FileStore, MemoryStore, RedisStore, SQLStore  # noqa: E402
+from langchain_histories.stores import _partitions  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
     from langchain_histories import MessageStore
 
 SESSION_ID = "@user-123456/7f9c24e8-3b12-4fbb-9a65-0d6c5e5f8a11"
+SORT_KEY = f"r{'0' * 16}.{1:016}"  # of a record, in the stores with partitions
+HEAD = 200  # bytes of the head of a session, at most
 SESSIONS = 10_000
 SHORT = 1_000
 BATCH = 5_000
@@ -54,10 +61,39 @@ def turn(number: int = 0) -> list[BaseMessage]:
     return [HumanMessage(f"{number:>8} {'question ' * 11}"[:100]), answer]
 
 
+def texts() -> list[str]:
+    """The two records of a turn."""
+    return MemoryStore().format.encode(turn())[1]
+
+
 def rows() -> list[int]:
-    """The bytes of the two records of a turn."""
-    _, texts = MemoryStore().format.encode(turn())
-    return [len(text.encode()) for text in texts]
+    """Their bytes."""
+    return [len(text.encode()) for text in texts()]
+
+
+def dynamodb_item(size: int) -> int:
+    """Bytes of an item with a record: the names and the values of its attributes."""
+    return len("SessionId") + len(SESSION_ID) + len("Item") + len(SORT_KEY) + len("Message") + size
+
+
+def azure_entity(size: int) -> int:
+    """Bytes of an entity with a record in ASCII, by the service's formula: UTF-16, and some for each property."""
+    return 4 + 2 * (len(SESSION_ID) + len(SORT_KEY)) + 8 + 2 * len("text") + 4 + 2 * size
+
+
+def cosmos_item(text: str) -> int:
+    """Bytes of an item with a record, and of the properties that the service adds."""
+    item = {"id": SORT_KEY, "session_id": SESSION_ID, "text": text, "ttl": -1}
+    return len(json.dumps(item)) + 220
+
+
+def mongodb_document(text: str) -> int:
+    return len(bson.encode({"_id": f"1-{'0' * 24}", "SessionId": SESSION_ID, "History": text, "seq": 1}))
+
+
+def tablestore_row(size: int, cells: int) -> int:
+    """Bytes of a row: the names and the values of its columns."""
+    return len("session_id") + len(SESSION_ID) + len("seq") + 8 + len("n") + 8 + cells * len("m0") + size
 
 
 def units(size: int, unit: int) -> int:
@@ -67,41 +103,56 @@ def units(size: int, unit: int) -> int:
 def print_bytes() -> None:
     """What one turn takes, as text and in the form of each service, without the service's own overhead."""
     question, answer = rows()
+    both = question + answer
     key = len(SESSION_ID)
     print(f"\nrecords of a turn: {question} + {answer} bytes of JSON; of them text: 100 + 400; id {key} bytes\n")
     print("| format | bytes a turn |\n|---|---|")
-    both = question + answer
-    items = 2 * (key + len("SessionId") + len("sort") + len("r1.0000000000001") + len("text")) + both
     forms = {
         "Redis, Upstash, Kafka, files: the records": both + 2,
+        "Tablestore: one row": tablestore_row(both, 2),
         "SQL: two rows with their session id": both + 2 * (key + 8),
-        "MongoDB: two documents": both + 2 * (key + 75),
-        "DynamoDB: two items": items,
-        "Azure Table: two entities (UTF-16)": 2 * (items + 24),
-        "Cosmos DB: two items with the service's own properties": items + 2 * 220,
-        "Tablestore: one row": both + key + len("session_idseq") + 8 + len("n") + 8 + len("m0m1"),
+        "DynamoDB: two items": sum(map(dynamodb_item, rows())),
+        "MongoDB: two documents": sum(map(mongodb_document, texts())),
+        "Cosmos DB: two items with the service's own properties": sum(map(cosmos_item, texts())),
+        "Azure Table: two entities, in UTF-16": sum(map(azure_entity, rows())),
     }
     for name, size in forms.items():
         print(f"| {name} | {size:,} |")
 
 
 def print_units() -> None:
-    """What an append of a turn and a read of the last 20 messages are billed."""
-    question, answer = rows()
-    overhead = len(SESSION_ID) + 40
-    head = overhead + 20
-    page = 10 * (question + answer + 2 * overhead)
-    row = question + answer + overhead
+    """What an append of a turn, a read of the last 20 messages and a listing are billed."""
     print("\n| service | append of a turn | read of the last 20 |\n|---|---|---|")
     # A read goes to the head first: `PartitionStore`. A transaction costs twice, a consistent read of 4 KB one unit.
-    writes = 2 * (units(question + overhead, KB) + units(answer + overhead, KB) + units(head, KB))
+    writes = 2 * sum(units(size, KB) for size in (*map(dynamodb_item, rows()), HEAD))
+    page = 10 * sum(map(dynamodb_item, rows()))
     print(f"| DynamoDB | {writes} WCU + 1 RCU | {1 + units(page, 4 * KB)} RCU |")
     print("| Azure Table | 2 transactions (1 of 3 entities) | 2 transactions |")
-    # One unit a kilobyte read, about five a kilobyte written.
-    request = 5 * (units(question + overhead, KB) + units(answer + overhead, KB) + 1) + 1
-    print(f"| Cosmos DB | about {request} RU | about {1 + units(page, KB)} RU |")
+    # What the service's documentation says for 1 and for 2 KB; a query as if each of its items were read for itself.
+    write = {1: 4.95, 2: 6.29}
+    request = 1 + sum(write[units(size, KB)] for size in (*map(cosmos_item, texts()), HEAD))
+    print(f"| Cosmos DB | about {request:.0f} RU | at most about {1 + 20 * 1.04:.0f} RU |")
     # As many rows are asked for as messages: each could hold but one.
+    row = tablestore_row(sum(rows()), 2)
     print(f"| Tablestore | {units(row, 4 * KB)} CU | {units(20 * row, 4 * KB)} CU |")
+
+    million = 1_000_000
+    scanned = million * (page + HEAD) / (4 * KB)
+    print(f"\nA million sessions of 20 listed, DynamoDB: {scanned / 1e6:.1f} million RCU, and again for each page")
+    pages = units(10 * million, 5_000)
+    read = pages * units(5_000 * tablestore_row(0, 0), 4 * KB)
+    print(f"Tablestore: {pages:,} requests, {read:,} CU, and a request for each session listed")
+    full = 2 * 20 * 2**30 / sum(map(cosmos_item, texts()))
+    print(f"Messages in the 20 GB of a partition of Cosmos DB: {full / 1e6:.0f} million")
+    each = sum(rows()) / 2
+    print(f"Messages of a session in one item: DynamoDB {400 * KB / each:.0f}, Cosmos DB {2_000_000 / each:,.0f}")
+
+
+def print_retries() -> None:
+    """How long a writer tries whom others are always faster than, in the stores with heads."""
+    longest, first, tries = _partitions._LONGEST_PAUSE, _partitions._FIRST_PAUSE, _partitions._MAX_TRIES  # noqa: SLF001  # what is told of
+    pauses = sum(min(longest, first * 2 ** min(number, 10)) / 2 for number in range(tries))
+    print(f"\n{tries} tries, with pauses of {pauses:.0f} s in all on average")
 
 
 def fill(store: MessageStore[Any], session_id: str, count: int) -> float:
@@ -186,12 +237,19 @@ def print_million(count: int) -> None:
 
 
 def main() -> None:
-    parts = {"bytes": print_bytes, "units": print_units, "sessions": print_sessions, "million": print_million}
+    parts = {
+        "bytes": print_bytes,
+        "units": print_units,
+        "retries": print_retries,
+        "sessions": print_sessions,
+        "million": print_million,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(parts))
     parser.add_argument("--count", type=int, default=1_000_000)
     args = parser.parse_args()
-    print(json.dumps({"python": sys.version.split()[0], "records of a turn": rows()}))
+    about = {"python": sys.version.split()[0], "cores": os.cpu_count(), "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"}
+    print(json.dumps({**about, "records of a turn": rows()}))
     for name in args.only.split(","):
         if name == "million":
             print_million(args.count)
