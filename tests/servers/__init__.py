@@ -41,16 +41,13 @@ the driver have it (tokens, base64, `/pipeline`, `/multi-exec`, status codes, 10
 hands each command to a real Valkey. Missing are quotas, replicas in other regions, and what Upstash's own Redis does
 otherwise than Valkey.
 
-To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
-`..._MARIADB_URL`, `..._KAFKA_URL`, `..._MONGODB_URL`, `..._MONGODB_REPLICA_SET_URL` or `..._UPSTASH_URL`
-(`upstash://:<token>@<host>`). Such a server is not `managed`: the tests cannot stop or restart it.
 Azurite checks keys, properties of 64 KiB, transactions and their 4 MiB as the service does. Of the 1 MiB of an entity it
 counts the JSON that was sent. It lets a transaction write with a signature that may only read. It writes its file every
 few seconds: `Server.kill` may lose the last of them.
 
 To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_REDIS_URL`, `..._POSTGRES_URL`,
-`..._MARIADB_URL`, `..._MONGODB_URL`, `..._MONGODB_REPLICA_SET_URL` or `..._AZURE_TABLE_URL`. Such a server is not
-`managed`: the tests cannot stop or restart it.
+`..._MARIADB_URL`, `..._KAFKA_URL`, `..._MONGODB_URL`, `..._MONGODB_REPLICA_SET_URL`, `..._AZURE_TABLE_URL` or
+`..._UPSTASH_URL` (`upstash://:<token>@<host>`). Such a server is not `managed`: the tests cannot stop or restart it.
 
     with postgres() as server:
         connect(server.url)
