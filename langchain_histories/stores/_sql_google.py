@@ -94,8 +94,8 @@ class GoogleInstance:
                 found[name] = text
             if found.get(name) is None:
                 raise ConfigurationError(
-                    f"{name}={text!r} is no option of Google's connector: known are {', '.join(sorted(parameters))}, "
-                    "as texts, numbers, true and false."
+                    f"{name} is no option of Google's connector, or its value is none: known are "
+                    f"{', '.join(sorted(parameters))}, as texts, numbers, true and false."
                 )
         return found
 

@@ -52,13 +52,16 @@ class Shape(NamedTuple):
 # langchain-postgres and langchain-community; one of ours may be called anything.
 JSONB = Shape("message", "CAST(message AS text)", "message", "CAST(u.m AS jsonb)")
 # langchain-google-alloydb-pg and langchain-google-cloud-sql-pg keep `data` and `type` of a record apart. Its `meta` has
-# a place in `data`, where their readers take it for an extra field; a row that is no record is kept whole.
+# a place in `data`, where their readers take it for an extra field; a row that is no record, or has a field of such a
+# name, is kept whole.
 GOOGLE = Shape(
     "data",
     "CAST(COALESCE(CAST(data AS jsonb) -> 'lh:row', jsonb_build_object('type', type,"
     " 'data', CAST(data AS jsonb) - 'lh:meta', 'meta', CAST(data AS jsonb) -> 'lh:meta')) AS text)",
     "data, type",
-    "CASE WHEN jsonb_typeof(CAST(u.m AS jsonb) -> 'data') = 'object' THEN (CAST(u.m AS jsonb) -> 'data')"
+    "CASE WHEN jsonb_typeof(CAST(u.m AS jsonb) -> 'data') = 'object'"
+    " AND NOT jsonb_exists_any(CAST(u.m AS jsonb) -> 'data', ARRAY['lh:row', 'lh:meta'])"
+    " THEN (CAST(u.m AS jsonb) -> 'data')"
     " || jsonb_strip_nulls(jsonb_build_object('lh:meta', CAST(u.m AS jsonb) -> 'meta'))"
     " ELSE jsonb_build_object('lh:row', CAST(u.m AS jsonb)) END, COALESCE(CAST(u.m AS jsonb) ->> 'type', '')",
 )

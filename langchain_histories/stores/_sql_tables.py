@@ -102,7 +102,7 @@ class Rows:
         session_limit: What its column of session ids can hold.
         text_limit: What its column of texts can hold.
         shape: How it keeps texts in JSON.
-        lock_table: Where a writer holds a row, on YugabyteDB.
+        is_yugabyte: Whether a writer takes its lock by another statement.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Rows:
         text_limit: Limit,
         shape: Shape | None = None,
         *,
-        lock_table: str | None = None,
+        is_yugabyte: bool = False,
     ) -> None:
         self._table, self._kind = table, kind
         self.session_limit, self.text_limit, self.shape = session_limit, text_limit, shape
@@ -150,14 +150,11 @@ class Rows:
         if kind in MYSQL:
             self.insert: Any = table.insert().values({session: sa.bindparam("s"), text: sa.bindparam("m")})
         else:
-            insert = _SQLITE_INSERT if kind == "sqlite" else _POSTGRESQL_INSERT
+            insert = _SQLITE_INSERT if kind == "sqlite" else YUGABYTE_INSERT if is_yugabyte else _POSTGRESQL_INSERT
             session_type = "uuid" if session_limit.is_uuid else "text"
             columns, values = (self._names["text"], "u.m") if shape is None else (shape.columns, shape.values)
             texts = {"session_type": session_type, "columns": columns, "values": values}
-            names = {**self._names, **texts}
-            if lock_table is not None:
-                insert, names["locks"] = YUGABYTE_INSERT, quoted(lock_table, mark)
-            self.insert = sa.text(insert.format(**names))
+            self.insert = sa.text(insert.format(**self._names, **texts))
         self.compound = functools.lru_cache(COMPOUND_ROWS)(self._compound)
 
     def encode(self, row: str) -> str:

@@ -3,7 +3,11 @@
 * `yugabytedb://` is `sqlalchemy-yugabytedb` with `psycopg2-yugabytedb`, and for the async methods `psycopg-yugabytedb`.
   The two name their options differently; here they have the names of the first in both.
 * Its older releases have no advisory locks, and all programs must use the same lock. So a writer holds one of the rows
-  of the table `<table>_lock`, chosen by its session; they are always the same rows, and name no session.
+  of the table `<table>_lock`, chosen by its session; they are always the same rows, and name no session. The row is
+  changed, not only locked: by default READ COMMITTED is snapshot isolation here, in which a writer that waited for a
+  mere lock goes on with what was there before it waited. That a row changed makes the server give it up.
+* A connection takes numbers from a sequence by the hundred, in advance. Under the lock it lets go of those that it has
+  left, or rows that it stores after another one's would get lower numbers.
 * It gives up a transaction for another one's sake (SQLSTATE 40001) and leaves it to the program to try again.
 """
 
@@ -29,11 +33,12 @@ _OPTIONS = {
     "failed_host_ttl_seconds": "failed_host_reconnect_delay_secs",
     "fallback_to_topology_keys_only": None,
 }
+# Run under the lock, which another statement takes.
 INSERT = """
-WITH l AS (SELECT slot FROM {locks} WHERE slot = :lock FOR UPDATE)
 INSERT INTO {table} ({session}, {columns}) SELECT CAST(:s AS {session_type}), {values}
-FROM l CROSS JOIN json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
+FROM json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
 """
+LET_GO_OF_NUMBERS = sa.text("DISCARD SEQUENCES")
 
 
 def is_given_up(error: exc.DBAPIError) -> bool:
@@ -44,7 +49,7 @@ def is_given_up(error: exc.DBAPIError) -> bool:
 
 def lock_statement(table: str) -> Any:
     """The statement that takes a lock until the transaction ends."""
-    return sa.text(f"SELECT slot FROM {_locks(table)} WHERE slot = :lock FOR UPDATE")  # noqa: S608  # it is quoted
+    return sa.text(f"UPDATE {_locks(table)} SET turn = turn + 1 WHERE slot = :lock")  # noqa: S608  # it is quoted
 
 
 def _locks(table: str) -> str:
@@ -61,16 +66,10 @@ def has_locks(connection: sa.Connection, inspector: sa.Inspector, table: str) ->
 
 def make_locks(connection: sa.Connection, table: str) -> None:
     """Make the rows to lock."""
-    connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_locks(table)} (slot INTEGER PRIMARY KEY)"))
-    rows = f"INSERT INTO {_locks(table)} SELECT generate_series(0, {SLOTS - 1}) ON CONFLICT DO NOTHING"
+    columns = "slot INTEGER PRIMARY KEY, turn BIGINT NOT NULL"
+    connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_locks(table)} ({columns})"))
+    rows = f"INSERT INTO {_locks(table)} SELECT generate_series(0, {SLOTS - 1}), 0 ON CONFLICT DO NOTHING"
     connection.execute(sa.text(rows))
-
-
-def cache_one_number(connection: sa.Connection, table: str) -> None:
-    """Let the table's sequence give one number at a time; by default a connection gets a hundred, out of order."""
-    find = sa.text("SELECT pg_get_serial_sequence(quote_ident(CAST(:table AS text)), 'id')")
-    sequence = connection.execute(find, {"table": table}).scalar_one()
-    connection.execute(sa.text(f"ALTER SEQUENCE {sequence} CACHE 1".replace(":", "\\:")))
 
 
 def driver_urls(url: sa.URL) -> tuple[sa.URL | None, sa.URL | None]:

@@ -128,10 +128,13 @@ class _ConnectionStore(SQLStore):
 
     def _dropping(self) -> Operation[Any, None]:
         async def body(client: Any) -> None:
-            async with entered(self._locked(client, "")) as connection:
-                for name in (self._state_table, self.table_name):
-                    table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData())
-                    await settle(connection.execute(sa.schema.DropTable(table, if_exists=True)))
+            try:
+                async with entered(self._locked(client, "")) as connection:
+                    for name in (self._state_table, self.table_name):
+                        table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData())
+                        await settle(connection.execute(sa.schema.DropTable(table, if_exists=True)))
+            finally:
+                self._is_set_up = False
 
         self._is_set_up = True  # there is nothing to make before
         return Operation("drop", None, body)
@@ -190,6 +193,8 @@ def _url(text: str) -> str:
     names = {"user": "username", "password": "password", "host": "host", "port": "port", "dbname": "database"}
     if "," in f"{options.get('host', '')}{options.get('port', '')}":
         names = {}
+    if "/" in str(options.get("host", "")):
+        names.pop("host", None)  # of a socket: in a URL it would be the database
     place = {names[key]: options.pop(key) for key in list(options) if key in names}
     url = sa.URL.create("postgresql+psycopg", **place, query={key: str(value) for key, value in options.items()})
     return url.render_as_string(hide_password=False)

@@ -53,16 +53,16 @@ from langchain_histories.stores._sql_tables import (
     mysql_options,
     table_index,
 )
-from langchain_histories.stores._sql_yugabyte import NAME as YUGABYTEDB
 from langchain_histories.stores._sql_yugabyte import (
+    LET_GO_OF_NUMBERS,
     SLOTS,
     TRIES,
-    cache_one_number,
     has_locks,
     is_given_up,
     lock_statement,
     make_locks,
 )
+from langchain_histories.stores._sql_yugabyte import NAME as YUGABYTEDB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -173,7 +173,8 @@ class SQLStore(SQLBase):
         self._is_provisional = self._view(client).is_in_transaction() and (
             self._is_provisional or not layout.is_complete
         )
-        self._layout = layout
+        if self._layout.messages is None:  # else another caller has set up by now, and uses what it found
+            self._layout = layout
         for is_last in (False, True):
             if layout.is_complete:
                 break
@@ -228,13 +229,11 @@ class SQLStore(SQLBase):
             database, layout.packet = connection.execute(sa.text("SELECT DATABASE(), @@max_allowed_packet")).one()
             layout.database = database or ""
         inspector = sa.inspect(connection)
-        lock_table = None
         if kind == "postgresql":
             encoding, version = connection.execute(_POSTGRESQL).one()
             layout.charset = None if encoding == "UTF8" else encoding
             layout.is_yugabyte = "-YB-" in version
             if layout.is_yugabyte:
-                lock_table = f"{self.table_name}_lock"
                 layout.has_locks = has_locks(connection, inspector, self.table_name)
         if inspector.has_table(self.table_name):
             columns = {column["name"]: column["type"] for column in inspector.get_columns(self.table_name)}
@@ -242,12 +241,12 @@ class SQLStore(SQLBase):
             text = shape.column if shape else "message"
             limits = self._limits(connection, inspector, layout, columns, text)
             layout.messages = Rows(
-                self._table(kind, self.table_name, text), kind, *limits, shape, lock_table=lock_table
+                self._table(kind, self.table_name, text), kind, *limits, shape, is_yugabyte=layout.is_yugabyte
             )
             layout.has_index = self._is_indexed(inspector, self.table_name)
         table = self._table(kind, self._state_table, "state")
         ours = Limit(charset=layout.charset, collation=COLLATIONS[kind])
-        layout.states = Rows(table, kind, ours, ours, lock_table=lock_table)
+        layout.states = Rows(table, kind, ours, ours, is_yugabyte=layout.is_yugabyte)
         layout.has_state = inspector.has_table(self._state_table)
         layout.has_state_index = layout.has_state and self._is_indexed(inspector, self._state_table)
         return layout
@@ -279,13 +278,12 @@ class SQLStore(SQLBase):
             raise ConfigurationError(
                 f"Table {self.table_name!r} has no primary key id: SQLite would not number its rows."
             )
-        if layout.kind == "postgresql":
+        if layout.kind == "postgresql" and not layout.is_yugabyte:
             cache = connection.execute(_SEQUENCE_CACHE, {"table": self.table_name}).scalar()
             if cache is not None and cache > 1:
                 raise ConfigurationError(
                     f"The sequence of table {self.table_name!r} gives each connection {cache} numbers at a time, so "
-                    "rows would get out of order. Set it to one: ALTER SEQUENCE ... CACHE 1 (on YugabyteDB with the "
-                    "flag ysql_sequence_cache_minval=0)."
+                    "rows would get out of order. Set it to one: ALTER SEQUENCE ... CACHE 1."
                 )
         if layout.kind in MYSQL:
             found = connection.execute(_MYSQL_COLUMNS, {"table": self.table_name})
@@ -310,8 +308,6 @@ class SQLStore(SQLBase):
         states = self._table(layout.kind, self._state_table, "state")
         if not layout.messages:
             connection.execute(CreateTable(messages, if_not_exists=True))
-            if layout.is_yugabyte:
-                cache_one_number(connection, self.table_name)
             connection.execute(CreateIndex(table_index(messages)))
         if not layout.has_locks:
             make_locks(connection, self.table_name)
@@ -369,7 +365,11 @@ class SQLStore(SQLBase):
             elif not self._layout.is_yugabyte:
                 await settle(connection.execute(_ADVISORY_LOCK, lock))
             elif key:
-                await settle(connection.execute(lock_statement(self.table_name), {"lock": self._slot(key)}))
+                turn = await settle(connection.execute(lock_statement(self.table_name), {"lock": self._slot(key)}))
+                if turn.rowcount != 1:
+                    raise ConfigurationError(
+                        f"Table {self.table_name}_lock has lost rows: drop it, and a set-up makes it anew."
+                    )
             yield connection
             await settle(connection.commit())
             if view.is_mysql:
@@ -416,7 +416,7 @@ class SQLStore(SQLBase):
     async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
         table, view, key = self._messages, self._view(client), self._held(key)
         rows = self._fitting(table, key, rows)
-        if not view.is_mysql:
+        if not view.is_mysql and not self._layout.is_yugabyte:
             async with entered(self._connected(client, writing=True)) as connection:
                 await self._insert(connection, table, key, rows)
         elif (
@@ -437,15 +437,14 @@ class SQLStore(SQLBase):
         if self._layout.kind == "sqlite":
             parameters["rows"] = json.dumps(rows, ensure_ascii=False)
         elif self._layout.kind == "postgresql":
-            lock = self._slot(key) if self._layout.is_yugabyte else self._lock_name(key)
-            parameters |= {"rows": json.dumps(rows, ensure_ascii=False), "lock": lock}
+            parameters["rows"] = json.dumps(rows, ensure_ascii=False)
+            if self._layout.is_yugabyte:
+                await settle(connection.execute(LET_GO_OF_NUMBERS))
+            else:
+                parameters["lock"] = self._lock_name(key)
         else:
             parameters = [{"s": key, "m": row} for row in rows]
-        inserted = (await settle(connection.execute(table.insert, parameters))).rowcount
-        if self._layout.is_yugabyte and inserted != len(rows):
-            raise ConfigurationError(
-                f"Table {self.table_name}_lock has lost rows: drop it, and a set-up makes it anew."
-            )
+        await settle(connection.execute(table.insert, parameters))
 
     def _fitting(self, table: Rows, key: str, rows: Sequence[str]) -> Sequence[str]:
         """Return the rows as the columns can hold them.

@@ -5,8 +5,8 @@ partition. One PutRow stores a batch, so it is all or nothing and contiguous wit
 would have to compare and swap, or any contention between them. (Local transactions cannot be had beside an
 auto-increment column, and only on request from the service's support.)
 
-A row holds the number of its messages in `n` and their texts in `m0`, `m1`, ...; a long text is cut into `m0.0`,
-`m0.1`, ... A batch over the limits of one row is written first as rows with `n` 0; the last row names them in `parts`,
+A row holds the number of its messages in `n` and their texts in `m0`, `m1`, ...; a long text is cut into `m0_0`,
+`m0_1`, ... A batch over the limits of one row is written first as rows with `n` 0; the last row names them in `parts`,
 and makes them visible. States are in a second table.
 
 It was tested on a stand-in that the SDK's own clients talk to: no emulator of the service exists, and it was not run
@@ -284,7 +284,8 @@ class TablestoreStore(MessageStore[Any]):
     async def _messages(self, client: Any, batch: _Batch) -> dict[int, str]:
         """The texts of a batch by their index in it."""
         cells = dict(batch.columns)
-        for number in batch.parts:
+        # The row that names the others comes last, again: a deletion marks it before it takes a text from the others.
+        for number in [*batch.parts, batch.number] if batch.parts else []:
             part = await self._get(client, self.table_name, _key(batch.session_id, number))
             if not part:
                 # The session was cleared or replaced while this batch was on its way: the batch came before that.
@@ -572,7 +573,7 @@ def _cells(index: int, text: str) -> list[tuple[str, str]]:
     if len(text) <= _CELL_CHARACTERS:
         return [(f"m{index}", text)]
     starts = range(0, len(text), _CELL_CHARACTERS)
-    return [(f"m{index}.{part}", text[start : start + _CELL_CHARACTERS]) for part, start in enumerate(starts)]
+    return [(f"m{index}_{part}", text[start : start + _CELL_CHARACTERS]) for part, start in enumerate(starts)]
 
 
 def _packed(rows: Sequence[str]) -> list[list[tuple[str, str]]]:
@@ -593,7 +594,7 @@ def _joined(columns: dict[str, Any]) -> dict[int, str]:
     """The texts that columns hold, by index."""
     cells = []
     for name, cell in columns.items():
-        index, _, part = name[1:].partition(".")
+        index, _, part = name[1:].partition("_")
         if name.startswith("m") and index.isdecimal():
             cells.append((int(index), int(part or 0), cell))
     texts: dict[int, str] = {}

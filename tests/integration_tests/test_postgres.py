@@ -6,12 +6,15 @@ import asyncio
 import concurrent.futures
 import functools
 import gc
+import json
 import uuid
 import weakref
 
 import psycopg
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_postgres import PostgresChatMessageHistory as Theirs
 from psycopg.rows import dict_row
@@ -77,6 +80,56 @@ class TestGooglesTable(JsonbTests):
                 )
             )
         return functools.partial(SQLStore, server.url_with(scheme=self.scheme), table_name=name)
+
+
+# What JSONB refuses or changes, and what could be taken for an escape of it.
+odd_texts = st.lists(
+    st.text(st.characters(), max_size=5)
+    | st.sampled_from(["\0", "\ud83d", "\ude00", "␀", "␀0000", "␀2400", "\\u0000", "\\", "lh:type", "1e22", "escaped"]),
+    max_size=4,
+).map("".join)
+odd_numbers = (
+    st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([1e22, -0.0, 0.0, 5e-324, 1e308, 1e16, 1e-7, 100.0, 10**40, -(10**40), 2**63, 0])
+    | st.integers()
+)
+odd_values = st.recursive(
+    odd_texts | odd_numbers | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("kind", [TestJsonb, TestGooglesTable])
+def test_jsonb_changes_nothing(postgres_server, kind):
+    table = new_name()
+    if kind is TestGooglesTable:
+        execute(postgres_server.url, f"CREATE TABLE {table} (id SERIAL, session_id TEXT, data JSONB, type TEXT)")
+
+    def exact(messages):
+        """Their values with types, signs and NULs, whatever the order of keys, as JSON can tell them apart.
+
+        It takes two surrogates in a row for one character.
+        """
+        return [json.dumps(json.loads(json.dumps(message.model_dump())), sort_keys=True) for message in messages]
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        odd_texts,
+        st.dictionaries(odd_texts, odd_values, max_size=4),
+        st.none() | odd_texts,
+        st.dictionaries(st.sampled_from(["lh:row", "lh:meta", "meta", "escaped"]), odd_texts, max_size=2),
+    )
+    def check(content, values, name, extra):
+        messages = [
+            HumanMessage(content, name=name, additional_kwargs=values, **extra),
+            AIMessage([{"type": "x", "v": values}]),
+        ]
+        store.replace("s", messages)
+        assert exact(store.read("s")) == exact(messages)
+
+    with SQLStore(postgres_server.url_with(scheme="postgresql+psycopg"), table_name=table, jsonb=True) as store:
+        check()
 
 
 def new_name():
@@ -177,6 +230,14 @@ def test_our_table_takes_any_session_id(dsn, connection, name):
     assert execute(dsn, f"SELECT session_id, message ->> 'type' FROM {name}") == [("user-1", "human")]
     PostgresChatMessageHistory.drop_table(connection, name)
     assert execute(dsn, f"SELECT to_regclass('{name}'), to_regclass('{name}_state')") == [(None, None)]
+
+
+def test_a_table_that_was_dropped_is_made_anew(connection, name):
+    for _ in range(2):
+        PostgresChatMessageHistory.drop_table(connection, name)
+        history = PostgresChatMessageHistory(name, "s", sync_connection=connection)
+        history.add_user_message("x")
+        assert texts(history.messages) == ["x"]
 
 
 async def test_the_async_methods_of_langchain_postgres(dsn, name):
@@ -395,6 +456,23 @@ def test_the_arguments_of_langchain_community(dsn, name, caplog):
     assert texts(theirs.messages) == ["héllo", "b", "nul ␀0000", "c"]
     assert texts(history.messages) == ["héllo", "b", "nul \0", "c"]
     assert PostgresChatMessageHistory("user-1", dsn, table_name=name).store is history.store
+
+
+def test_a_socket_in_the_arguments_of_langchain_community(postgres_server, name):
+    with psycopg.connect(postgres_server.admin_url) as connection:
+        ((folder,),) = connection.execute("SHOW unix_socket_directories")
+    options = psycopg.conninfo.conninfo_to_dict(postgres_server.url) | {"host": folder}
+    quoted = folder.replace("/", "%2F")
+    for form in (
+        psycopg.conninfo.make_conninfo("", **options),
+        f"postgresql://{options['user']}:{options['password']}@{quoted}:{options['port']}/{options['dbname']}",
+    ):
+        history = PostgresChatMessageHistory("s", form, table_name=name)
+        history.add_user_message("x")
+        with history.store.client.connect() as connection:
+            assert connection.connection.driver_connection.info.host == folder
+        history.store.close()
+    assert texts(PostgresChatMessageHistory("s", postgres_server.url, table_name=name).messages) == ["x", "x"]
 
 
 def test_a_table_name_is_no_sql(dsn, connection, name):

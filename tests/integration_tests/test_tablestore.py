@@ -22,6 +22,7 @@ from langchain_histories import (
     TablestoreStore,
     open_history,
 )
+from langchain_histories.stores import tablestore as module
 from langchain_histories.testing import MessageStoreTests
 
 
@@ -138,6 +139,28 @@ def test_deletion_in_a_batch_of_several_rows(store):
     assert not [name for row in rows_of(store) for name in names(row) if name.startswith("m0")]
     assert store.delete("s", ids) == 2
     assert rows_of(store) == []
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_a_deletion_while_the_rows_of_a_batch_are_read(store, monkeypatch, face):
+    """What is read in several requests is whole: here a message goes between the first and the second."""
+    kind = {"sync": tablestore.OTSClient, "async": tablestore.AsyncOTSClient}[face]
+    monkeypatch.setattr(module, "_CELL_CHARACTERS", 1000)
+    monkeypatch.setattr(module, "_ROW_BYTES", 2500)
+    ids = store.append("s", [HumanMessage("x" * 6000), AIMessage("z")])
+    get_row, calls = kind.get_row, []
+
+    def get_and_delete(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            with TablestoreStore(store._url, table_name=store.table_name) as other:
+                assert other.delete("s", [ids[0]]) == 1
+        return get_row(*args, **options)
+
+    assert len(rows_of(store)) == 3  # the first two are named in the last one
+    monkeypatch.setattr(kind, "get_row", get_and_delete)
+    read = store.read("s") if face == "sync" else asyncio.run(store.aread("s"))
+    assert texts(read) == ["z"]
 
 
 def test_two_deletions_of_one_message_count_once(store):

@@ -1,14 +1,17 @@
 """YugabyteDB's drivers over a PostgreSQL that answers as YugabyteDB does: run by `tests/yugabytedb.sh`.
 
 No server of YugabyteDB can be had from a package index. What is real here are its dialect and its drivers; what they ask
-the server, `version()` and `yb_servers()`, is answered by functions of those names. That the nodes of a cluster share
-the work, and that they give up transactions by themselves, is not shown.
+the server, `version()` and `yb_servers()`, is answered by functions of those names, and each connection takes the
+numbers of a sequence by the hundred, as there. That the nodes of a cluster share the work, and that they give up
+transactions by themselves, is not shown.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
+import threading
 import uuid
 
 import pytest
@@ -32,6 +35,11 @@ CREATE FUNCTION public.version() RETURNS text LANGUAGE sql AS
 CREATE FUNCTION public.yb_servers() RETURNS TABLE (host text, port bigint, num_connections bigint, node_type text,
   cloud text, region text, zone text, public_ip text, uuid text) LANGUAGE sql AS
   $$ SELECT '{host}', {port}::bigint, 0::bigint, 'primary', 'cloud1', 'region1', 'zone1', '{host}', 'u1' $$;
+CREATE FUNCTION public.cache_numbers() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE made record; BEGIN
+  FOR made IN SELECT DISTINCT objid::regclass::text AS name FROM pg_event_trigger_ddl_commands()
+    WHERE object_type = 'sequence' LOOP EXECUTE format('ALTER SEQUENCE %s CACHE 100', made.name); END LOOP; END $$;
+CREATE EVENT TRIGGER cache_numbers ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+  EXECUTE FUNCTION public.cache_numbers();
 ALTER DATABASE yugabyte SET search_path = public, pg_catalog;
 """
 QUERY = "load_balance=true&topology_keys=cloud1.region1.zone1&yb_servers_refresh_interval=60&failed_host_ttl_seconds=7"
@@ -180,15 +188,75 @@ def test_what_the_server_gives_up_is_tried_again(server, face):
         assert store.count("s") == 3
 
 
-def test_a_sequence_that_caches(server):
+def test_numbers_that_a_connection_took_in_advance(server):
     name = new_name()
-    with SQLStore(url_of(server), table_name=name) as store:
-        store.setup()
-        with store.client.begin() as connection:
-            sequence = connection.exec_driver_sql(f"SELECT pg_get_serial_sequence('{name}', 'id')").scalar_one()
-            connection.exec_driver_sql(f"ALTER SEQUENCE {sequence} CACHE 100")
-    with SQLStore(url_of(server), table_name=name) as store, pytest.raises(ConfigurationError, match="100 numbers"):
-        store.read("s")
+    with SQLStore(url_of(server), table_name=name) as one, SQLStore(url_of(server), table_name=name) as two:
+        one.setup()
+        with one.client.connect() as connection:
+            query = (
+                f"SELECT seqcache FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('{name}', 'id')::regclass"
+            )
+            assert connection.exec_driver_sql(query).scalar_one() == 100
+        position, expected = None, []
+        for number in range(3):
+            for store in (one, two):
+                store.append("s", [HumanMessage(f"{number} a"), HumanMessage(f"{number} b")])
+                expected += [f"{number} a", f"{number} b"]
+                new = store.records("s", after=position)
+                assert [record.message.content for record in new] == expected[-2:]
+                position = new[-1].position
+        assert [message.content for message in two.read("s")] == expected
+        two.replace("s", [HumanMessage("new")])
+        assert [message.content for message in one.read("s", after=position)] == ["new"]
+
+
+@pytest.mark.parametrize("second", ["update_state", "replace"])
+def test_a_writer_that_waited_sees_what_the_other_one_did(server, second):
+    """READ COMMITTED is snapshot isolation on YugabyteDB, unless a flag of its servers says otherwise."""
+    name, arrived, go_on = new_name(), threading.Event(), threading.Event()
+
+    class Slow(SQLStore):
+        async def _insert(self, *args):
+            await super()._insert(*args)
+            arrived.set()
+            assert go_on.wait(60)
+
+    stores = [kind(url_of(server), table_name=name) for kind in (Slow, SQLStore)]
+    slow, other = stores
+    other.setup()
+
+    def waits():
+        with psycopg.connect(server.admin_url) as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'yugabyte' AND wait_event_type = 'Lock'"
+            return connection.execute(query).fetchone()[0] > 0
+
+    for store in stores:
+        store._view(store.client).transactions = {"isolation_level": "REPEATABLE READ"}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        if second == "update_state":
+            calls = [
+                lambda store=store: store.update_state("s", lambda old: {"n": (old or {"n": 0})["n"] + 1})
+                for store in stores
+            ]
+        else:
+            calls = [
+                lambda: slow.append("s", [HumanMessage("old")]),
+                lambda: other.replace("s", [HumanMessage("new")]),
+            ]
+        running = [pool.submit(calls[0])]
+        assert arrived.wait(60)
+        running.append(pool.submit(calls[1]))
+        while not waits():
+            assert not running[1].done()
+        go_on.set()
+        for future in running:
+            future.result()
+    if second == "update_state":
+        assert other.get_state("s") == {"n": 2}
+    else:
+        assert [message.content for message in other.read("s")] == ["new"]
+    for store in stores:
+        store.close()
 
 
 def test_lost_locks_lose_no_message(server):

@@ -294,6 +294,8 @@ class Service:
         table = self.table(name)
         key_cells, cells = PlainBuffer(change).row()
         key = self.key_of(table, key_cells)
+        if wrong := [cell for cell, _, _ in cells if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", cell)]:
+            raise invalid(f"Invalid column name: '{wrong[0]}'.")
         if len(cells) > 1024 or any(value_size(value) > 2 * MB for _, value, _ in cells if value is not None):
             raise invalid("A row has more than 1024 columns, or a column more than 2097152 bytes.")
         if row_size(key_cells) + row_size(cells) > 4 * MB:

@@ -915,3 +915,35 @@ def test_a_converter_without_the_column(url):
             custom_message_converter=DefaultMessageConverter("t"),
             session_id_field_name="nothing_like_it",
         )
+
+
+def test_a_set_up_that_is_late_disturbs_nobody(tmp_path):
+    """Another thread saw no table, and goes on when the table was made and is in use."""
+    seen, made, making, read = (threading.Event() for _ in range(4))
+
+    class Late(SQLStore):
+        def _inspect(self, connection):
+            layout = super()._inspect(connection)
+            if threading.current_thread() is late and not seen.is_set():
+                seen.set()
+                assert made.wait(60)
+            return layout
+
+        def _make(self, connection, *, upgrade):
+            if threading.current_thread() is late:
+                making.set()
+                assert read.wait(60)
+            return super()._make(connection, upgrade=upgrade)
+
+    with Late(f"sqlite:///{tmp_path}/late.db") as store:
+        late = threading.Thread(target=store.count, args=["s"])
+        late.start()
+        assert seen.wait(60)
+        store.append("s", [HumanMessage("x")])
+        made.set()
+        assert making.wait(60)
+        try:
+            assert store.read("s") == [HumanMessage("x")]
+        finally:
+            read.set()
+            late.join()
