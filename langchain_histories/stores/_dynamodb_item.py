@@ -51,7 +51,7 @@ class Table:
         return item if self.sort_key is None or sort is None else {**item, self.sort_key: {"S": sort}}
 
     async def scan(self, client: Any, prefix: str, **options: Any) -> list[dict[str, Any]]:
-        """Return the items whose partition key starts with `prefix`, from all pages."""
+        """Return the items whose partition key starts with `prefix`, from all pages, if they have the fixed key."""
         items: list[dict[str, Any]] = []
         if prefix:
             condition = "begins_with(#p, :p)"
@@ -63,7 +63,7 @@ class Table:
             }
         while True:
             page = await settle(client.scan(TableName=self.name, ConsistentRead=True, **options))
-            items += page["Items"]
+            items += [item for item in page["Items"] if self.fixed.items() <= item.items()]
             if (start := page.get("LastEvaluatedKey")) is None:
                 return items
             options["ExclusiveStartKey"] = start
@@ -95,7 +95,8 @@ class ItemOperations:
         if after is not None and not (start <= len(rows) and rows[start - 1].position == after):
             checksum = after.partition("-")[2]
             same = [index for index, row in enumerate(rows, 1) if row.position.endswith("-" + checksum)]
-            start = same[-1] if same else 0
+            # What is removed before it moves it towards the beginning, so those of the same text behind it are others.
+            start = max((index for index in same if index <= start), default=0)
         rows = rows[start:]
         return rows[:first] if last is None else rows[-last:]
 
@@ -183,7 +184,7 @@ class ItemOperations:
         """
         while True:
             now = {":now": {"N": str(int(time.time()))}}
-            live = "(attribute_not_exists(#e) OR #e > :now)"
+            live = "NOT #e <= :now"
             try:
                 await settle(
                     client.update_item(
@@ -195,7 +196,8 @@ class ItemOperations:
                 )
             except ClientError as error:
                 if _is_refused(error):
-                    if not await self._remove(client, key, "attribute_exists(#e) AND #e <= :now", now):
+                    # Without a condition of its own it was not live, and others have removed it or begun it anew.
+                    if not await self._remove(client, key, "#e <= :now", now) and condition:
                         return False
                     continue
                 if _is_too_large(error):

@@ -1,4 +1,7 @@
-"""Records as values of DynamoDB, in the form that LangChain's class stores in the list of a session."""
+"""Records as values of DynamoDB, in the form that LangChain's class stores in the list of a session.
+
+The messages of LlamaIndex's class in such a list are read too; it does not understand what is written here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 _JSON = "lh:json"
 _MAX_DEPTH = 28  # DynamoDB nests 32 deep; the list and the map of the record are two of them
 _MAX_DIGITS = 38
+_ROLES = {"user": "human", "assistant": "ai", "system": "system", "tool": "tool"}
 
 
 def to_value(text: str) -> dict[str, Any]:
@@ -30,7 +34,27 @@ def to_text(value: dict[str, Any]) -> str:
         return str(value["S"])
     if "M" in value and _JSON in value["M"]:
         return str(value["M"][_JSON]["S"])
-    return json.dumps(_plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return json.dumps(_from_llama_index(_plain(value)), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _from_llama_index(record: Any) -> Any:
+    """Return a message of LlamaIndex in LangChain's form if it is text and tool calls; all else as it is."""
+    match record:
+        case {"role": str(role), "blocks": list(blocks), "additional_kwargs": dict(more)} if role in _ROLES:
+            kinds = {block.get("block_type") if isinstance(block, dict) else None for block in blocks}
+        case _:
+            return record
+    if not kinds <= ({"text", "tool_call"} if role == "assistant" else {"text"}):
+        return record
+    # As LlamaIndex joins them.
+    data: dict[str, Any] = {"content": "\n".join(str(block["text"]) for block in blocks if "text" in block)}
+    if "tool_call" in kinds:
+        names = {"name": "tool_name", "args": "tool_kwargs", "id": "tool_call_id"}
+        calls = [block for block in blocks if block["block_type"] == "tool_call"]
+        data["tool_calls"] = [{ours: call.get(theirs) for ours, theirs in names.items()} for call in calls]
+    if role == "tool":
+        data["tool_call_id"] = more.get("tool_call_id", "")
+    return {"type": _ROLES[role], "data": {**data, "additional_kwargs": more}}
 
 
 def _value(data: Any) -> dict[str, Any]:
@@ -40,16 +64,20 @@ def _value(data: Any) -> dict[str, Any]:
         case bool():
             return {"BOOL": data}
         case int() | float():
-            number = repr(data)
-            digits = number.lstrip("-").partition("e")[0].replace(".", "").strip("0")
-            exact = len(digits) <= _MAX_DIGITS and (data == 0 or 1e-120 < abs(data) < 1e120)  # noqa: PLR2004
+            # It keeps no `.0`.
+            number = str(int(data)) if data == int(data) else repr(data)
+            exact = sum(map(str.isdecimal, number)) <= _MAX_DIGITS and (data == 0 or abs(data) > 1e-120)  # noqa: PLR2004
             return {"N": number} if exact else {"S": number}
         case str():
             return {"S": data.encode("utf-8", "replace").decode()}
         case list():
             return {"L": [_value(item) for item in data]}
         case _:
-            return {"M": {key: _value(item) for key, item in data.items()}}
+            return {"M": {_name(key): _value(item) for key, item in data.items()}}
+
+
+def _name(key: str) -> str:
+    return key.encode("utf-8", "replace").decode() or "?"
 
 
 def _plain(value: dict[str, Any]) -> Any:  # noqa: PLR0911

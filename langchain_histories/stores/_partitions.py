@@ -7,7 +7,7 @@ DynamoDB, Azure's tables and Cosmos DB are such services. The partition of a ses
 | `head` | the next number, how many records there are, when they expire, and the epoch |
 | `r<epoch>.<number>` | one record |
 | `r<epoch>.<number>b` | several records, or one that is too large for an item: the name of a body and their number |
-| `b<epoch>.<body>.<index>.<part>` | a record of a body, or a part of it |
+| `b<epoch>.<body>.<index>.<part>` | a record of a body, or a part of it; the last part has a `z` behind its number |
 | `s<epoch>` | the state |
 
 Every write is one transaction that also swaps the head for its successor. A transaction that finds another head than it
@@ -16,7 +16,8 @@ does not fit in one transaction is written first as a body, where no reader look
 
 Records of another epoch than the head's are invisible. So a session is cleared by removing its head, and replaced by
 swapping it, whatever its size. An epoch is an id of its own and that of the epoch which it replaces; items that
-belong to neither side of the present head are litter of a clear, a replacement or an expiry, and are swept.
+belong to neither side of the present head are litter of a clear, a replacement or an expiry, and are swept. Items with
+other sort keys are somebody else's.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import itertools
 import json
 import math
 import random
+import re
 import time
 import uuid
 from abc import abstractmethod
@@ -155,6 +157,10 @@ class PartitionStore(MessageStore[ClientT]):
         """Return key and head of every session whose key starts with `prefix`."""
 
     @abstractmethod
+    async def _keys(self, client: ClientT, prefix: str) -> set[str]:
+        """Return the keys that start with `prefix` and of which anything is left, with or without a head."""
+
+    @abstractmethod
     def _is_async(self, client: ClientT) -> bool:
         """Whether this is the async client."""
 
@@ -176,7 +182,7 @@ class PartitionStore(MessageStore[ClientT]):
     # Writing.
 
     async def _append(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
-        body: str | None = None
+        body, staged = "", None
         for pause in self._tries(key):
             head, stored = await self._head(client, key)
             if head.change == 0 and stored is not None:
@@ -188,8 +194,8 @@ class PartitionStore(MessageStore[ClientT]):
                 if head.change == 0:
                     await self._commit(client, key, [head.next().write(None)])
                     continue
-                if body is None or not body.startswith(f"b{head.epoch}"):
-                    body = await self._put_body(client, key, head, rows)
+                if staged != (head.epoch, kept):
+                    body, staged = await self._put_body(client, key, head.epoch, kept, rows), (head.epoch, kept)
                 writes = [_reference(head, head.number, len(rows), body)]
             count = len(rows)
             moved = head.next(number=head.number + count, count=head.count + count, at=_time(rows), kept=kept)
@@ -209,7 +215,7 @@ class PartitionStore(MessageStore[ClientT]):
             others = [] if state is None else [Write(new.state, state.text)]
             writes = [Write(new.row(number), text) for number, text in enumerate(rows)]
             if not self._fit([*writes, *others]):
-                writes = [_reference(new, 0, count, await self._put_body(client, key, new, rows))]
+                writes = [_reference(new, 0, count, await self._put_body(client, key, new.epoch, kept, rows))]
             if await self._commit(client, key, [self._slid(new).write(stored), *_until(kept, [*writes, *others])]):
                 await self._sweep(client, key)
                 return
@@ -259,15 +265,18 @@ class PartitionStore(MessageStore[ClientT]):
         items = await self._query(client, key, *_EVERYTHING)
         stored = await self._get(client, key, HEAD)
         present = None if stored is None else _parsed(stored).epoch[:8]
-        litter = [item for item in items if item.sort != HEAD and present not in _sides(item.sort)]
+        litter = [item for item in items if (sides := _sides(item.sort)) and present not in sides]
         await self._write_all(client, key, [Write(item.sort, None) for item in litter])
 
-    async def _put_body(self, client: ClientT, key: str, head: _Head, rows: Sequence[str]) -> str:
+    async def _put_body(self, client: ClientT, key: str, epoch: str, kept: float | None, rows: Sequence[str]) -> str:
         """Store rows where no reader looks yet, and return the place."""
-        body = f"b{head.epoch}.{uuid.uuid4().hex[:8]}"
-        pieces = ((index, part, text) for index, row in enumerate(rows) for part, text in enumerate(self._cut(row)))
-        writes = [Write(f"{_body_key(body, index)}{part:05}", text) for index, part, text in pieces]
-        await self._write_all(client, key, _until(self._keep_until(head), writes))
+        body = f"b{epoch}.{uuid.uuid4().hex[:8]}"
+        writes = []
+        for index, row in enumerate(rows):
+            *parts, last = self._cut(row)
+            writes += [Write(f"{_body_key(body, index)}{part:05}", text) for part, text in enumerate(parts)]
+            writes.append(Write(f"{_body_key(body, index)}{len(parts):05}z", last))
+        await self._write_all(client, key, _until(kept, writes))
         return body
 
     async def _write_all(self, client: ClientT, key: str, writes: Sequence[Write]) -> None:
@@ -302,8 +311,8 @@ class PartitionStore(MessageStore[ClientT]):
         for number in range(_MAX_TRIES):
             yield random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(number, 10)))  # noqa: S311
         raise StoreError(
-            f"{self.name}: gave up after {_MAX_TRIES} tries on session {self._session_id(key)!r}: others kept changing "
-            "it meanwhile. The last change was not made.",
+            f"{self.name}: gave up after {_MAX_TRIES} tries on session {self._session_id(key)!r}: others kept "
+            "changing it meanwhile, or it was too busy. The last change was not made.",
             self.name,
             session_id=self._session_id(key),
         )
@@ -323,10 +332,15 @@ class PartitionStore(MessageStore[ClientT]):
             return head.kept
         kept = self._keep_until(head)
         items = await self._query(client, key, *_EVERYTHING)
-        mine = [item for item in items if item.sort != HEAD and head.epoch[:8] in _sides(item.sort)]
-        for item in mine:
-            # Removed or changed by others meanwhile: then it needs no more time, or has got it.
-            await self._commit(client, key, _until(kept, [Write(item.sort, item.text, item)]))
+        for item in items:
+            if head.epoch[:8] not in _sides(item.sort):
+                continue
+            for pause in self._tries(key):
+                put_off = await self._commit(client, key, _until(kept, [Write(item.sort, item.text, item)]))
+                # Removed or changed by others meanwhile: then it needs no more time, or the head is another too.
+                if put_off or await self._get(client, key, item.sort) != item:
+                    break
+                await self._sleep(client, pause)
         return kept
 
     # Reading.
@@ -412,7 +426,7 @@ class PartitionStore(MessageStore[ClientT]):
             body, _, size = item.text.partition(" ")
             index = number - (_item_number(item) - int(size) + 1)
             pieces = await self._query(client, key, _body_key(body, index), _body_key(body, index) + "~")
-            return pieces if pieces and pieces[0].sort.endswith(".00000") else []
+            return pieces if any(_joined(pieces)) else []
         return []
 
     async def _count(self, client: ClientT, key: str) -> int:
@@ -427,7 +441,7 @@ class PartitionStore(MessageStore[ClientT]):
         return [SessionRow(key, head.count, json.dumps({"meta": {"at": head.at}})) for key, head in page[:limit]]
 
     async def _erase(self, client: ClientT, prefix: str) -> int:
-        keys = [key for key, _ in await self._heads(client, prefix)]
+        keys = await self._keys(client, prefix)
         for key in keys:
             await self._clear(client, key)
         return len(keys)
@@ -478,9 +492,10 @@ def _new_epoch(old: str = "") -> str:
     return uuid.uuid4().hex[:8] + (old[:8] or "0" * 8)
 
 
-def _sides(sort: str) -> tuple[str, str]:
-    """The two epochs to which an item may belong."""
-    return sort[1:9], sort[9:17]
+def _sides(sort: str) -> tuple[str, ...]:
+    """The two epochs to which an item may belong; none if it is the head or not ours."""
+    ours = re.match(r"[brs]([0-9a-f]{8})([0-9a-f]{8})(?:\.|$)", sort)
+    return ours.groups() if ours else ()
 
 
 def _until(kept: float | None, writes: Sequence[Write]) -> list[Write]:
@@ -498,11 +513,11 @@ def _body_key(body: str, index: int) -> str:
 
 
 def _joined(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
-    """Index and text of each record of a body; one without its first part was deleted."""
-    for place, parts in itertools.groupby(items, lambda item: item.sort[: -len("00000")]):
+    """Index and text of each record of a body; one without all of its parts was deleted, or is at this moment."""
+    for place, parts in itertools.groupby(items, lambda item: item.sort.rpartition(".")[0]):
         pieces = list(parts)
-        if pieces[0].sort.endswith(".00000"):
-            yield int(place.split(".")[-2]), "".join(piece.text for piece in pieces)
+        if pieces[-1].sort == f"{place}.{len(pieces) - 1:05}z":
+            yield int(place.rpartition(".")[2]), "".join(piece.text for piece in pieces)
 
 
 def _item_number(item: Item) -> int:

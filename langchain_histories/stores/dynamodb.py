@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -32,10 +34,10 @@ try:
     import botocore.session
     from aiobotocore.client import AioBaseClient
     from aiobotocore.config import AioConfig
-    from aiobotocore.session import get_session
+    from aiobotocore.session import AioSession, get_session
     from botocore.client import BaseClient
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoRegionError, ProfileNotFound
     from botocore.loaders import create_loader
 
     from langchain_histories.stores._dynamodb_item import ItemOperations, Table
@@ -53,15 +55,24 @@ _TEXT = "Message"
 _UNAVAILABLE = {
     "ExpiredTokenException",
     "IncompleteSignatureException",
-    "InternalServerError",
     "InvalidSignatureException",
     "LimitExceededException",
     "MissingAuthenticationTokenException",
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
-    "ServiceUnavailable",
     "ThrottlingException",
+    "TransactionInProgressException",
     "UnrecognizedClientException",
+}
+_NOT_WRITTEN = {
+    "ConditionalCheckFailed",
+    "ConditionalCheckFailedException",
+    # The driver does not try a transaction again in which single items were throttled.
+    "ProvisionedThroughputExceeded",
+    "ThrottlingError",
+    "TransactionCanceledException",
+    "TransactionConflict",
+    "TransactionConflictException",
 }
 # The driver's own retries, with backoff and jitter, of what was throttled or did not arrive. The service knows a
 # transaction that it has done already.
@@ -116,10 +127,10 @@ class DynamoDBStore(PartitionStore[Any]):
         given = client is not None or async_client is not None
         if given and (url is not None or client_options or boto3_session):
             raise ConfigurationError("Pass a url (and client_options), or clients of your own, and not both.")
-        if client is not None and (not isinstance(client, BaseClient) or isinstance(client, AioBaseClient)):
+        if client is not None and (not _is_client(client) or isinstance(client, AioBaseClient)):
             raise ConfigurationError(f'client must be a boto3.client("dynamodb"), not {_kind(client)}.')
-        if async_client is not None and not isinstance(async_client, AioBaseClient):
-            raise ConfigurationError(f"async_client must be a client of aiobotocore, not {_kind(async_client)}.")
+        if async_client is not None and not (_is_client(async_client) and isinstance(async_client, AioBaseClient)):
+            raise ConfigurationError(f"async_client must be aiobotocore's for dynamodb, not {_kind(async_client)}.")
         place, found = ("", {}) if url is None else _parsed_url(url)
         if bool(place) == bool(table_name):
             raise ConfigurationError("Name the table once: dynamodb:///table, or table_name=.")
@@ -155,15 +166,26 @@ class DynamoDBStore(PartitionStore[Any]):
         return self._table.name
 
     async def _connect(self, native: bool) -> Any:
-        if not native:
-            session = self._session or boto3.Session()
-            return session.client("dynamodb", **{"config": Config(retries=_RETRIES), **self._client_options})
-        # To read the descriptions of the service takes 50 ms. After that a client for another loop takes 5.
-        await settle(asyncio.to_thread(self._load, botocore.session.get_session()))
-        opening = self._load(get_session(), AioConfig)
-        return await settle(opening.__aenter__())
+        try:
+            if not native:
+                session = self._session or boto3.Session()
+                return session.client("dynamodb", **{"config": Config(retries=_RETRIES), **self._client_options})
+            session = await settle(asyncio.to_thread(self._aio_session))
+            return await settle(self._load(session, AioConfig).__aenter__())
+        except (NoRegionError, ProfileNotFound, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"The driver refuses the options of {self!r}, or has no region: dynamodb://eu-west-1/table. See the "
+                "cause."
+            ) from error
 
-    def _load(self, session: Any, config: Any = Config) -> Any:
+    def _aio_session(self) -> AioSession:
+        """Return a session that has read its configuration, and let the loader keep the descriptions of the service."""
+        session = get_session()
+        session.get_scoped_config()
+        self._load(botocore.session.get_session(), Config).get_waiter("table_exists")
+        return session
+
+    def _load(self, session: Any, config: Any) -> Any:
         session.register_component("data_loader", self._loader)
         return session.create_client("dynamodb", **{"config": config(retries=_RETRIES), **self._client_options})
 
@@ -176,8 +198,8 @@ class DynamoDBStore(PartitionStore[Any]):
     def _unavailable(self, error: Exception) -> bool:
         """Whether the service could not be reached, was too busy, or refused the credentials."""
         if isinstance(error, ClientError):
-            codes = {error.response["Error"]["Code"], *_reasons(error)}
-            return bool(codes & _UNAVAILABLE)
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return error.response["Error"]["Code"] in _UNAVAILABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return isinstance(error, BotoCoreError) or super()._unavailable(error)
 
     # The table.
@@ -219,7 +241,13 @@ class DynamoDBStore(PartitionStore[Any]):
                     f"{_SORT_KEY}, or pass create_table=True."
                 ) from error
             return None
-        return table if table["TableStatus"] in ("ACTIVE", "UPDATING") else None
+        if table["TableStatus"] == "CREATING":
+            await self._wait(client)
+        return table
+
+    async def _wait(self, client: Any) -> None:
+        waiter = client.get_waiter("table_exists")
+        await settle(waiter.wait(TableName=self._table.name, WaiterConfig={"Delay": 1, "MaxAttempts": 60}))
 
     async def _created(self, client: Any) -> dict[str, Any]:
         names = ("SessionId", _SORT_KEY)
@@ -235,7 +263,7 @@ class DynamoDBStore(PartitionStore[Any]):
                     BillingMode="PAY_PER_REQUEST",
                 )
             )
-        await settle(client.get_waiter("table_exists").wait(TableName=self._table.name, WaiterConfig={"Delay": 1}))
+        await self._wait(client)
         if self.ttl is not None:
             await self._let_expire(client)
         return (await settle(client.describe_table(TableName=self._table.name)))["Table"]  # type: ignore[no-any-return]
@@ -260,7 +288,8 @@ class DynamoDBStore(PartitionStore[Any]):
         return self._item(found["Item"]) if "Item" in found else None
 
     def _item(self, item: dict[str, Any]) -> Item:
-        return Item(item[self._table.sort_key or ""]["S"], item[_TEXT]["S"])
+        # Another program's item has no text, and is none of a session.
+        return Item(item[self._table.sort_key or ""]["S"], item.get(_TEXT, {}).get("S", ""))
 
     async def _query(
         self, client: Any, key: str, start: str, stop: str, *, limit: int | None = None, reverse: bool = False
@@ -294,14 +323,7 @@ class DynamoDBStore(PartitionStore[Any]):
                 ((kind, request),) = requests[0].items()
                 await settle(client.put_item(**request) if kind == "Put" else client.delete_item(**request))
         except ClientError as error:
-            codes = {error.response["Error"]["Code"], *_reasons(error)}
-            if codes <= {
-                "ConditionalCheckFailed",
-                "ConditionalCheckFailedException",
-                "TransactionCanceledException",
-                "TransactionConflict",
-                "TransactionConflictException",
-            }:
+            if {error.response["Error"]["Code"], *_reasons(error)} <= _NOT_WRITTEN:
                 return False
             raise
         return True
@@ -331,6 +353,11 @@ class DynamoDBStore(PartitionStore[Any]):
         }
         items = await self._table.scan(client, prefix, **options)
         return [(item[self._table.partition_key]["S"], self._item(item)) for item in items]
+
+    async def _keys(self, client: Any, prefix: str) -> set[str]:
+        names = {"#p": self._table.partition_key}
+        items = await self._table.scan(client, prefix, ProjectionExpression="#p", ExpressionAttributeNames=names)
+        return {item[self._table.partition_key]["S"] for item in items}
 
     # Which of both it is, the table said.
 
@@ -450,14 +477,22 @@ def _parsed_url(url: str) -> tuple[str, dict[str, Any]]:
         **dict(parse_qsl(parts.query)),
     }
     table = unquote(parts.path.strip("/"))
-    if not table:
-        raise ConfigurationError("A dynamodb URL names a table: dynamodb://eu-west-1/chats.")
+    # What does not look like a table or a region could be a part of the secret key.
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", table) or ":" in parts.netloc.rpartition("@")[2]:
+        raise ConfigurationError(
+            "A dynamodb URL is dynamodb://[access_key_id:secret_access_key@][region]/table[?endpoint_url=...], with "
+            "'/', '?', '#' and '@' in the secret key percent-escaped."
+        )
     return table, {name: value for name, value in found.items() if value}
 
 
 def _reasons(error: ClientError) -> set[str]:
     """Why a transaction was cancelled."""
     return {reason["Code"] for reason in error.response.get("CancellationReasons", [])} - {"None"}
+
+
+def _is_client(client: object) -> bool:
+    return isinstance(client, BaseClient) and client.meta.service_model.service_name == "dynamodb"
 
 
 def _kind(client: object) -> str:

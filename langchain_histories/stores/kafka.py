@@ -66,6 +66,7 @@ _CONSUMERS = 4
 _KNOWN_TOPICS = 10_000
 _ATTEMPTS = 5
 _FLUSH_TIMEOUT = 5.0
+_SERVER = r"(\[[^\]]+\]|[^\[\]:,/]+)(:\d+)?"
 _PLACE = r"\d+:\d+\.\d+\.\w*"
 _POLL = 0.01
 _SMALL = 1_000_000 - 10_000  # every broker takes that, unless somebody lowered its limit
@@ -107,7 +108,9 @@ class KafkaClient:
 
     def __init__(self, config: dict[str, Any], timeout: float) -> None:
         """Make the producer."""
-        self._config, self.timeout = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, **config}, timeout
+        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000}
+        # Else a broker makes a topic whenever somebody asks whether there is one.
+        self._config, self.timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
@@ -162,37 +165,35 @@ class KafkaClient:
             raise KafkaException(found.error)
         return sorted(found.partitions)
 
-    def produce(self, topic: str, partition: int, key: str, values: Sequence[bytes | None]) -> KafkaError | None:
+    def produce(
+        self, producer: Producer, topic: str, partition: int, key: str, values: Sequence[bytes | None]
+    ) -> KafkaError | None:
         """Write a batch and wait until it is stored; return the first error."""
-        batch, errors, unsettled = uuid.uuid4().hex[:16], list[KafkaError](), 0
+        batch, sent = uuid.uuid4().hex[:16], 0
+        results: list[KafkaError | None] = []
 
         def delivered(error: KafkaError | None, _: KafkaMessage) -> None:
-            nonlocal unsettled
-            unsettled -= 1
-            if error is not None:
-                errors.append(error)
+            # In whatever thread polls the producer.
+            results.append(error)
 
         for index, value in enumerate(values):
             headers: list[tuple[str, str | bytes | None]] = [(HEADER, f"{batch} {index} {len(values)}")]
+            sent += 1
             while True:
                 try:
-                    unsettled += 1
-                    self.producer.produce(topic, value, key, partition, delivered, headers=headers)
+                    producer.produce(topic, value, key, partition, delivered, headers=headers)
                 except BufferError:
-                    unsettled -= 1
-                    self.producer.poll(_POLL)
+                    producer.poll(_POLL)
+                    continue
                 except KafkaException as error:
-                    unsettled -= 1
-                    errors.append(error.args[0])
-                    break
-                else:
-                    break
-            if errors:
+                    results.append(error.args[0])
                 break
-        while unsettled > 0:
+            if any(results):
+                break
+        while len(results) < sent:
             # Sends what there is at once: mostly in one request, and with nobody's record in between.
-            self.producer.flush(_POLL)
-        return errors[0] if errors else None
+            producer.flush(_POLL)
+        return next(filter(None, results), None)
 
     def renew_producer(self, broken: Producer) -> None:
         """Put a new producer in the place of one that can do no more."""
@@ -203,12 +204,14 @@ class KafkaClient:
     def close(self) -> None:
         """Close what is not in use."""
         self.producer.flush(self.timeout)
-        for _ in range(_CONSUMERS):
-            with contextlib.suppress(queue.Empty):
-                consumer = self._consumers.get_nowait()
-                self._consumers.put(None)
-                if consumer is not None:
-                    consumer.close()
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._consumers.get_nowait())
+        for consumer in idle:
+            self._consumers.put(None)
+            if consumer is not None:
+                consumer.close()
 
 
 class KafkaStore(MessageStore[KafkaClient]):
@@ -301,7 +304,8 @@ class KafkaStore(MessageStore[KafkaClient]):
             return [self.topic]
         names = [self.topic_prefix + _escaped(key, _MAX_TOPIC - len(self.topic_prefix))]
         name = self.topic_prefix + key
-        if _LEGAL.fullmatch(name) and name not in (".", "..") and not key.startswith(_ESCAPED):
+        taken = name in (".", "..") or name.startswith("__") or key.startswith(_ESCAPED)
+        if _LEGAL.fullmatch(name) and not taken:
             names = [*names, name] if set(key) & set("._") else [name]
         return names
 
@@ -374,10 +378,10 @@ class KafkaStore(MessageStore[KafkaClient]):
             topic, partition = self._topic(client, key)
             self._check_size(client, topic, key, values)
             producer = client.producer
-            error = client.produce(topic, partition, key, values)
+            error = client.produce(producer, topic, partition, key, values)
             if error is None:
                 return
-            if error.fatal():
+            if error.code() == KafkaError._FATAL:  # noqa: SLF001  # as above
                 client.renew_producer(producer)
             if error.code() in _TOO_LARGE:
                 raise RecordTooLargeError(f"A message of session {key!r} is larger than the topic {topic!r} takes.")
@@ -414,23 +418,43 @@ class KafkaStore(MessageStore[KafkaClient]):
         after: str | None = None,
     ) -> Sequence[Row]:
         seen = _positions(after)
+        tail = last if after is None else None
         with client.consumer() as consumer:
-            found = self._find(client, consumer, key)
-            if found is None:
-                return []
-            topic, partitions = found
-            only = None if self.topic is None else key
-            logs = {
-                number: log
-                for number in partitions
-                if (log := Log(consumer, TopicPartition(topic, number), self._timeout, only)).low < log.high
-            }
-            if last is not None and after is None and len(logs) == 1:
-                entries = {number: log.tail(last) for number, log in logs.items()}
-            else:
-                entries = {number: log.behind(seen.get(number), first) for number, log in logs.items()}
+            for attempt in range(_ATTEMPTS):
+                found = self._find(client, consumer, key)
+                if found is None:
+                    return []
+                try:
+                    entries = self._entries(consumer, *found, key, seen, first, tail)
+                    break
+                except KafkaException as error:
+                    # Perhaps others have deleted the topic meanwhile, and a broker that is down does not tell the next
+                    # time what there is.
+                    attempts = {TIMED_OUT: 2, **dict.fromkeys(_UNKNOWN_TOPIC, _ATTEMPTS)}
+                    if attempt + 1 >= attempts.get(error.args[0].code(), 0):
+                        raise
         rows = list(_merged(entries, seen))
         return rows[:first] if last is None else rows[max(0, len(rows) - last) :]
+
+    def _entries(  # noqa: PLR0917
+        self,
+        consumer: Consumer,
+        topic: str,
+        partitions: list[int],
+        key: str,
+        seen: dict[int, Position],
+        first: int | None,
+        tail: int | None,
+    ) -> dict[int, list[Entry]]:
+        only = None if self.topic is None else key
+        logs = {
+            number: log
+            for number in partitions
+            if (log := Log(consumer, TopicPartition(topic, number), self._timeout, only)).low < log.high
+        }
+        if tail is not None and len(logs) == 1:
+            return {number: log.tail(tail) for number, log in logs.items()}
+        return {number: log.behind(seen.get(number), first) for number, log in logs.items()}
 
     async def _clear(self, client: KafkaClient, key: str) -> None:
         if self.topic is not None:
@@ -646,6 +670,8 @@ def _begin(consumer: Consumer, topic: str, logs: dict[int, Log], start: Start, t
         return {}
     seen: dict[int, Position] = {}
     for found in consumer.committed([TopicPartition(topic, number) for number in logs], timeout=timeout):
+        if found.error is not None:
+            raise KafkaException(found.error)
         if found.offset > 0:
             # LangChain's class commits an offset of its own beside our old note.
             offset, _, note = (found.metadata or "").partition(" ")
@@ -716,10 +742,19 @@ def _parse(url: str) -> tuple[str | None, dict[str, Any]]:
         raise ConfigurationError("A Kafka URL has an IPv6 address in brackets: kafka://[::1]:9092.") from None
     login, _, servers = parts.netloc.rpartition("@")
     topic = unquote(parts.path.strip("/")) or None
-    if parts.scheme != "kafka" or not servers or parts.fragment:
-        raise ConfigurationError("A Kafka URL is kafka://[user:password@]host[:9092][,host...][/topic][?option=value].")
-    if topic is not None and not _LEGAL.fullmatch(topic):
-        raise ConfigurationError(f"{topic!r} is no name of a topic.")
+    more = parse_qsl(parts.query, keep_blank_values=True)
+    # What does not look like its place could be a part of the password, so it is not shown.
+    if (
+        parts.scheme != "kafka"
+        or not re.fullmatch(rf"{_SERVER}(,{_SERVER})*", servers)
+        or parts.fragment
+        or not (topic is None or _LEGAL.fullmatch(topic))
+        or not all(re.fullmatch(r"[a-z0-9._]+", name) for name, _ in more)
+    ):
+        raise ConfigurationError(
+            "A Kafka URL is kafka://[user:password@]host[:9092][,host...][/topic][?option=value], with '/', '?', '#' "
+            "and '@' in the password percent-escaped."
+        )
     config: dict[str, Any] = {"bootstrap.servers": servers}
     if login:
         user, _, password = login.partition(":")
@@ -729,7 +764,7 @@ def _parse(url: str) -> tuple[str | None, dict[str, Any]]:
             "sasl.username": unquote(user),
             "sasl.password": unquote(password),
         }
-    return topic, config | dict(parse_qsl(parts.query, keep_blank_values=True))
+    return topic, config | dict(more)
 
 
 def _escaped(key: str, room: int) -> str:

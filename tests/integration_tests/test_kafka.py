@@ -383,3 +383,37 @@ def test_what_is_there_already_is_left_as_it_is(servers_of, store):
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     assert admin.describe_configs([resource])[resource].result()["retention.ms"].value == "99999999"
     assert texts(store.read("s")) == ["1"]
+
+
+def test_nothing_makes_a_topic_but_an_append(kafka_server, store):
+    # As Kafka comes, the broker makes every topic that somebody asks for.
+    history = KafkaChatMessageHistory(store.topic_prefix + "h", kafka_server.url.removeprefix("kafka://"))
+    assert (store.read("s"), store.count("s"), history.messages, history.num_partitions) == ([], 0, [], 3)
+    store.clear("s")
+    history.clear()
+    topics = store.client.admin.list_topics(timeout=10).topics
+    assert [topic for topic in topics if topic.startswith(store.topic_prefix)] == []
+    store.append("t", [human(1)])
+    store.clear("t")
+    assert store.read("t") == []
+    topics = store.client.admin.list_topics(timeout=10).topics
+    assert [topic for topic in topics if topic.startswith(store.topic_prefix)] == []
+
+
+def test_a_reader_while_others_clear(kafka_server, store):
+    """What it finds is there or not; that a session is being deleted is no failure."""
+    seen = set()
+    with KafkaStore(kafka_server.url, topic_prefix=store.topic_prefix, timeout=5) as other:
+
+        def work():
+            for number in range(25):
+                other.append("s", [human(number)])
+                other.clear("s")
+
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            while not working.done():
+                seen.add(len(store.read("s")))
+                seen |= {info.count for info in store.sessions()}
+        working.result()
+    assert seen <= {0, 1}

@@ -47,7 +47,7 @@ class KafkaServer(Server):
 
 @contextlib.contextmanager
 def kafka() -> Iterator[Server]:
-    """Run Apache Kafka: one node that is broker and controller, and makes no topic by itself.
+    """Run Apache Kafka: one node that is broker and controller.
 
     Yields:
         The server.
@@ -81,7 +81,6 @@ def _kafka_server(java: Path, jar: Path, directory: Path) -> KafkaServer:
         "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.login.plain.sasl.jaas.config": f'{login} required user_{USER}="{PASSWORD}";',
         "log.dirs": directory / "data",
-        "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
         # A killed broker that starts again is let in when its last session is over.
         "broker.session.timeout.ms": 1000,

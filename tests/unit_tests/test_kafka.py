@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
+import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
 
-from langchain_histories import ConfigurationError, KafkaChatMessageHistory, KafkaStore, open_store
+from langchain_histories import ConfigurationError, KafkaChatMessageHistory, KafkaStore, StoreError, open_store
 from langchain_histories.stores._kafka_log import Log
-from langchain_histories.stores.kafka import _escaped, _parse, _positions, _unescaped
+from langchain_histories.stores.kafka import KafkaClient, _escaped, _parse, _positions, _unescaped
 from langchain_histories.testing import odd_session_ids
 
 
@@ -43,11 +49,17 @@ def test_urls(url, topic, config):
 
 
 @pytest.mark.parametrize(
-    "url", ["kafka://", "kafka://[::1", "kafka:///topic", "kafka://a/b/c", "kafka://a/%00", "kafka://a#b"]
+    "url",
+    [
+        *("kafka://", "kafka://[::1", "kafka:///topic", "kafka://a/b/c", "kafka://a/%00", "kafka://a#b"),
+        # A password that is not escaped.
+        *("kafka://u:p/Secret7@a", "kafka://u:p?Secret7@a", "kafka://u:1?Secret7@a", "kafka://u:1/Secret7@a"),
+    ],
 )
 def test_bad_urls(url):
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as caught:
         open_store(url)
+    assert "Secret7" not in str(caught.value)
 
 
 def test_bad_options():
@@ -92,6 +104,12 @@ def test_every_id_has_a_legal_name_of_its_own(ids, room):
         assert re.fullmatch(r"[a-zA-Z0-9_-]+", name)
         assert len(name) <= max(room, 110)
         assert "--" in name or _unescaped(name) == key
+
+
+def test_no_session_is_in_a_topic_of_kafkas_own():
+    for session_id in ("__consumer_offsets", "__transaction_state"):
+        assert not any(topic.startswith("__") for topic in KafkaStore("kafka://a")._topics(session_id))
+    assert KafkaStore("kafka://a", topic_prefix="p")._topics("__x")[-1] == "p__x"
 
 
 def test_an_escaped_name_is_no_other_sessions_own():
@@ -271,3 +289,32 @@ def test_a_tombstone_hides_what_is_before_it():
     assert [entry.text for entry in log.behind(None, None)] == [b"other"]
     log, _ = log_of(records)
     assert [entry.text for entry in log.behind(None, None)] == [b"0", b"other", b"3"]
+
+
+def test_close_closes_every_consumer_and_all_can_be_lent_again(monkeypatch):
+    closed = []
+    client = KafkaClient({"bootstrap.servers": "127.0.0.1:1"}, 0.01)
+    monkeypatch.setattr(client, "new_consumer", lambda group: SimpleNamespace(close=lambda: closed.append(group)))
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(client.consumer())
+    client.close()
+    assert len(closed) == 3
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(client.consumer())
+
+
+def test_a_producer_that_can_do_no_more_is_renewed():
+    store = KafkaStore("kafka://127.0.0.1:1", timeout=0.5)
+    broken = store.client.producer
+    # The driver's own way to make one fail for good; the handle is the first field behind the head of the object.
+    handle = ctypes.c_void_p.from_address(id(broken) + object.__basicsize__)
+    library = ctypes.CDLL(next(Path(confluent_kafka.__file__).parent.parent.glob("confluent_kafka.libs/librdkafka-*")))
+    library.rd_kafka_test_fatal_error.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
+    assert library.rd_kafka_test_fatal_error(handle, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, b"test") == 0
+    store.client.topics["s"] = "s", 1
+    with pytest.raises(StoreError):
+        store.append("s", [HumanMessage("x")])
+    assert store.client.producer is not broken
+    store.close()

@@ -1,6 +1,8 @@
 """The sessions in partitions, over a service that is a dict: what no server can be made to do at the right moment."""
 
 import asyncio
+import functools
+import json
 import threading
 import time
 
@@ -24,6 +26,7 @@ class Service:
         self.lock = threading.Lock()
         self.before_commit = None
         self.before_query = None
+        self.after_page = None
         self.read = 0
 
     def get(self, key, sort):
@@ -80,7 +83,15 @@ class FakeStore(PartitionStore[Service]):
         return client.get(key, sort)
 
     async def _query(self, client, key, start, stop, *, limit=None, reverse=False):
-        return client.query(key, start, stop, limit, reverse)
+        found = client.query(key, start, stop, limit, reverse)
+        act, client.after_page = client.after_page, None
+        if act is None:
+            return found
+        # As the service does it: one page, and the rest as it is later.
+        act()
+        return found[:1] + [
+            item for item in client.query(key, start, stop, limit, reverse) if item.sort > found[0].sort
+        ]
 
     async def _commit(self, client, key, writes):
         assert len(writes) <= self.max_writes
@@ -93,6 +104,9 @@ class FakeStore(PartitionStore[Service]):
             for key, items in list(client.partitions.items())
             if key.startswith(prefix) and HEAD in items
         ]
+
+    async def _keys(self, client, prefix):
+        return {key for key in client.partitions if key.startswith(prefix)}
 
 
 class RoomierStore(FakeStore):
@@ -327,3 +341,106 @@ def test_a_state_alone_is_no_session_and_leaves_no_trace(store, service):
     assert store.sessions() == []
     store.put_state("s", None)
     assert service.partitions == {}
+
+
+def ends_of(service):
+    return {sort: expires for sort, (_, expires) in service.partitions["s"].items()}
+
+
+def at_time(monkeypatch, moment):
+    monkeypatch.setattr(_partitions.time, "time", lambda: moment)
+
+
+def test_a_large_batch_lives_as_long_as_its_session_whoever_wrote_it(service, monkeypatch):
+    begin = time.time()
+    at_time(monkeypatch, begin)
+    long, short = FakeStore(service, ttl=1000), FakeStore(service, ttl=10)
+    long.append("s", numbers(1))
+    short.append("s", numbers(50, 1))
+    long.append("s", numbers(1, 51))
+    assert min(ends_of(service).values()) >= begin + 1000
+
+
+def test_a_large_batch_that_misses_that_all_is_put_off(service, monkeypatch):
+    begin = time.time()
+    at_time(monkeypatch, begin)
+    store = FakeStore(service, ttl=100)
+    store.append("s", numbers(1))
+
+    def put_off():
+        """Do what a writer does who looked for items before the batch was there."""
+        text, expires = service.partitions["s"][HEAD]
+        head = json.loads(text)
+        service.partitions["s"][HEAD] = json.dumps({**head, "kept": begin + 360, "change": head["change"] + 1}), expires
+
+    once(service, lambda writes: any(write.sort.endswith("b") for write in writes), put_off)
+    store.append("s", numbers(50, 1))
+    head = json.loads(service.partitions["s"][HEAD][0])
+    referred = next(text for sort, (text, _) in service.partitions["s"].items() if sort.endswith("b")).split()[0]
+    assert min(end for sort, end in ends_of(service).items() if sort.startswith(referred)) >= head["kept"]
+
+
+def test_an_item_that_others_hold_is_put_off_later(service, monkeypatch):
+    begin = time.time()
+    at_time(monkeypatch, begin)
+    store = FakeStore(service, ttl=100)
+    store.append("s", numbers(1))
+    at_time(monkeypatch, begin + 90)
+    store.append("s", numbers(1, 1))
+    at_time(monkeypatch, begin + 180)
+    commit, refused = service.commit, []
+
+    def conflict(key, writes):
+        if not refused and len(writes) == 1:
+            refused.append(writes[0].sort)
+            return False
+        return commit(key, writes)
+
+    service.commit = conflict
+    store.append("s", numbers(1, 2))
+    assert refused
+    assert min(ends_of(service).values()) >= begin + 180 + 100
+
+
+def test_a_large_record_that_is_deleted_while_it_is_read(store, service, monkeypatch):
+    ids = store.append("s", [HumanMessage("0"), HumanMessage("x" * 200_000), HumanMessage("2")])
+    position = store.records("s", first=1)[0].position
+    # The first query finds the batch, the second its records; that page ends behind the first part.
+    delete = functools.partial(store.delete, "s", ids[1:2])
+    query = FakeStore._query
+
+    async def paged(self, client, key, start, stop, **more):
+        if start.startswith("b"):
+            monkeypatch.setattr(FakeStore, "_query", query)
+            client.after_page = delete
+        return await query(self, client, key, start, stop, **more)
+
+    monkeypatch.setattr(FakeStore, "_query", paged)
+    assert texts(store, after=position) == ["2"]
+
+
+def test_erase_takes_what_a_clear_left_that_was_stopped(store, service):
+    store.append("@u/s", numbers(12))
+    die_at(service, lambda writes: writes[0].sort != HEAD and writes[0].text is None)
+    with pytest.raises(DiedError):
+        store.clear("@u/s")
+    assert service.partitions
+    assert store.erase(user_id="u") == 1
+    assert service.partitions == {}
+
+
+def test_erase_takes_what_the_service_has_not_removed_yet(service):
+    store = FakeStore(service, ttl=100)
+    store.append("@u/s", numbers(2))
+    # The session has expired and its head is gone; the records stay longer.
+    del service.partitions["@u/s"][HEAD]
+    store.erase(user_id="u")
+    assert service.partitions == {}
+
+
+def test_items_of_others_in_a_partition_are_left_alone(store, service):
+    service.partitions["s"] = {"profile": ("theirs", None), "b-side": ("theirs", None)}
+    store.append("s", numbers(20))
+    store.replace("s", numbers(1))
+    store.clear("s")
+    assert service.partitions == {"s": {"profile": ("theirs", None), "b-side": ("theirs", None)}}
