@@ -1,9 +1,11 @@
 """Sessions in documents of Cosmos DB, as LangChain's `CosmosDBChatMessageHistory` keeps them.
 
-The document `{id: <session>, user_id, messages}` has all messages of a session; all of it has to fit in 2 MB. Ours adds
-`state`, `expires` and `ttl`, which LangChain's class drops when it writes, and `session_id` where the service cannot
-hold the session's id as `id`. The session `@user/session` is the document `session` of the user `user`; a session
-without a user has the user "".
+The document `{id: <session>, user_id, messages}` has all messages of a session; all of it has to fit in 2 MB. A few
+messages are added by a patch, which the service does by itself, so that writers are never in each other's way.
+
+Ours adds `state`, `expires` and `ttl`, which LangChain's class drops when it writes, and `session_id` where the service
+cannot hold the session's id as `id`. The session `@user/session` is the document `session` of the user `user`; a
+session without a user has the user "".
 """
 
 from __future__ import annotations
@@ -29,10 +31,24 @@ _ESCAPED = "lh%"
 _MAX_ID_BYTES = 1023
 _MAX_DOCUMENT = 2_000_000  # of 2 MB, with room for what the service adds
 _EXACT = 2**53
+_MAX_CHANGES = 10  # in one patch
+_CONDITION_FAILED = 412
+_TOO_LARGE = 413
 NOT_FOUND = 404
-# A conflict, a condition that does not hold, a conflict of transactions that the service asks to try again, and
-# throttling that stands in the answer of an operation, which the driver does not try again.
-OTHERS_WERE_FASTER = (409, 412, 449, 429)
+BATCH_ERRORS = (exceptions.CosmosBatchOperationError, exceptions.CosmosHttpResponseError)
+_RETRY_WITH = 449
+# A conflict, a condition that does not hold, and throttling that stands in the answer of an operation, which the driver
+# does not try again.
+_OTHERS_WERE_FASTER = (409, 412, 429)
+
+
+def others_were_faster(error: Exception) -> bool:
+    """Whether a batch is to be tried again, as nothing of it was written: others wrote, or had too much to write."""
+    status = getattr(error, "status_code", None)
+    if isinstance(error, exceptions.CosmosBatchOperationError) and status in _OTHERS_WERE_FASTER:
+        return True
+    # Two transactions met. The driver leaves it to its caller to try again.
+    return status == _RETRY_WITH
 
 
 def seconds_left(expires: int) -> int:
@@ -71,8 +87,9 @@ class DocumentOperations:
                 operation = ("create", (new,)) if old is None else ("replace", (name, new), condition)
             try:
                 await self._batch(client, user, [operation])
-            except exceptions.CosmosBatchOperationError as error:
-                if error.status_code not in (*OTHERS_WERE_FASTER, NOT_FOUND):
+            except BATCH_ERRORS as error:
+                gone = isinstance(error, exceptions.CosmosBatchOperationError) and error.status_code == NOT_FOUND
+                if not (gone or others_were_faster(error)):
                     raise
             else:
                 return
@@ -98,7 +115,35 @@ class DocumentOperations:
         def change(document: dict[str, Any]) -> dict[str, Any]:
             return self._lasting({**document, "messages": [*document.get("messages", []), *new]}, slide=True)
 
-        await self._change(client, key, change)
+        if not await self._patch(client, key, new):
+            await self._change(client, key, change)
+
+    async def _patch(self, client: Any, key: str, new: Sequence[Any]) -> bool:
+        """Let the service add messages to a document: one request, and no other writer can come in between.
+
+        Returns:
+            `False` where nothing was done, because it cannot be done so: there is no document, it has expired, ...
+        """
+        user, name, _ = _document(key)
+        changes = [{"op": "add", "path": "/messages/-", "value": message} for message in new]
+        if self._ttl is not None:
+            lasting = self._lasting({}, slide=True)
+            changes += [{"op": "set", "path": f"/{field}", "value": value} for field, value in lasting.items()]
+        if len(changes) > _MAX_CHANGES:
+            return False
+        is_live = f"FROM c WHERE IS_ARRAY(c.messages) AND (NOT IS_DEFINED(c.expires) OR c.expires > {time.time()})"
+        for pause in self._tries(key):
+            try:
+                await self._batch(client, user, [("patch", (name, changes), {"filter_predicate": is_live})])
+            except BATCH_ERRORS as error:
+                if error.status_code in (NOT_FOUND, _CONDITION_FAILED, _TOO_LARGE):
+                    return False
+                if not others_were_faster(error):
+                    raise
+            else:
+                return True
+            await self._sleep(client, pause)
+        return False
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
         """Put rows in place of all."""

@@ -13,13 +13,14 @@ another one has written.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
 import re
 import uuid
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from langchain_histories._clients import Clients
 from langchain_histories._neutral import each, settle
@@ -101,7 +102,7 @@ class AzureTableStore(PartitionStore[Any]):
             )
         _check_kind("table_service_client", table_service_client, azure.data.tables.TableServiceClient)
         _check_kind("async_table_service_client", async_table_service_client, azure.data.tables.aio.TableServiceClient)
-        parts = urlsplit(url or "azure-table:")
+        parts = _checked_url(url or "azure-table:")
         path, _, in_url = parts.path.rpartition("/")
         if in_url and table_name and in_url != table_name:
             raise ConfigurationError(f"Both url and table_name name a table: {in_url!r} and {table_name!r}.")
@@ -134,8 +135,12 @@ class AzureTableStore(PartitionStore[Any]):
 
     async def _connect(self, native: bool) -> Any:
         """Open a client of the table."""
-        package: Any = azure.data.tables.aio if native else azure.data.tables
         logging.getLogger("urllib3.connectionpool").addFilter(_hide_signature)
+        # The packages ask the system for its name and read many files, which is too long for an event loop.
+        return await settle(asyncio.to_thread(self._open, native=True) if native else self._open(native=False))
+
+    def _open(self, *, native: bool) -> Any:
+        package: Any = azure.data.tables.aio if native else azure.data.tables
         try:
             if self._connection_string is not None:
                 return package.TableClient.from_connection_string(
@@ -171,8 +176,11 @@ class AzureTableStore(PartitionStore[Any]):
                 # Another caller was faster.
                 return
 
-    async def _entities(self, client: Any, where: str, **parameters: str) -> list[Any]:
-        return [entity async for entity in each(client.query_entities(where, parameters=parameters))]
+    async def _entities(
+        self, client: Any, where: str, *, select: list[str] | None = None, **parameters: str
+    ) -> list[Any]:
+        found = client.query_entities(where, parameters=parameters, **({"select": select} if select else {}))
+        return [entity async for entity in each(found)]
 
     async def _get(self, client: Any, key: str, sort: str) -> Item | None:
         # A query, because the answer of a point read is the same for a missing entity and, in Cosmos, a missing table.
@@ -206,8 +214,10 @@ class AzureTableStore(PartitionStore[Any]):
     async def _commit(self, client: Any, key: str, writes: Sequence[Write]) -> bool:
         partition, commit, writes = _partition(key), uuid.uuid4().hex, list(writes)
         while writes:
+            operations = [_operation(partition, key, commit, write) for write in writes]
+            answers: list[Any] = []
             try:
-                await settle(client.submit_transaction([_operation(partition, key, commit, write) for write in writes]))
+                await settle(client.submit_transaction(operations, raw_response_hook=answers.append))
             except TableTransactionError as error:
                 if error.status_code not in (404, 409, 412) or _code(error).startswith("Table"):
                     raise
@@ -215,25 +225,41 @@ class AzureTableStore(PartitionStore[Any]):
                     # What was to be removed was not there.
                     del writes[error.index]
                     continue
-                # The driver tries again what it has no answer to, and then finds its own first try in the way.
-                heads = await self._entities(
-                    client, "PartitionKey eq @key and RowKey eq @sort", key=partition, sort=HEAD
-                )
-                return any(head.get("commit") == commit for head in heads)
+                # The driver tries again where the service says that it failed, and may find its own first try there.
+                return len(answers) > 1 and await self._is_stored(client, key, commit, writes)
             else:
                 return True
         return True
 
+    async def _is_stored(self, client: Any, key: str, commit: str, writes: Sequence[Write]) -> bool:
+        where = "PartitionKey eq @key and RowKey eq @sort"
+        heads = await self._entities(client, where, key=_partition(key), sort=HEAD)
+        if any(head.get("commit") == commit for head in heads):
+            return True
+        # Others may have been there since. No two records are equal.
+        record = next((write for write in writes if write.text and write.sort.startswith("r")), None)
+        stored = None if record is None else await self._get(client, key, record.sort)
+        return record is not None and stored is not None and stored.text == record.text
+
     async def _heads(self, client: Any, prefix: str) -> list[tuple[str, Item]]:
-        where, bounds = "RowKey eq @sort", _bounds(prefix)
-        if bounds is None:
-            entities = await self._entities(client, where, sort=HEAD)
-        else:
-            where += " and PartitionKey ge @low and PartitionKey lt @high"
-            entities = await self._entities(client, where, sort=HEAD, low=bounds[0], high=bounds[1])
-            entities += await self._entities(client, where, sort=HEAD, low=_HASHED, high="lh!>")
+        entities = await self._listed(client, prefix, "RowKey eq @sort", sort=HEAD)
         heads = {_key(entity): _item(entity) for entity in entities}
         return [(key, item) for key, item in heads.items() if key.startswith(prefix)]
+
+    async def _keys(self, client: Any, prefix: str) -> set[str]:
+        """Of what is kept under a hash only a head tells the key."""
+        entities = await self._listed(client, prefix, "RowKey ge @sort", select=["PartitionKey", "key"], sort="!")
+        keys = {_key(entity) for entity in entities}
+        return {key for key in keys if key.startswith(prefix) and not key.startswith(_HASHED.replace("!", "%"))}
+
+    async def _listed(self, client: Any, prefix: str, where: str, **options: Any) -> list[Any]:
+        """Return the entities of the partitions that may start with a prefix."""
+        bounds = _bounds(prefix)
+        if bounds is None:
+            return await self._entities(client, where, **options)
+        where += " and PartitionKey ge @low and PartitionKey lt @high"
+        entities = await self._entities(client, where, low=bounds[0], high=bounds[1], **options)
+        return entities + await self._entities(client, where, low=_HASHED, high="lh!>", **options)
 
 
 class AzureTableChatMessageHistory(StoredChatMessageHistory):
@@ -334,6 +360,26 @@ def _checked_table(name: str) -> str:
             f"table_name must be 3 to 63 letters and digits, the first of them a letter, not {name!r}."
         )
     return name
+
+
+def _checked_url(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # Not quoted: what looks like a port may be a piece of the key.
+        raise _bad_url() from None
+    is_signed = not parts.query or "sig" in parse_qs(parts.query)
+    if "@" in parts.path or parts.fragment or not is_signed or (parts.username and not parts.password):
+        raise _bad_url()
+    return parts
+
+
+def _bad_url() -> ConfigurationError:
+    return ConfigurationError(
+        "A URL of Azure's tables is 'azure-table://account:key@account.table.core.windows.net/table' with '/' in the "
+        "key as %2F; without 'account:key@', or with a shared access signature behind the table: '?sv=...&sig=...'."
+    )
 
 
 def _checked_connection_string(text: str | None) -> str:

@@ -5,7 +5,8 @@ The container's partition key says how histories are kept in it:
 * `/session_id`, as it is made here: items `{id: <sort key>, session_id, text, ttl}` with the sort keys of
   `_partitions`, written in transactional batches.
 * `/user_id`, as LangChain's `CosmosDBChatMessageHistory` makes it: its documents `{id: <session>, user_id, messages}`,
-  one for each session, of 2 MB at most. A change replaces a document on condition that it has not changed meanwhile.
+  one for each session, of 2 MB at most. A change replaces a document on condition that it has not changed meanwhile, or
+  is a patch.
 
 What decides is read in a transactional batch too, which like every write runs on the primary replica: it sees what
 others have committed, also where the account's consistency is Session, its default. The queries that follow bring the
@@ -14,11 +15,14 @@ session token of that batch, so they see no less. Listings are as fresh as the a
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import functools
 import json
 import weakref
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -38,9 +42,10 @@ from langchain_histories.store import (
     user_session_id,
 )
 from langchain_histories.stores._cosmosdb_documents import (
+    BATCH_ERRORS,
     NOT_FOUND,
-    OTHERS_WERE_FASTER,
     DocumentOperations,
+    others_were_faster,
     seconds_left,
 )
 from langchain_histories.stores._partitions import HEAD, Item, PartitionStore, Write
@@ -60,13 +65,16 @@ _OURS, _LANGCHAINS = "/session_id", "/user_id"
 _FORBIDDEN = 403
 _UNAVAILABLE = (401, 408, 429, 449)
 _SERVER_ERROR = 500
+# Of the last batch of the operation under way: what it has read is there for the queries that follow.
+_session_token: ContextVar[str | None] = ContextVar("_session_token", default=None)
 
 
 class CosmosDBStore(PartitionStore[Any]):
     """Keeps histories in a container of Azure Cosmos DB for NoSQL.
 
     The account's consistency is to be Session (the default) or stronger, and one region takes the writes: otherwise the
-    service itself lets the last of two writers win.
+    service itself lets the last of two writers win. Listings, and `erase` with them, are as fresh as the account's
+    consistency makes them: what another process wrote a moment ago they may not find.
 
     Args:
         url: `cosmosdb://[:key@]account.documents.azure.com/database/container`, with `/` in the key as `%2F`. With
@@ -145,32 +153,33 @@ class CosmosDBStore(PartitionStore[Any]):
 
     @property
     def capabilities(self) -> Capability:
-        """All, but no `TAIL_READ` in LangChain's container; `NATIVE_ASYNC` unless only a blocking client was given.
+        """All; `NATIVE_ASYNC` unless only a blocking client was given.
 
-        Which kind of container it is, is known after the first operation or `setup`.
+        `TAIL_READ` and `LARGE_SESSIONS` are missing in LangChain's container, which is known after the first operation
+        or `setup`.
         """
-        missing = Capability(0) if self._documents is None else Capability.TAIL_READ
+        missing = Capability(0) if self._documents is None else Capability.TAIL_READ | Capability.LARGE_SESSIONS
         return ~(missing if self._clients.has_native else missing | Capability.NATIVE_ASYNC)
 
     async def _connect(self, native: bool) -> Any:
-        credential = self._async_credential if native else self._credential
-        own = None
-        if credential is None:
-            own = credential = _default_credential(native=native)
-        kind: Any = azure.cosmos.aio.CosmosClient if native else CosmosClient
+        if not native:
+            return self._open(CosmosClient, self._credential, native=False)
+        # The packages ask the system for its name and read many files, which is too long for an event loop.
+        client: Any = await settle(
+            asyncio.to_thread(self._open, azure.cosmos.aio.CosmosClient, self._async_credential, native=True)
+        )
         try:
-            client = kind(self._endpoint, credential, **self._client_options)
-        except BaseException:
-            if own is not None:
-                await settle(own.close())
-            raise
-        if own is not None:
-            self._own_credentials[client] = own
-        try:
-            await settle(client.__aenter__() if native else None)
+            await settle(client.__aenter__())
         except BaseException:
             await self._close(client)
             raise
+        return client
+
+    def _open(self, kind: Any, credential: Any, *, native: bool) -> Any:
+        own = _default_credential(native=native) if credential is None else None
+        client = kind(self._endpoint, own or credential, **self._client_options)
+        if own is not None:
+            self._own_credentials[client] = own
         return client
 
     async def _close(self, client: Any) -> None:
@@ -211,20 +220,20 @@ class CosmosDBStore(PartitionStore[Any]):
             raise ConfigurationError(f"{where} has its time to live off, so ttl cannot work: turn it on (no default).")
 
     async def _create(self, client: Any) -> None:
-        database = await settle(client.create_database_if_not_exists(self.database_name))
+        # Another caller may always be faster.
+        with contextlib.suppress(exceptions.CosmosResourceExistsError):
+            await settle(client.create_database_if_not_exists(self.database_name))
         # Nobody looks for texts, and an index of them would cost most of a write.
         indexed = {"includedPaths": [{"path": "/*"}], "excludedPaths": [{"path": "/text/?"}]}
-        try:
+        with contextlib.suppress(exceptions.CosmosResourceExistsError):
             await settle(
-                database.create_container(
+                client.get_database_client(self.database_name).create_container(
                     self.container_name,
                     PartitionKey(_OURS, version=2),
                     default_ttl=-1,
                     indexing_policy={"indexingMode": "consistent", "automatic": True, **indexed},
                 )
             )
-        except exceptions.CosmosResourceExistsError:
-            return
 
     # Requests.
 
@@ -232,6 +241,7 @@ class CosmosDBStore(PartitionStore[Any]):
         """Run a transactional batch, and keep its session token, which the driver forgets."""
         keep = functools.partial(_keep_token, client)
         batch = self._container(client).execute_item_batch
+        _session_token.set(None)
         try:
             return await settle(batch(operations, partition_key=partition, response_hook=keep))
         except exceptions.CosmosBatchOperationError as error:
@@ -242,7 +252,7 @@ class CosmosDBStore(PartitionStore[Any]):
         """Return an item as it is now, whoever wrote it."""
         try:
             results = await self._batch(client, partition, [("read", (name,))])
-        except (exceptions.CosmosBatchOperationError, exceptions.CosmosHttpResponseError) as error:
+        except BATCH_ERRORS as error:
             if error.status_code == NOT_FOUND and isinstance(error, exceptions.CosmosBatchOperationError):
                 return None
             if error.status_code != _FORBIDDEN:
@@ -263,7 +273,8 @@ class CosmosDBStore(PartitionStore[Any]):
         return found
 
     async def _find(self, client: Any, query: str, partition: str | None = None, **values: str) -> list[dict[str, Any]]:
-        where: dict[str, Any] = {"partition_key": partition}
+        # Not the one that the driver would find: after a split it looks for that of a range which is no more.
+        where: dict[str, Any] = {"partition_key": partition, "session_token": _session_token.get()}
         if partition is None:
             where = {} if self._is_async(client) else {"enable_cross_partition_query": True}
         parameters = [{"name": f"@{name}", "value": value} for name, value in values.items()]
@@ -295,13 +306,17 @@ class CosmosDBStore(PartitionStore[Any]):
         while left:
             try:
                 await self._batch(client, key, [_operation(key, write) for write in left])
-            except exceptions.CosmosBatchOperationError as error:
+            except BATCH_ERRORS as error:
+                if others_were_faster(error):
+                    return False
+                if not isinstance(error, exceptions.CosmosBatchOperationError):
+                    raise
                 write = left[error.error_index]
                 if error.status_code == NOT_FOUND and write.text is None and write.instead_of is ANY_STATE:
                     # It is gone already, as it is to be.
                     left.pop(error.error_index)
                     continue
-                if error.status_code in OTHERS_WERE_FASTER or error.status_code == NOT_FOUND:
+                if error.status_code == NOT_FOUND:
                     return False
                 raise
             return True
@@ -311,6 +326,10 @@ class CosmosDBStore(PartitionStore[Any]):
         query = f"""SELECT c.session_id, c.id, c.text, c._etag FROM c
             WHERE c.id = '{HEAD}' AND STARTSWITH(c.session_id, @prefix)"""  # noqa: S608
         return [(found["session_id"], _item(found)) for found in await self._find(client, query, prefix=prefix)]
+
+    async def _keys(self, client: Any, prefix: str) -> set[str]:
+        query = "SELECT c.session_id FROM c WHERE STARTSWITH(c.session_id, @prefix)"
+        return {found["session_id"] for found in await self._find(client, query, prefix=prefix)}
 
     # Which of both it is, the container said.
 
@@ -447,9 +466,11 @@ def _operation(key: str, write: Write) -> tuple[Any, ...]:
 
 
 def _keep_token(client: Any, headers: Any, _: object = None) -> None:
-    session = client.client_connection.session
-    if session is not None:  # the account's consistency is Session
-        session.update_session(None, {}, headers)
+    _session_token.set(headers.get("x-ms-session-token"))
+    # For the listings, which bring all tokens that the driver has.
+    connection = client.client_connection
+    if connection.session is not None:  # the account's consistency is Session
+        connection.session.update_session(connection, {}, headers)
 
 
 # Places and credentials.

@@ -29,6 +29,8 @@ from langchain_histories import (
     open_history,
     user_session_id,
 )
+from langchain_histories._neutral import drive
+from langchain_histories.stores._partitions import HEAD, Write
 from langchain_histories.testing import MessageStoreTests
 
 
@@ -240,17 +242,18 @@ def test_the_last_of_many_costs_what_it_returns(store, monkeypatch):
 
 
 class Stumbling(RequestsTransport):
-    """Answers to a transaction that the service was busy: after doing it, or instead."""
+    """Answers to a transaction that the service was busy: after doing it (and `then`), or instead."""
 
-    def __init__(self, *, done, times=1):
+    def __init__(self, *, done, times=1, then=lambda: None):
         super().__init__()
-        self.done, self.times = done, times
+        self.done, self.times, self.then = done, times, then
 
     def send(self, request, **options):
         if self.times and request.url.endswith("$batch"):
             self.times -= 1
             if self.done:
                 super().send(request, **options)
+            self.then()
             request = HttpRequest("GET", f"{request.url.removesuffix('/$batch')}/no/such/thing")
             answer = super().send(request, **options)
             answer.status_code = 503
@@ -275,6 +278,16 @@ def test_a_retry_by_the_driver(url, store, done):
         if store.count("s") == 3:
             assert contents(store.read("s")) == ["before", "a", "b"]
     assert (store.read("s"), store.count("s"), store.get_state("s")) == ([], 0, {"n": 2})
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_others_write_before_a_retry_by_the_driver(url, store, done):
+    store.append("s", [HumanMessage("before")])
+    transport = Stumbling(done=done, then=lambda: store.append("s", [HumanMessage("other")]))
+    with AzureTableStore(url, client_options={"transport": transport, "retry_backoff_factor": 0}) as stumbling:
+        stumbling.append("s", [HumanMessage("a"), AIMessage("b")])
+    assert contents(store.read("s")) == ["before", *(["a", "b", "other"] if done else ["other", "a", "b"])]
+    assert store.count("s") == 4
 
 
 def test_a_service_that_stays_busy(url, store):
@@ -394,3 +407,11 @@ def test_clients_of_your_own(azure_table_server, url):
 def test_a_thousand_histories_share_one_client(url):
     histories = [AzureTableChatMessageHistory(f"s{number}", url) for number in range(1000)]
     assert len({id(history.store.client) for history in histories}) == 1
+
+
+def test_erase_takes_what_a_clear_left_that_was_stopped(store):
+    store.append("@u/s", [HumanMessage("x")])
+    drive(store._commit(store.client, store._key("@u/s"), [Write(HEAD, None)]))
+    assert store.sessions() == []
+    assert store.erase(user_id="u") == 1
+    assert list(store.client.list_entities()) == []

@@ -28,6 +28,8 @@ from langchain_histories import (
     StoreUnavailableError,
     open_store,
 )
+from langchain_histories._neutral import drive
+from langchain_histories.stores._partitions import HEAD, Write
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 KEY = base64.b64encode(b"histories-password").decode()
@@ -58,7 +60,9 @@ class TestCosmosDBStore(MessageStoreTests):
 
 
 class TestLangChainsContainer(TestCosmosDBStore):
-    """Which container it is, only its description says: before, the store says it has `TAIL_READ`."""
+    """Which container it is, only its description says: before, the store says that it can do all."""
+
+    capabilities = ~Capability.TAIL_READ & ~Capability.LARGE_SESSIONS
 
     @pytest.fixture
     def open_store(self, server, langchains):
@@ -301,13 +305,28 @@ def test_a_failed_read_is_no_empty_history(place, faults, status):
         assert texts(store.read("s")) == ["x"]
 
 
+def reads_before_an_append(store):
+    """As many requests without a fault as come before the one that writes."""
+    return [{}] if store._documents is None else []
+
+
+def test_transactions_that_met_are_tried_again(place, faults):
+    with CosmosDBStore(place) as store:
+        store.append("s", [HumanMessage("first")])
+        faults(*reads_before_an_append(store), {"status": 449})
+        store.append("s", [HumanMessage("a"), AIMessage("b")])
+        assert texts(store.read("s")) == ["first", "a", "b"]
+        faults(*[{}] * (2 if store._documents is None else 1), {"status": 449})
+        store.replace("s", [HumanMessage("c")])
+        assert texts(store.read("s")) == ["c"]
+
+
 @pytest.mark.parametrize("status", [0, 408, 503])
 def test_an_answer_that_is_lost(place, faults, status):
     """A batch that was stored although its answer got lost is read once, whoever tries again."""
     with CosmosDBStore(place) as store:
         store.append("s", [HumanMessage("first")])
-        # The first request reads, the second writes.
-        faults({}, {"status": status, "after": True})
+        faults(*reads_before_an_append(store), {"status": status, "after": True})
         with contextlib.suppress(StoreUnavailableError):
             store.append("s", [HumanMessage("a"), AIMessage("b")])
         faults()
@@ -335,6 +354,36 @@ def test_what_others_wrote_is_seen_at_once(place):
             assert other.get_state("s") == {"n": number}
 
 
+def test_a_partition_that_was_split(server, place):
+    """Its tokens are those of another range from then on, and the driver is to learn of it by itself."""
+    with CosmosDBStore(place) as writer, CosmosDBStore(place) as reader:
+        writer.append("s", [HumanMessage("0")])
+
+        async def read():
+            async with reader:
+                assert texts(await reader.aread("s")) == ["0"]
+                split = f"http://127.0.0.1:{server.port}/dbs/{DATABASE}/colls/{writer.container_name}/_split"
+                await asyncio.to_thread(lambda: urllib.request.urlopen(split, data=b"{}").close())
+                for number in range(1, 5):
+                    writer.append("s", [HumanMessage(str(number))])
+                    expected = [str(each) for each in range(number + 1)]
+                    assert texts(await reader.aread("s")) == expected
+                    assert await asyncio.to_thread(lambda: texts(reader.read("s"))) == expected
+
+        assert texts(reader.read("s")) == ["0"]
+        asyncio.run(read())
+
+
+def test_containers_of_one_client_have_tokens_of_their_own(endpoint):
+    with CosmosClient(endpoint, KEY) as client:
+        stores = [CosmosDBStore(f"cosmosdb:///{DATABASE}/c{uuid.uuid4().hex}", client=client) for _ in range(2)]
+        for number in range(6):
+            stores[0].append("s", [HumanMessage(str(number))])
+        for store in (*stores, *stores):
+            store.append("s", [HumanMessage("x")])
+        assert [len(store.read("s")) for store in stores] == [8, 2]
+
+
 # Containers.
 
 
@@ -344,6 +393,21 @@ def test_the_container_that_is_made(ours):
     assert made["partitionKey"] == {"paths": ["/session_id"], "kind": "Hash", "version": 2}
     assert made["defaultTtl"] == -1
     assert made["indexingPolicy"]["excludedPaths"] == [{"path": "/text/?"}]
+
+
+def test_many_callers_make_database_and_container_at_once(server):
+    place = f"{server.url.removesuffix(DATABASE)}d{uuid.uuid4().hex}/c"
+    start = threading.Barrier(8)
+
+    def first_use(number):
+        with CosmosDBStore(place) as store:
+            start.wait()
+            store.append("s", [HumanMessage(str(number))])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(first_use, range(8)))
+    with CosmosDBStore(place) as store:
+        assert sorted(map(int, texts(store.read("s")))) == list(range(8))
 
 
 def test_other_containers_are_refused(server, database):
@@ -412,6 +476,38 @@ def test_large_batches_and_messages(ours):
         ours.put_state("s", {"big": "x" * 2_000_000})
 
 
+@pytest.mark.parametrize("ttl", [None, 60])
+def test_an_append_to_a_document_is_one_request(server, langchains, monkeypatch, ttl):
+    with CosmosDBStore(f"{server.url}/{langchains}", ttl=ttl) as store:
+        kinds = []
+        batch = store._batch
+
+        async def counted(client, partition, operations):
+            kinds.extend(operation[0] for operation in operations)
+            return await batch(client, partition, operations)
+
+        store.append("s", [HumanMessage("0")])
+        monkeypatch.setattr(store._documents, "_batch", counted)
+        monkeypatch.setattr(store._documents, "_fetch", lambda *_: pytest.fail("read"))
+        store.append("s", [HumanMessage("1"), AIMessage("2")])
+        assert kinds == ["patch"]
+        monkeypatch.undo()
+        store.append("s", [HumanMessage(str(number)) for number in range(3, 23)])
+        assert texts(store.read("s")) == [str(number) for number in range(23)]
+        (document,) = items(store)
+        assert document.get("ttl") in ((None,) if ttl is None else (ttl, ttl + 1))
+
+
+def test_an_append_to_a_document_that_has_expired(server, langchains):
+    """The service removes it some time later."""
+    with CosmosDBStore(f"{server.url}/{langchains}", ttl=60) as store:
+        store.append("s", [HumanMessage("old")])
+        (document,) = items(store)
+        store._container(store.client).upsert_item({**document, "expires": document["expires"] - 61, "ttl": 60})
+        store.append("s", [HumanMessage("new")])
+        assert texts(store.read("s")) == ["new"]
+
+
 def test_a_document_has_its_limit(server, langchains):
     with CosmosDBStore(f"{server.url}/{langchains}") as store:
         store.append("s", [HumanMessage("x" * 1_500_000)])
@@ -463,3 +559,11 @@ def test_open_store(server):
         assert store.ttl == 60
         store.append("s", [HumanMessage("x")])
         assert store.count("s") == 1
+
+
+def test_erase_takes_what_a_clear_left_that_was_stopped(ours):
+    ours.append("@u/s", [HumanMessage("x")])
+    drive(ours._commit(ours.client, "@u/s", [Write(HEAD, None)]))
+    assert ours.sessions() == []
+    assert ours.erase(user_id="u") == 1
+    assert items(ours) == []

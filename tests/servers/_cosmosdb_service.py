@@ -6,16 +6,17 @@ not Microsoft's code, and says nothing about the service's speed. Everything is 
 As documented: databases and containers; documents with ETags, `If-Match` and `If-None-Match`; point reads, upserts,
 replacements and deletions; the SQL forms `SELECT [TOP n] * or c.a, c.b FROM c [WHERE c.a = @x AND c.b >= @y AND
 STARTSWITH(c.c, @z)] [ORDER BY c.a [DESC]]` with continuations; transactional batches, rolled back when an operation
-fails; partition keys taken from the document and compared with the header; time to live; at most 2 MB in a document and
+fails; patches that append to an array or set a field, at most 10 changes in one; partition keys taken from the document and compared with the header; time to live; at most 2 MB in a document and
 in a batch, 100 operations in a batch, 4 MB in an answer; numbers that are doubles; signatures that are checked, and
 keys that may only read; session tokens.
 
 Unlike the service it is never slow and has one partition range. To find programs that rely on luck it is mean where the
 service may be: a read of one partition that brings no session token, or an old one, does not see the last change there;
-what the service does now and then, it always does. Batches see everything: like all writes they run on the primary.
+a token of more than there is, as that of another container, is refused; what the service does now and then, it always
+does. Batches see everything: like all writes they run on the primary.
 A query of all partitions sees everything here.
 
-`POST /_faults` takes a JSON list of what to do with the next requests for documents: `{"status": 429, "headers": {}}`
+`POST .../colls/<container>/_split` gives the partition range another number. `POST /_faults` takes a JSON list of what to do with the next requests for documents: `{"status": 429, "headers": {}}`
 answers so; with `"after": true` only after the request was carried out; status 0 cuts the connection.
 """
 
@@ -38,6 +39,7 @@ from aiohttp import web
 
 MAX_DOCUMENT = 2 * 2**20
 MAX_OPERATIONS = 100
+MAX_CHANGES = 10
 MAX_ANSWER = 4 * 2**20
 PAGE = 100
 EXACT = 2**53
@@ -74,6 +76,34 @@ def as_doubles(value: Any) -> Any:
     return value
 
 
+_LIVE = re.compile(
+    r"FROM c WHERE IS_ARRAY\(c\.(\w+)\) AND \(NOT IS_DEFINED\(c\.(\w+)\) OR c\.(\w+) > ([\d.]+)\)", re.IGNORECASE
+)
+
+
+def patched(old: dict[str, Any], operations: list[dict[str, Any]], condition: str | None = None) -> dict[str, Any]:
+    """The document after `add` to the end of an array, and `set` of a field; on a condition of one form."""
+    if len(operations) > MAX_CHANGES:
+        raise Refused(400, "The number of patch operations can't exceed '10'.")
+    if condition is not None:
+        if not (form := _LIVE.fullmatch(condition)):
+            raise Refused(400, "Syntax error in the condition")
+        array, present, compared, number = form.groups()
+        holds = present not in old or (type(old[compared]) in (int, float) and old[compared] > float(number))
+        if not (isinstance(old.get(array), list) and holds):
+            raise Refused(412, "One of the specified pre-condition is not met")
+    new = dict(old)
+    for operation in operations:
+        kind, field = operation["op"], operation["path"].removeprefix("/")
+        if kind == "set" and "/" not in field:
+            new[field] = operation["value"]
+        elif kind == "add" and field.endswith("/-") and isinstance(new.get(field[:-2]), list):
+            new[field[:-2]] = [*new[field[:-2]], operation["value"]]
+        else:
+            raise Refused(400, "no such patch here, or the path does not exist")
+    return new
+
+
 class Container:
     """One container: its documents and the last change of each partition."""
 
@@ -83,6 +113,7 @@ class Container:
             raise Refused(404, f"container {path} not found", 1003)
         self.file, self.path, self.definition, self.lsn = file, path, json.loads(row[0]), row[1]
         self.undo: dict[str, tuple[int, dict[str, dict[str, Any] | None]]] = {}
+        self.range = 0
         self.partition_path = self.definition["partitionKey"]["paths"][0].strip("/")
 
     def partition_of(self, body: dict[str, Any]) -> str:
@@ -177,21 +208,16 @@ class Batch:
         if_none_match: str | None = None,
     ) -> tuple[int, dict[str, Any] | None]:
         """Carry out one operation; return its status and the document."""
-        id_ = id_ if body is None or kind == "Replace" else body.get("id")
+        id_ = id_ if body is None or kind in ("Replace", "Patch") else body.get("id")
         old = self.get(str(id_))
-        if kind == "Create" and old is not None:
-            raise Refused(409, "Entity with the specified id already exists in the system.")
-        if kind in ("Read", "Replace", "Delete") and old is None:
-            raise Refused(404, "Entity with the specified id does not exist in the system.")
-        if old is not None and if_match not in (None, "*", old["_etag"]):
-            raise Refused(412, "One of the specified pre-condition is not met")
-        if old is not None and if_none_match is not None and if_none_match in ("*", old["_etag"]):
-            raise Refused(304 if kind == "Read" else 412, "One of the specified pre-condition is not met")
+        self.check(kind, old, if_match, if_none_match)
         if kind == "Read":
             return 200, old
         if kind == "Delete":
             self.changes[str(id_)] = None
             return 204, None
+        if kind == "Patch" and old is not None:
+            kind, body = "Replace", patched(old, **(body or {}))
         if kind not in ("Create", "Upsert", "Replace") or body is None:
             raise Refused(400, f"no operation {kind} here")
         if self.container.partition_of(body) != self.partition:
@@ -203,6 +229,17 @@ class Batch:
             raise Refused(400, "the id of a document cannot be replaced")
         self.changes[new["id"]] = new
         return 200 if old is not None else 201, new
+
+    def check(self, kind: str, old: dict[str, Any] | None, if_match: str | None, if_none_match: str | None) -> None:
+        """Refuse an operation on a document that is missing, or is not as it should be."""
+        if kind == "Create" and old is not None:
+            raise Refused(409, "Entity with the specified id already exists in the system.")
+        if kind in ("Read", "Replace", "Delete", "Patch") and old is None:
+            raise Refused(404, "Entity with the specified id does not exist in the system.")
+        if old is not None and if_match not in (None, "*", old["_etag"]):
+            raise Refused(412, "One of the specified pre-condition is not met")
+        if old is not None and if_none_match is not None and if_none_match in ("*", old["_etag"]):
+            raise Refused(304 if kind == "Read" else 412, "One of the specified pre-condition is not met")
 
     def commit(self) -> None:
         if self.changes:
@@ -286,6 +323,9 @@ class Service:
         if request.path == "/_faults":
             self.faults = await request.json()
             return web.json_response(self.faults)
+        if request.path.endswith("/_split"):
+            self.containers[request.path.strip("/").removesuffix("/_split")].range += 1
+            return web.json_response({})
         body = await request.read()
         parts = [unquote(part) for part in request.rel_url.raw_path.split("/") if part]
         fault = self.faults.pop(0) if self.faults and "docs" in parts else {}
@@ -423,17 +463,19 @@ class Service:
                 del self.containers[path]
                 return 204, None, {}
             case "GET", ["pkranges"]:
-                if request.headers.get("if-none-match"):
-                    return 304, None, {"etag": '"0"'}
-                everything = {"id": "0", "minInclusive": "", "maxExclusive": "FF", "status": "online", "parents": []}
-                return 200, {"PartitionKeyRanges": [everything], "_count": 1}, {"etag": '"0"'}
+                etag = {"etag": f'"{container.range}"'}
+                if request.headers.get("if-none-match") == etag["etag"]:
+                    return 304, None, etag
+                parents = [str(number) for number in range(container.range)]
+                everything = {"id": str(container.range), "minInclusive": "", "maxExclusive": "FF", "status": "online"}
+                return 200, {"PartitionKeyRanges": [{**everything, "parents": parents}], "_count": 1}, etag
         given = request.headers.get("x-ms-documentdb-partitionkey")
         partition = None if given is None else json.dumps(json.loads(given))
         status, result, headers = self.with_documents(request, container, partition, rest, body)
         standing = {
-            "x-ms-session-token": f"0:-1#{container.lsn}",
+            "x-ms-session-token": f"{container.range}:-1#{container.lsn}",
             "x-ms-alt-content-path": path,
-            "x-ms-documentdb-partitionkeyrangeid": "0",
+            "x-ms-documentdb-partitionkeyrangeid": str(container.range),
             "lsn": str(container.lsn),
         }
         return status, result, {**standing, **headers}
@@ -446,7 +488,7 @@ class Service:
             return self.query(request, container, partition, body)
         if partition is None:
             raise Refused(400, "PartitionKey value must be supplied for this operation.")
-        known = self.known_lsn(request)
+        known = self.known_lsn(request, container)
         batch = Batch(container, partition)
         if headers.get("x-ms-cosmos-is-batch-request", "").lower() == "true":
             return self.batch(batch, body, int(headers.get("content-length", 0)))
@@ -468,10 +510,13 @@ class Service:
             batch.commit()
         return status, document, {} if document is None else {"etag": document["_etag"]}
 
-    def known_lsn(self, request: web.Request) -> int:
+    def known_lsn(self, request: web.Request, container: Container) -> int:
         """Up to where a replica must have come to answer this request."""
-        found = re.search(r"0:-1#(\d+)", request.headers.get("x-ms-session-token", ""))
-        return int(found[1]) if found else 0
+        found = re.search(r"\d+:-1#(\d+)", request.headers.get("x-ms-session-token", ""))
+        known = int(found[1]) if found else 0
+        if known > container.lsn:
+            raise Refused(404, "The read session is not available for the input session token.", 1002)
+        return known
 
     def batch(self, batch: Batch, operations: list[dict[str, Any]], size: int) -> tuple[int, Any, dict[str, str]]:
         if len(operations) > MAX_OPERATIONS:
@@ -512,7 +557,7 @@ class Service:
                 raise Refused(400, "this query needs a plan, which the stand-in does not make", 1004)
             documents = container.documents(None)
         else:
-            behind = container.replica(partition, self.known_lsn(request))
+            behind = container.replica(partition, self.known_lsn(request, container))
             documents = [document for document in container.documents(partition) if document["id"] not in behind]
             documents += [document for document in behind.values() if document is not None]
             documents.sort(key=lambda document: document["id"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 
+import azure.data.tables.aio
 import pytest
 from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from azure.data.tables import TableServiceClient
@@ -81,6 +83,17 @@ def test_without_key_and_signature_azure_identity_is_asked():
     asyncio.run(use())
 
 
+def test_a_client_is_not_made_on_the_event_loop(monkeypatch):
+    """The packages that it needs read files and start a process."""
+    threads = []
+    monkeypatch.setattr(
+        azure.data.tables.aio, "TableClient", lambda *_, **__: threads.append(threading.current_thread())
+    )
+    asyncio.run(AzureTableStore("azure-table://u:c2Vj@h/chats")._connect(native=True))
+    assert threads
+    assert threading.main_thread() not in threads
+
+
 def test_the_environment_names_an_account(monkeypatch):
     with pytest.raises(ConfigurationError, match="AZURE_STORAGE_CONNECTION_STRING"):
         AzureTableStore("azure-table:///chats")
@@ -127,6 +140,26 @@ def test_what_cannot_be_used(arguments, words):
         AzureTableStore(**arguments)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "azure-table://acct:hun/ter2==@a.table.core.windows.net/chats",
+        "azure-table://acct:12/hunter2==@a.table.core.windows.net/chats",
+        "azure-table://acct:hun?ter2==@a.table.core.windows.net/chats",
+        "azure-table://acct:12#hunter2==@a.table.core.windows.net/chats",
+        "azure-table://acct:hunter2==@a.table.core.windows.net:x/chats",
+        "azure-table://hunter2@a.table.core.windows.net/chats",
+        "azure-table://a.table.core.windows.net/chats?key=hunter2",
+    ],
+)
+def test_bad_urls(url):
+    with pytest.raises(ConfigurationError, match="%2F") as caught:
+        AzureTableStore(url)
+    assert "hun" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 def test_an_account_that_the_driver_cannot_use():

@@ -7,6 +7,7 @@ import base64
 import inspect
 import json
 import pickle
+import threading
 import warnings
 
 import azure.cosmos.aio
@@ -221,3 +222,20 @@ def test_texts_that_are_no_json_objects():
 def test_a_client_is_not_opened_by_a_constructor(monkeypatch):
     monkeypatch.setattr(CosmosClient, "__init__", lambda *_, **__: pytest.fail("opened"))
     CosmosDBStore(URL, credential=KEY).history("s")
+
+
+def test_a_client_is_not_made_on_the_event_loop(monkeypatch):
+    """The packages that it needs read files and start a process."""
+    threads = []
+
+    class Client:
+        def __init__(self, *_, **__):
+            threads.append(threading.current_thread())
+
+        def __aenter__(self):
+            return asyncio.sleep(0)
+
+    monkeypatch.setattr(azure.cosmos.aio, "CosmosClient", Client)
+    asyncio.run(CosmosDBStore(URL, credential=KEY)._connect(native=True))
+    assert threads
+    assert threading.main_thread() not in threads
