@@ -182,7 +182,7 @@ def _user_prefix(user_id: str) -> str:
 def redact_url(url: str) -> str:
     """Return `url` without passwords, for messages and `repr`."""
     url = re.sub(r"//([^/?#]*)@", lambda m: f"//{m[1].split(':', 1)[0]}:***@" if ":" in m[1] else m[0], url)
-    return re.sub(r"(?i)([?&][^=&#]*(?:pass|pwd|secret|token|key)[^=&#]*=)[^&#]*", r"\1***", url)
+    return re.sub(r"(?i)([?&][^=&#]*(?:pass|pwd|secret|token|key|sig|oauthbearer)[^=&#]*=)[^&#]*", r"\1***", url)
 
 
 def check_ttl(ttl: object) -> int | None:

@@ -21,6 +21,7 @@ from azure.cosmos import exceptions
 from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.store import ANY_STATE, AnyState, SessionRow, position_number
+from langchain_histories.stores._one_item import OneItemOperations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ def seconds_left(expires: int) -> int:
     return max(1, expires - int(time.time()))
 
 
-class DocumentOperations:
+class DocumentOperations(OneItemOperations):
     """What a store does with LangChain's documents. Each change is on condition that there was no other meanwhile."""
 
     def __init__(self, store: CosmosDBStore) -> None:

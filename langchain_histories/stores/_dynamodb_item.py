@@ -18,6 +18,7 @@ from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.store import ANY_STATE, AnyState, SessionRow, position_number
 from langchain_histories.stores._dynamodb_values import to_text, to_value
+from langchain_histories.stores._one_item import OneItemOperations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ class Table:
             options["ExclusiveStartKey"] = start
 
 
-class ItemOperations:
+class ItemOperations(OneItemOperations):
     """What a store does on a table where a session is one item."""
 
     def __init__(self, table: Table, ttl: int | None) -> None:
@@ -86,7 +87,7 @@ class ItemOperations:
         await self._put(client, key, "SET #h = :rows", rows, {})
 
     async def read(
-        self, client: Any, key: str, last: int | None = None, first: int | None = None, after: str | None = None
+        self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[Row]:
         """Return rows; their positions are index and checksum, because others may remove rows before them."""
         start = 0 if after is None else position_number(after) + 1
@@ -130,7 +131,7 @@ class ItemOperations:
         """Count the rows."""
         return len(self._values(await self._live_item(client, key)))
 
-    async def sessions(self, client: Any, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
+    async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
         """List the sessions of the table; that reads all of it."""
         rows = []
         for item in await self._table.scan(client, prefix):
@@ -152,7 +153,7 @@ class ItemOperations:
         return str(item[_STATE]["S"]) if _STATE in item else None
 
     async def put_state(
-        self, client: Any, key: str, text: str | None, instead_of: str | bytes | AnyState | None
+        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
     ) -> bool:
         """Put a state in place of the one before; an item that held nothing else goes with it."""
         values = {} if instead_of in (ANY_STATE, None) else {":old": {"S": str(instead_of)}}

@@ -28,15 +28,11 @@ from urllib.parse import unquote, urlsplit
 
 from langchain_histories._clients import Clients
 from langchain_histories._neutral import each, settle
-from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import (
     ANY_STATE,
-    AnyState,
-    Capability,
     SessionId,
-    SessionRow,
     StoreOptions,
     normalize_session_id,
     user_session_id,
@@ -48,7 +44,8 @@ from langchain_histories.stores._cosmosdb_documents import (
     others_were_faster,
     seconds_left,
 )
-from langchain_histories.stores._partitions import HEAD, Item, PartitionStore, Write
+from langchain_histories.stores._one_item import EitherStore
+from langchain_histories.stores._partitions import HEAD, Item, Write
 
 try:
     import azure.cosmos.aio
@@ -69,7 +66,7 @@ _SERVER_ERROR = 500
 _session_token: ContextVar[str | None] = ContextVar("_session_token", default=None)
 
 
-class CosmosDBStore(PartitionStore[Any]):
+class CosmosDBStore(EitherStore):
     """Keeps histories in a container of Azure Cosmos DB for NoSQL.
 
     The account's consistency is to be Session (the default) or stronger, and one region takes the writes: otherwise the
@@ -141,7 +138,6 @@ class CosmosDBStore(PartitionStore[Any]):
         self._credential, self._async_credential = _credentials(key, credential, async_credential)
         self._client_options = client_options or {}
         self._own_credentials: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-        self._documents: DocumentOperations | None = None
         clients: Clients[Any] = Clients(
             connect=self._connect,
             close=self._close,
@@ -150,16 +146,6 @@ class CosmosDBStore(PartitionStore[Any]):
             async_client=async_client,
         )
         super().__init__(clients, url, **options)
-
-    @property
-    def capabilities(self) -> Capability:
-        """All; `NATIVE_ASYNC` unless only a blocking client was given.
-
-        `TAIL_READ` and `LARGE_SESSIONS` are missing in LangChain's container, which is known after the first operation
-        or `setup`.
-        """
-        missing = Capability(0) if self._documents is None else Capability.TAIL_READ | Capability.LARGE_SESSIONS
-        return ~(missing if self._clients.has_native else missing | Capability.NATIVE_ASYNC)
 
     async def _connect(self, native: bool) -> Any:
         if not native:
@@ -211,8 +197,8 @@ class CosmosDBStore(PartitionStore[Any]):
                 f"{where} has the partition key {', '.join(definition['paths'])}: histories need one with {_OURS}, or "
                 f"LangChain's with {_LANGCHAINS}."
             )
-        self._documents = DocumentOperations(self) if definition["paths"] == [_LANGCHAINS] else None
-        if self._documents is None and definition.get("version", 1) == 1:
+        self._one_item = DocumentOperations(self) if definition["paths"] == [_LANGCHAINS] else None
+        if self._one_item is None and definition.get("version", 1) == 1:
             raise ConfigurationError(
                 f"{where} does not tell long partition keys apart: make another one, with large partition keys."
             )
@@ -330,52 +316,6 @@ class CosmosDBStore(PartitionStore[Any]):
     async def _keys(self, client: Any, prefix: str) -> set[str]:
         query = "SELECT c.session_id FROM c WHERE STARTSWITH(c.session_id, @prefix)"
         return {found["session_id"] for found in await self._find(client, query, prefix=prefix)}
-
-    # Which of both it is, the container said.
-
-    async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        append: Any = self._documents.append if self._documents else super()._append
-        await settle(append(client, key, rows))
-
-    async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        replace: Any = self._documents.replace if self._documents else super()._replace
-        await settle(replace(client, key, rows))
-
-    async def _read(
-        self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
-    ) -> list[Row]:
-        read = self._documents.read if self._documents else super()._read
-        return await settle(read(client, key, last=last, first=first, after=after))
-
-    async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        delete = self._documents.delete if self._documents else super()._delete
-        return await settle(delete(client, key, rows))
-
-    async def _clear(self, client: Any, key: str) -> None:
-        clear: Any = self._documents.clear if self._documents else super()._clear
-        await settle(clear(client, key))
-
-    async def _count(self, client: Any, key: str) -> int:
-        count = self._documents.count if self._documents else super()._count
-        return await settle(count(client, key))
-
-    async def _sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
-        sessions = self._documents.sessions if self._documents else super()._sessions
-        return await settle(sessions(client, prefix=prefix, limit=limit, after=after))
-
-    async def _erase(self, client: Any, prefix: str) -> int:
-        erase = self._documents.erase if self._documents else super()._erase
-        return await settle(erase(client, prefix))
-
-    async def _get_state(self, client: Any, key: str) -> str | None:
-        get_state = self._documents.get_state if self._documents else super()._get_state
-        return await settle(get_state(client, key))
-
-    async def _put_state(
-        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
-    ) -> bool:
-        put_state = self._documents.put_state if self._documents else super()._put_state
-        return await settle(put_state(client, key, text, instead_of=instead_of))
 
 
 class CosmosDBChatMessageHistory(StoredChatMessageHistory):

@@ -20,14 +20,12 @@ from langchain_histories._neutral import settle
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import (
-    ANY_STATE,
-    AnyState,
     Capability,
     SessionId,
-    SessionRow,
     StoreOptions,
 )
-from langchain_histories.stores._partitions import HEAD, Item, PartitionStore, Write
+from langchain_histories.stores._one_item import EitherStore
+from langchain_histories.stores._partitions import HEAD, Item, Write
 
 try:
     import boto3
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
-    from langchain_histories.codec import Row
 
 _SORT_KEY = "Item"
 _TEXT = "Message"
@@ -80,7 +77,7 @@ _RETRIES: Any = {"mode": "standard"}
 _CAPABILITIES = ~Capability.NATIVE_ASYNC
 
 
-class DynamoDBStore(PartitionStore[Any]):
+class DynamoDBStore(EitherStore):
     """Keeps histories in a table of DynamoDB, with consistent reads.
 
     Credentials and region are found where every AWS program finds them, unless the URL or the options have them.
@@ -139,7 +136,6 @@ class DynamoDBStore(PartitionStore[Any]):
         self._loader = create_loader()
         self._create_table = create_table
         self._item_key = item_key or {}
-        self._items: ItemOperations | None = None
         self._table = Table(table_name or place, "", None, ttl_key_name, history_messages_key, {})
         clients: Clients[Any] = Clients(
             connect=self._connect,
@@ -149,16 +145,6 @@ class DynamoDBStore(PartitionStore[Any]):
             async_client=async_client,
         )
         super().__init__(clients, url or f"dynamodb:///{self._table.name}", **options)
-
-    @property
-    def capabilities(self) -> Capability:
-        """All, `NATIVE_ASYNC` unless only a blocking client was given.
-
-        `TAIL_READ` and `LARGE_SESSIONS` are missing where a session is one item, which is known after the first
-        operation or `setup`.
-        """
-        missing = Capability(0) if self._items is None else Capability.TAIL_READ | Capability.LARGE_SESSIONS
-        return (_CAPABILITIES & ~missing) | (Capability.NATIVE_ASYNC if self._clients.has_native else Capability(0))
 
     @property
     def table_name(self) -> str:
@@ -225,7 +211,7 @@ class DynamoDBStore(PartitionStore[Any]):
         self._table = dataclasses.replace(
             self._table, partition_key=keys["HASH"], sort_key=None if fixed else sort_key, fixed=fixed
         )
-        self._items = ItemOperations(self._table, self.ttl) if self._table.sort_key is None else None
+        self._one_item = ItemOperations(self._table, self.ttl) if self._table.sort_key is None else None
         if upgrade and self.ttl is not None:
             await self._let_expire(client)
 
@@ -358,52 +344,6 @@ class DynamoDBStore(PartitionStore[Any]):
         names = {"#p": self._table.partition_key}
         items = await self._table.scan(client, prefix, ProjectionExpression="#p", ExpressionAttributeNames=names)
         return {item[self._table.partition_key]["S"] for item in items}
-
-    # Which of both it is, the table said.
-
-    async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        append: Any = self._items.append if self._items else super()._append
-        await settle(append(client, key, rows))
-
-    async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        replace: Any = self._items.replace if self._items else super()._replace
-        await settle(replace(client, key, rows))
-
-    async def _read(
-        self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
-    ) -> list[Row]:
-        read = self._items.read if self._items else super()._read
-        return await settle(read(client, key, last=last, first=first, after=after))
-
-    async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        delete = self._items.delete if self._items else super()._delete
-        return await settle(delete(client, key, rows))
-
-    async def _clear(self, client: Any, key: str) -> None:
-        clear: Any = self._items.clear if self._items else super()._clear
-        await settle(clear(client, key))
-
-    async def _count(self, client: Any, key: str) -> int:
-        count = self._items.count if self._items else super()._count
-        return await settle(count(client, key))
-
-    async def _sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
-        sessions = self._items.sessions if self._items else super()._sessions
-        return await settle(sessions(client, prefix=prefix, limit=limit, after=after))
-
-    async def _erase(self, client: Any, prefix: str) -> int:
-        erase = self._items.erase if self._items else super()._erase
-        return await settle(erase(client, prefix))
-
-    async def _get_state(self, client: Any, key: str) -> str | None:
-        get_state = self._items.get_state if self._items else super()._get_state
-        return await settle(get_state(client, key))
-
-    async def _put_state(
-        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
-    ) -> bool:
-        put_state = self._items.put_state if self._items else super()._put_state
-        return await settle(put_state(client, key, text, instead_of=instead_of))
 
 
 class DynamoDBChatMessageHistory(StoredChatMessageHistory):

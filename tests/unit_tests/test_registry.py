@@ -21,7 +21,7 @@ from langchain_histories import (
     user_session_id,
 )
 from langchain_histories.registry import _STORES, _store_class
-from langchain_histories.store import STORES_WITH_TTL, Capability
+from langchain_histories.store import STORES_WITH_TTL, Capability, redact_url
 
 pytestmark = pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory is deprecated")
 
@@ -170,6 +170,21 @@ def test_open_history_shares_one_store_per_configuration():
     assert open_store("memory://") is not open_store("memory://")
     with pytest.raises(ConfigurationError, match="'tll'"):
         open_history("memory://", "a", tll=5)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://ivan:Secret7@h/0",
+        "redis://h/0?password=Secret7&db=1",
+        "upstash://h?token=Secret7",
+        "azure-table://a.table.core.windows.net/t?sv=1&sig=Secret7",
+        "kafka://h?sasl.oauthbearer.config=Secret7&client.id=x",
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url):
+    assert "Secret7" not in redact_url(url)
+    assert redact_url(url).startswith(url.partition(":")[0])
 
 
 def test_every_scheme_of_every_store_is_found():
