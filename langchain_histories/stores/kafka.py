@@ -20,12 +20,8 @@ import contextlib
 import hashlib
 import heapq
 import itertools
-import logging
-import queue
 import re
-import threading
 import time
-import uuid
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -40,7 +36,8 @@ try:
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
     from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # as its docs say
 
-    from langchain_histories.stores._kafka_log import HEADER, TIMED_OUT, Entry, Log, Position
+    from langchain_histories.stores._kafka_client import POLL, UNKNOWN_TOPIC, KafkaClient
+    from langchain_histories.stores._kafka_log import TIMED_OUT, Entry, Log, Position
 except ImportError as error:
     raise missing_extra("kafka") from error
 
@@ -51,29 +48,21 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.store import SessionId
-    from langchain_histories.stores._kafka_log import KafkaMessage
 
 Start: TypeAlias = Literal["consumed", "beginning", "latest"]
-
-logger = logging.getLogger(__name__)
 
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _MAX_TOPIC = 249
 _MAX_PREFIX = 100
 _ESCAPED = "lh-"
 _READABLE = 40  # characters of a long session id in the name of its topic
-_CONSUMERS = 4
 _KNOWN_TOPICS = 10_000
 _ATTEMPTS = 5
 _FLUSH_TIMEOUT = 5.0
 _SERVER = r"(\[[^\]]+\]|[^\[\]:,/]+)(:\d+)?"
 _PLACE = r"\d+:\d+\.\d+\.\w*"
-_POLL = 0.01
 _SMALL = 1_000_000 - 10_000  # every broker takes that, unless somebody lowered its limit
 _OVERHEAD = 200
-_UNKNOWN_TOPIC = frozenset(
-    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001  # that is how the driver names them
-)
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 _UNAVAILABLE = frozenset(
     {
@@ -94,124 +83,6 @@ _UNAVAILABLE = frozenset(
         KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
     }
 )
-
-
-class _DriverLog:
-    """Takes the driver's log, which repeats in an outage what the caller is told by an exception."""
-
-    def log(self, _: int, *args: Any) -> None:
-        logger.debug(*args)
-
-
-class KafkaClient:
-    """The producer, the consumers and the admin client of one process: each is made when it is first needed."""
-
-    def __init__(self, config: dict[str, Any], timeout: float) -> None:
-        """Make the producer."""
-        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000}
-        # Else a broker makes a topic whenever somebody asks whether there is one.
-        self._config, self.timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
-        self._lock = threading.Lock()
-        self._admin: AdminClient | None = None
-        self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
-        for _ in range(_CONSUMERS):
-            self._consumers.put(None)
-        self.topics: dict[str, tuple[str, int]] = {}
-        """Where sessions are: topic and number of partitions. May be out of date."""
-        self.producer = self._make_producer()
-
-    def _make_producer(self) -> Producer:
-        milliseconds = int(self.timeout * 1000)
-        defaults = {"message.max.bytes": 1_000_000_000, "topic.metadata.propagation.max.ms": 1000}
-        needed = {"enable.idempotence": True, "acks": "all", "delivery.timeout.ms": milliseconds}
-        return Producer({"request.timeout.ms": milliseconds, **defaults, **self._config, **needed})
-
-    @property
-    def admin(self) -> AdminClient:
-        """The client that makes and removes topics."""
-        with self._lock:
-            if self._admin is None:
-                self._admin = AdminClient(self._config)
-            return self._admin
-
-    @contextlib.contextmanager
-    def consumer(self) -> Iterator[Consumer]:
-        """Lend a consumer that belongs to no group."""
-        consumer = self._consumers.get()
-        try:
-            if consumer is None:
-                consumer = self.new_consumer("langchain-histories")
-            yield consumer
-        finally:
-            self._consumers.put(consumer)
-
-    def new_consumer(self, group: str) -> Consumer:
-        """Make a consumer that knows the offsets of a group and joins none."""
-        # An unanswered request for more would keep a broker's connection busy for that long.
-        defaults = {"fetch.wait.max.ms": 1, "fetch.queue.backoff.ms": 10}
-        needed = {
-            "group.id": group,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-        }
-        return Consumer({**defaults, **self._config, **needed})
-
-    def partitions(self, client: Any, topic: str) -> list[int]:
-        """The partitions of a topic; none if there is no such topic."""
-        # Asked of the client that is used next, for it remembers the answer.
-        found = client.list_topics(topic, timeout=self.timeout).topics[topic]
-        if found.error is not None and found.error.code() not in _UNKNOWN_TOPIC:
-            raise KafkaException(found.error)
-        return sorted(found.partitions)
-
-    def produce(
-        self, producer: Producer, topic: str, partition: int, key: str, values: Sequence[bytes | None]
-    ) -> KafkaError | None:
-        """Write a batch and wait until it is stored; return the first error."""
-        batch, sent = uuid.uuid4().hex[:16], 0
-        results: list[KafkaError | None] = []
-
-        def delivered(error: KafkaError | None, _: KafkaMessage) -> None:
-            # In whatever thread polls the producer.
-            results.append(error)
-
-        for index, value in enumerate(values):
-            headers: list[tuple[str, str | bytes | None]] = [(HEADER, f"{batch} {index} {len(values)}")]
-            sent += 1
-            while True:
-                try:
-                    producer.produce(topic, value, key, partition, delivered, headers=headers)
-                except BufferError:
-                    producer.poll(_POLL)
-                    continue
-                except KafkaException as error:
-                    results.append(error.args[0])
-                break
-            if any(results):
-                break
-        while len(results) < sent:
-            # Sends what there is at once: mostly in one request, and with nobody's record in between.
-            producer.flush(_POLL)
-        return next(filter(None, results), None)
-
-    def renew_producer(self, broken: Producer) -> None:
-        """Put a new producer in the place of one that can do no more."""
-        with self._lock:
-            if self.producer is broken:
-                self.producer = self._make_producer()
-
-    def close(self) -> None:
-        """Close what is not in use."""
-        self.producer.flush(self.timeout)
-        idle = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                idle.append(self._consumers.get_nowait())
-        for consumer in idle:
-            self._consumers.put(None)
-            if consumer is not None:
-                consumer.close()
 
 
 class KafkaStore(MessageStore[KafkaClient]):
@@ -356,7 +227,7 @@ class KafkaStore(MessageStore[KafkaClient]):
         while bool(client.partitions(client.producer, topic)) != there:
             if time.monotonic() > deadline:
                 raise KafkaException(KafkaError(TIMED_OUT))
-            client.producer.poll(_POLL)
+            client.producer.poll(POLL)
 
     def count_partitions(self, session_id: str) -> int:
         """The number of partitions that the topic of a session has, or will have."""
@@ -385,7 +256,7 @@ class KafkaStore(MessageStore[KafkaClient]):
                 client.renew_producer(producer)
             if error.code() in _TOO_LARGE:
                 raise RecordTooLargeError(f"A message of session {key!r} is larger than the topic {topic!r} takes.")
-            if error.code() not in _UNKNOWN_TOPIC or attempt == _ATTEMPTS - 1:
+            if error.code() not in UNKNOWN_TOPIC or attempt == _ATTEMPTS - 1:
                 raise KafkaException(error)
             # Somebody deleted it.
             client.topics.pop(key if self.topic is None else "", None)
@@ -430,7 +301,7 @@ class KafkaStore(MessageStore[KafkaClient]):
                 except KafkaException as error:
                     # Perhaps others have deleted the topic meanwhile, and a broker that is down does not tell the next
                     # time what there is.
-                    attempts = {TIMED_OUT: 2, **dict.fromkeys(_UNKNOWN_TOPIC, _ATTEMPTS)}
+                    attempts = {TIMED_OUT: 2, **dict.fromkeys(UNKNOWN_TOPIC, _ATTEMPTS)}
                     if attempt + 1 >= attempts.get(error.args[0].code(), 0):
                         raise
         rows = list(_merged(entries, seen))
@@ -467,7 +338,7 @@ class KafkaStore(MessageStore[KafkaClient]):
             try:
                 client.admin.delete_topics([topic], request_timeout=self._timeout)[topic].result()
             except KafkaException as error:
-                if error.args[0].code() not in _UNKNOWN_TOPIC:
+                if error.args[0].code() not in UNKNOWN_TOPIC:
                     raise
             self._wait(client, topic, there=False)
 
@@ -523,7 +394,7 @@ class KafkaStore(MessageStore[KafkaClient]):
                     late = count is None if seconds is None else time.monotonic() >= deadline
                     if start != "latest" or late or len(rows) == count:
                         break
-                    client.producer.poll(_POLL)
+                    client.producer.poll(POLL)
                 messages = self.format.decode_messages(rows, session_id)
                 if rows:
                     _commit(consumer, topic, entries, _positions(rows[-1].position))

@@ -1,0 +1,147 @@
+"""The driver's clients of one process for Kafka, and how a batch is delivered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from langchain_histories.stores._kafka_log import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from langchain_histories.stores._kafka_log import KafkaMessage
+
+logger = logging.getLogger(__name__)
+
+_CONSUMERS = 4
+POLL = 0.01
+"""Seconds between two looks at what cannot be waited for."""
+UNKNOWN_TOPIC = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001  # that is how the driver names them
+)
+
+
+class _DriverLog:
+    """Takes the driver's log, which repeats in an outage what the caller is told by an exception."""
+
+    def log(self, _: int, *args: Any) -> None:
+        logger.debug(*args)
+
+
+class KafkaClient:
+    """The producer, the consumers and the admin client of one process: each is made when it is first needed."""
+
+    def __init__(self, config: dict[str, Any], timeout: float) -> None:
+        """Make the producer."""
+        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000}
+        # Else a broker makes a topic whenever somebody asks whether there is one.
+        self._config, self.timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
+        self._lock = threading.Lock()
+        self._admin: AdminClient | None = None
+        self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
+        for _ in range(_CONSUMERS):
+            self._consumers.put(None)
+        self.topics: dict[str, tuple[str, int]] = {}
+        """Where sessions are: topic and number of partitions. May be out of date."""
+        self.producer = self._make_producer()
+
+    def _make_producer(self) -> Producer:
+        milliseconds = int(self.timeout * 1000)
+        defaults = {"message.max.bytes": 1_000_000_000, "topic.metadata.propagation.max.ms": 1000}
+        needed = {"enable.idempotence": True, "acks": "all", "delivery.timeout.ms": milliseconds}
+        return Producer({"request.timeout.ms": milliseconds, **defaults, **self._config, **needed})
+
+    @property
+    def admin(self) -> AdminClient:
+        """The client that makes and removes topics."""
+        with self._lock:
+            if self._admin is None:
+                self._admin = AdminClient(self._config)
+            return self._admin
+
+    @contextlib.contextmanager
+    def consumer(self) -> Iterator[Consumer]:
+        """Lend a consumer that belongs to no group."""
+        consumer = self._consumers.get()
+        try:
+            if consumer is None:
+                consumer = self.new_consumer("langchain-histories")
+            yield consumer
+        finally:
+            self._consumers.put(consumer)
+
+    def new_consumer(self, group: str) -> Consumer:
+        """Make a consumer that knows the offsets of a group and joins none."""
+        # An unanswered request for more would keep a broker's connection busy for that long.
+        defaults = {"fetch.wait.max.ms": 1, "fetch.queue.backoff.ms": 10}
+        needed = {
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
+        return Consumer({**defaults, **self._config, **needed})
+
+    def partitions(self, client: Any, topic: str) -> list[int]:
+        """The partitions of a topic; none if there is no such topic."""
+        # Asked of the client that is used next, for it remembers the answer.
+        found = client.list_topics(topic, timeout=self.timeout).topics[topic]
+        if found.error is not None and found.error.code() not in UNKNOWN_TOPIC:
+            raise KafkaException(found.error)
+        return sorted(found.partitions)
+
+    def produce(
+        self, producer: Producer, topic: str, partition: int, key: str, values: Sequence[bytes | None]
+    ) -> KafkaError | None:
+        """Write a batch and wait until it is stored; return the first error."""
+        batch, sent = uuid.uuid4().hex[:16], 0
+        results: list[KafkaError | None] = []
+
+        def delivered(error: KafkaError | None, _: KafkaMessage) -> None:
+            # In whatever thread polls the producer.
+            results.append(error)
+
+        for index, value in enumerate(values):
+            headers: list[tuple[str, str | bytes | None]] = [(HEADER, f"{batch} {index} {len(values)}")]
+            sent += 1
+            while True:
+                try:
+                    producer.produce(topic, value, key, partition, delivered, headers=headers)
+                except BufferError:
+                    producer.poll(POLL)
+                    continue
+                except KafkaException as error:
+                    results.append(error.args[0])
+                break
+            if any(results):
+                break
+        while len(results) < sent:
+            # Sends what there is at once: mostly in one request, and with nobody's record in between.
+            producer.flush(POLL)
+        return next(filter(None, results), None)
+
+    def renew_producer(self, broken: Producer) -> None:
+        """Put a new producer in the place of one that can do no more."""
+        with self._lock:
+            if self.producer is broken:
+                self.producer = self._make_producer()
+
+    def close(self) -> None:
+        """Close what is not in use."""
+        self.producer.flush(self.timeout)
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._consumers.get_nowait())
+        for consumer in idle:
+            self._consumers.put(None)
+            if consumer is not None:
+                consumer.close()
