@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from langchain_histories._clients import Clients
@@ -35,6 +35,7 @@ from langchain_histories.store import (
     SessionRow,
     StoreOptions,
 )
+from langchain_histories.stores._tablestore_rows import ROW_BYTES, Batch, cells_of, joined, packed, place_of
 
 try:
     import aiohttp
@@ -61,9 +62,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
 # A column holds 2 MB of UTF-8, with up to 4 bytes a character; a PutRow 1,024 columns and 4 MB.
-_CELL_CHARACTERS = 500_000
-_ROW_CELLS = 1000
-_ROW_BYTES = 3_900_000
 _BATCH_ROWS = 200
 _PAGE_ROWS = 5000
 
@@ -205,7 +203,7 @@ class TablestoreStore(MessageStore[Any]):
 
     async def _put(self, client: Any, key: str, rows: Sequence[str], *marks: tuple[str, int]) -> list[int]:
         """Store a batch; return the numbers of its rows, the one that makes it visible last."""
-        *parts, cells = _packed(rows)
+        *parts, cells = packed(rows)
         numbers = [await self._put_row(client, key, [("n", 0), *part]) for part in parts]
         columns = [("n", len(rows)), *marks, *cells]
         if numbers:
@@ -226,13 +224,13 @@ class TablestoreStore(MessageStore[Any]):
         downwards: bool = False,
         columns: list[str] | None = None,
         limit: int | None = None,
-    ) -> tuple[list[_Batch], Any]:
+    ) -> tuple[list[Batch], Any]:
         """Return one page of rows, and where the next page begins."""
         direction = Direction.BACKWARD if downwards else Direction.FORWARD
         most = None if limit is None else min(limit, _PAGE_ROWS)
         page = client.get_range(self.table_name, direction, start, stop, columns, most, max_version=1)
         _, then, rows, _ = await settle(page)
-        return [_Batch(row.primary_key[0][1], row.primary_key[1][1], _columns(row)) for row in rows], then
+        return [Batch(row.primary_key[0][1], row.primary_key[1][1], _columns(row)) for row in rows], then
 
     async def _read(
         self,
@@ -244,7 +242,7 @@ class TablestoreStore(MessageStore[Any]):
         after: str | None = None,
     ) -> Sequence[Row]:
         wanted, downwards = (first, False) if last is None else (last, True)
-        place = _place(after)
+        place = place_of(after)
         low, high = _key(key, place[0] - 1 if downwards else place[0]), _key(key, INF_MAX)
         at, stop = (high, low) if downwards else (low, high)
         found: list[list[Row]] = []
@@ -281,7 +279,7 @@ class TablestoreStore(MessageStore[Any]):
         _, row, _ = await settle(client.get_row(table, key, max_version=1))
         return {} if row is None else _columns(row)
 
-    async def _messages(self, client: Any, batch: _Batch) -> dict[int, str]:
+    async def _messages(self, client: Any, batch: Batch) -> dict[int, str]:
         """The texts of a batch by their index in it."""
         cells = dict(batch.columns)
         # The row that names the others comes last, again: a deletion marks it before it takes a text from the others.
@@ -291,7 +289,7 @@ class TablestoreStore(MessageStore[Any]):
                 # The session was cleared or replaced while this batch was on its way: the batch came before that.
                 return {}
             cells |= part
-        return {index: text for index, text in _joined(cells).items() if f"d{index}" not in cells}
+        return {index: text for index, text in joined(cells).items() if f"d{index}" not in cells}
 
     async def _counts(
         self, client: Any, start: Any, stop: Any, prefix: str, limit: int | None = None
@@ -350,17 +348,17 @@ class TablestoreStore(MessageStore[Any]):
             await settle(client.delete_row(self.table_name, _key(key, numbers[-1]), _ANYHOW))
 
     async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        return sum([await self._delete_one(client, key, *_place(row.position), str(row.text)) for row in rows])
+        return sum([await self._delete_one(client, key, *place_of(row.position), str(row.text)) for row in rows])
 
     async def _delete_one(self, client: Any, key: str, number: int, index: int, text: str) -> bool:
         mark, place = f"d{index}", _key(key, number)
-        names = [name for name, _ in _cells(index, text)]
+        names = [name for name, _ in cells_of(index, text)]
         unmarked = SingleColumnCondition(mark, 0, ComparatorType.EQUAL, pass_if_missing=True)
         changes = {"PUT": [(mark, 1)], "INCREMENT": [("n", -1)], "DELETE_ALL": names}
         condition = Condition(RowExistenceExpectation.EXPECT_EXIST, unmarked)
         if not await self._done(client.update_row, self.table_name, tablestore.Row(place, changes), condition):
             return False
-        batch = _Batch(key, number, await self._get(client, self.table_name, place))
+        batch = Batch(key, number, await self._get(client, self.table_name, place))
         places = [_key(key, part) for part in batch.parts]
         if batch.columns and batch.size == 0 and not batch.is_first:
             for doomed in [place, *places]:
@@ -415,7 +413,7 @@ class TablestoreStore(MessageStore[Any]):
         return len(keys)
 
     async def _get_state(self, client: Any, key: str) -> str | None:
-        return _joined(await self._get(client, self._states, _state_key(key, "state"))).get(0)
+        return joined(await self._get(client, self._states, _state_key(key, "state"))).get(0)
 
     async def _put_state(
         self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
@@ -429,9 +427,9 @@ class TablestoreStore(MessageStore[Any]):
         place = _state_key(key, "state")
         if text is None:
             return await self._done(client.delete_row, self._states, place, condition)
-        if len(_packed([text])) > 1:
-            raise RecordTooLargeError(f"tablestore: the state of session {key!r} is larger than {_ROW_BYTES} bytes.")
-        row = tablestore.Row(place, [("hash", _hash(text)), *_cells(0, text)])
+        if len(packed([text])) > 1:
+            raise RecordTooLargeError(f"tablestore: the state of session {key!r} is larger than {ROW_BYTES} bytes.")
+        row = tablestore.Row(place, [("hash", _hash(text)), *cells_of(0, text)])
         return await self._done(client.put_row, self._states, row, condition)
 
 
@@ -477,26 +475,6 @@ class TablestoreChatMessageHistory(StoredChatMessageHistory):
         )
         super().__init__(store, session_id)
         self.table_name = table_name
-
-
-class _Batch(NamedTuple):
-    """A row of the table of messages."""
-
-    session_id: str
-    number: int
-    columns: dict[str, Any]
-
-    @property
-    def size(self) -> int:
-        return int(self.columns.get("n", 0))
-
-    @property
-    def is_first(self) -> bool:
-        return "first" in self.columns
-
-    @property
-    def parts(self) -> list[int]:
-        return [int(number) for number in self.columns.get("parts", "").split()]
 
 
 _ANYHOW = Condition(RowExistenceExpectation.IGNORE)
@@ -556,51 +534,6 @@ def _state_key(session_id: Any, name: Any) -> list[tuple[str, Any]]:
 
 def _columns(row: Any) -> dict[str, Any]:
     return {name: value for name, value, _ in row.attribute_columns}
-
-
-def _place(position: str | None) -> tuple[int, int]:
-    """The number of the batch and the index in it; before everything without a position."""
-    if position is None:
-        return 0, -1
-    number, _, index = position.partition("-") if isinstance(position, str) else ("", "", "")
-    if not (number.isdecimal() and index.isdecimal()):
-        raise ConfigurationError(f"after must be the position of a record of this store, not {position!r}.")
-    return int(number), int(index)
-
-
-def _cells(index: int, text: str) -> list[tuple[str, str]]:
-    """The columns of one text."""
-    if len(text) <= _CELL_CHARACTERS:
-        return [(f"m{index}", text)]
-    starts = range(0, len(text), _CELL_CHARACTERS)
-    return [(f"m{index}_{part}", text[start : start + _CELL_CHARACTERS]) for part, start in enumerate(starts)]
-
-
-def _packed(rows: Sequence[str]) -> list[list[tuple[str, str]]]:
-    """The columns of a batch, in as few rows as can hold them."""
-    packed: list[list[tuple[str, str]]] = [[]]
-    size = 0
-    for index, text in enumerate(rows):
-        for name, cell in _cells(index, text):
-            size += len(name) + len(cell.encode())
-            if len(packed[-1]) == _ROW_CELLS or size > _ROW_BYTES:
-                packed.append([])
-                size = len(name) + len(cell.encode())
-            packed[-1].append((name, cell))
-    return packed
-
-
-def _joined(columns: dict[str, Any]) -> dict[int, str]:
-    """The texts that columns hold, by index."""
-    cells = []
-    for name, cell in columns.items():
-        index, _, part = name[1:].partition("_")
-        if name.startswith("m") and index.isdecimal():
-            cells.append((int(index), int(part or 0), cell))
-    texts: dict[int, str] = {}
-    for place, _, cell in sorted(cells):
-        texts[place] = texts.get(place, "") + cell
-    return texts
 
 
 def _hash(text: str) -> str:

@@ -307,7 +307,7 @@ def test_a_failed_read_is_no_empty_history(place, faults, status):
 
 def reads_before_an_append(store):
     """As many requests without a fault as come before the one that writes."""
-    return [{}] if store._documents is None else []
+    return [{}] if store._one_item is None else []
 
 
 def test_transactions_that_met_are_tried_again(place, faults):
@@ -316,7 +316,7 @@ def test_transactions_that_met_are_tried_again(place, faults):
         faults(*reads_before_an_append(store), {"status": 449})
         store.append("s", [HumanMessage("a"), AIMessage("b")])
         assert texts(store.read("s")) == ["first", "a", "b"]
-        faults(*[{}] * (2 if store._documents is None else 1), {"status": 449})
+        faults(*[{}] * (2 if store._one_item is None else 1), {"status": 449})
         store.replace("s", [HumanMessage("c")])
         assert texts(store.read("s")) == ["c"]
 
@@ -487,8 +487,8 @@ def test_an_append_to_a_document_is_one_request(server, langchains, monkeypatch,
             return await batch(client, partition, operations)
 
         store.append("s", [HumanMessage("0")])
-        monkeypatch.setattr(store._documents, "_batch", counted)
-        monkeypatch.setattr(store._documents, "_fetch", lambda *_: pytest.fail("read"))
+        monkeypatch.setattr(store._one_item, "_batch", counted)
+        monkeypatch.setattr(store._one_item, "_fetch", lambda *_: pytest.fail("read"))
         store.append("s", [HumanMessage("1"), AIMessage("2")])
         assert kinds == ["patch"]
         monkeypatch.undo()

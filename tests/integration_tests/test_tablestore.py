@@ -22,7 +22,7 @@ from langchain_histories import (
     TablestoreStore,
     open_history,
 )
-from langchain_histories.stores import tablestore as module
+from langchain_histories.stores import _tablestore_rows
 from langchain_histories.testing import MessageStoreTests
 
 
@@ -145,8 +145,8 @@ def test_deletion_in_a_batch_of_several_rows(store):
 def test_a_deletion_while_the_rows_of_a_batch_are_read(store, monkeypatch, face):
     """What is read in several requests is whole: here a message goes between the first and the second."""
     kind = {"sync": tablestore.OTSClient, "async": tablestore.AsyncOTSClient}[face]
-    monkeypatch.setattr(module, "_CELL_CHARACTERS", 1000)
-    monkeypatch.setattr(module, "_ROW_BYTES", 2500)
+    monkeypatch.setattr(_tablestore_rows, "_CELL_CHARACTERS", 1000)
+    monkeypatch.setattr(_tablestore_rows, "ROW_BYTES", 2500)
     ids = store.append("s", [HumanMessage("x" * 6000), AIMessage("z")])
     get_row, calls = kind.get_row, []
 

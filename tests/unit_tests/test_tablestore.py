@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_histories import ConfigurationError, TablestoreChatMessageHistory, TablestoreStore, open_store
-from langchain_histories.stores import tablestore as module
-from langchain_histories.stores.tablestore import _client_options, _joined, _packed
+from langchain_histories.stores import _tablestore_rows
+from langchain_histories.stores._tablestore_rows import joined, packed
+from langchain_histories.stores.tablestore import _client_options
 
 HOST = "shop.cn-hangzhou.ots.aliyuncs.com"
 VARIABLES = ("TABLESTORE_ACCESS_KEY_", "ALIBABA_CLOUD_ACCESS_KEY_")
@@ -96,11 +97,11 @@ def test_arguments_are_llama_indexs_in_their_order():
 @given(st.lists(st.text(), max_size=30))
 def test_any_batch_is_packed_within_the_limits_and_read_back(texts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_CELL_CHARACTERS", 3)
-        patch.setattr(module, "_ROW_CELLS", 4)
-        patch.setattr(module, "_ROW_BYTES", 40)
-        packed = _packed(texts)
-    assert all(len(cells) <= 4 for cells in packed)
-    assert all(sum(len(name) + len(cell.encode()) for name, cell in cells) <= 40 for cells in packed)
-    columns = {name: cell for cells in packed for name, cell in cells}
-    assert [text for _, text in sorted(_joined(columns).items())] == texts
+        patch.setattr(_tablestore_rows, "_CELL_CHARACTERS", 3)
+        patch.setattr(_tablestore_rows, "_ROW_CELLS", 4)
+        patch.setattr(_tablestore_rows, "ROW_BYTES", 40)
+        rows = packed(texts)
+    assert all(len(cells) <= 4 for cells in rows)
+    assert all(sum(len(name) + len(cell.encode()) for name, cell in cells) <= 40 for cells in rows)
+    columns = {name: cell for cells in rows for name, cell in cells}
+    assert [text for _, text in sorted(joined(columns).items())] == texts
