@@ -15,9 +15,9 @@ on() {  # the extras, the other requirements, and behind -- the tests
     --with "hypothesis<7" --with pytest-asyncio --with langgraph-checkpoint-sqlite \
     pytest -q -p no:cacheprovider -rs "${@/#/tests/unit_tests/test_}"
 }
-without_agents=redis,postgres,mysql,mongodb,upstash,yaml,tiktoken,langgraph
+without_agents=redis,upstash,postgres,mysql,mongodb,dynamodb,kafka,azure-table,cosmosdb,tablestore,yaml,tiktoken,langgraph
 core=({package,codec,memory,neutral,clients,runnable,langgraph}.py)
 # langgraph-prebuilt is bounded here because later ones need a newer langgraph than they say.
 on $without_agents "langchain-core==1.0.0" "langgraph==1.0.2" "langgraph-prebuilt<=1.0.5" langchain -- "${core[@]}"
-on all "langchain==1.2.4" "langgraph-prebuilt<1.0.8" -- agents.py
-on all "langchain-core>=1.6.4,<2" "langchain>=1.4" -- "${core[@]}" agents.py
+on $without_agents,agents "langchain==1.2.4" "langgraph-prebuilt<1.0.8" -- agents.py
+on $without_agents,agents "langchain-core>=1.6.4,<2" "langchain>=1.4" -- "${core[@]}" agents.py
