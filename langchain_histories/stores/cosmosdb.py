@@ -37,13 +37,6 @@ from langchain_histories.store import (
     normalize_session_id,
     user_session_id,
 )
-from langchain_histories.stores._cosmosdb_documents import (
-    BATCH_ERRORS,
-    NOT_FOUND,
-    DocumentOperations,
-    others_were_faster,
-    seconds_left,
-)
 from langchain_histories.stores._one_item import EitherStore
 from langchain_histories.stores._partitions import HEAD, Item, Write
 
@@ -51,6 +44,14 @@ try:
     import azure.cosmos.aio
     from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError, ServiceResponseError
     from azure.cosmos import CosmosClient, PartitionKey, exceptions
+
+    from langchain_histories.stores._cosmosdb_documents import (
+        BATCH_ERRORS,
+        NOT_FOUND,
+        DocumentOperations,
+        others_were_faster,
+        seconds_left,
+    )
 except ImportError as error:
     raise missing_extra("cosmosdb") from error
 

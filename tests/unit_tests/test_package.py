@@ -100,3 +100,32 @@ def test_it_works_without_langchains_deprecated_modules(tmp_path):
     done = run(USE_EVERYTHING.format(first=block, folder=tmp_path))
     assert done.returncode == 0, done.stderr
     assert "PlainChatMessageHistory" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "driver", "extra"),
+    [
+        ("redis", "redis", "redis"),
+        ("upstash", "upstash_redis", "upstash"),
+        ("sql", "sqlalchemy", "sql"),
+        ("postgres", "psycopg", "postgres"),
+        ("mongodb", "pymongo", "mongodb"),
+        ("dynamodb", "aiobotocore", "dynamodb"),
+        ("dynamodb", "botocore", "dynamodb"),
+        ("kafka", "confluent_kafka", "kafka"),
+        ("azure_table", "azure", "azure-table"),
+        ("cosmosdb", "azure", "cosmosdb"),
+        ("tablestore", "tablestore", "tablestore"),
+    ],
+)
+def test_a_driver_that_is_missing_is_named_with_its_extra(module, driver, extra):
+    done = run(f"""
+        import sys
+        sys.modules["{driver}"] = None
+        try:
+            import langchain_histories.stores.{module}
+        except ImportError as error:
+            print(type(error).__name__, error)
+    """)
+    assert done.stdout.startswith("MissingExtraError"), done.stdout + done.stderr
+    assert f"langchain-histories[{extra}]" in done.stdout
