@@ -386,7 +386,7 @@ class DynamoDB(Contender):
     batch = 98  # with the head that is one transaction, so each message is an item, as in a history of turns
     note = (
         "LangChain's class for DynamoDB keeps a session in one item of 400 KB at most, on a table without a sort key, "
-        "and writes all of it anew with each addition: its histories have the last 500 messages and no more. Ours are "
+        "and writes all of it anew with each addition: its histories are held to the last 500 messages here. Ours are "
         "on a table with a sort key, where a message is an item. DynamoDB Local is the vendor's emulator, on one disk."
     )
 
