@@ -155,7 +155,7 @@ def print_retries() -> None:
     print(f"\n{tries} tries, with pauses of {pauses:.0f} s in all on average")
 
 
-def fill(store: MessageStore[Any], session_id: str, count: int) -> float:
+def fill(store: MessageStore, session_id: str, count: int) -> float:
     """Append `count` messages in batches; return the seconds."""
     begin = time.perf_counter()
     for start in range(0, count, BATCH):
@@ -164,7 +164,7 @@ def fill(store: MessageStore[Any], session_id: str, count: int) -> float:
     return time.perf_counter() - begin
 
 
-def stores(folder: str) -> Iterator[tuple[str, MessageStore[Any], Any]]:
+def stores(folder: str) -> Iterator[tuple[str, MessageStore, Any]]:
     """Each store that can be had here, and a function that tells the bytes it holds."""
     tracemalloc.start()
     yield "memory", MemoryStore(), lambda _: tracemalloc.get_traced_memory()[0]

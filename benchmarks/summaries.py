@@ -239,7 +239,7 @@ class Ready(Summarizer):
 class Session:
     """Two sessions of one length: one for the view, one for the plain history that shows as many messages."""
 
-    def __init__(self, store: MessageStore[Any], length: int) -> None:
+    def __init__(self, store: MessageStore, length: int) -> None:
         self.store, self.length, self.shown = store, length, 1
         messages = conversation(length)
         for name in ("view", "plain"):
@@ -278,7 +278,7 @@ class Session:
         await history.aadd_messages(TURN)
 
 
-async def overhead(name: str, store: MessageStore[Any], lengths: tuple[int, int], seconds: float) -> None:
+async def overhead(name: str, store: MessageStore, lengths: tuple[int, int], seconds: float) -> None:
     """Print what a turn costs over short and long sessions, all in one run."""
     sessions = [Session(store, length) for length in lengths]
     for face in ("sync", "async"):

@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from langchain_histories._options import Capability as Capability
+    from langchain_histories._session_ids import user_session_id as user_session_id
     from langchain_histories.codec import Codec as Codec
     from langchain_histories.codec import Record as Record
     from langchain_histories.errors import ConfigurationError as ConfigurationError
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
     from langchain_histories.registry import HistoryRegistry as HistoryRegistry
     from langchain_histories.registry import open_history as open_history
     from langchain_histories.registry import open_store as open_store
-    from langchain_histories.store import Capability as Capability
     from langchain_histories.store import MessageStore as MessageStore
     from langchain_histories.store import SessionInfo as SessionInfo
-    from langchain_histories.store import user_session_id as user_session_id
     from langchain_histories.stores.azure_table import AzureTableChatMessageHistory as AzureTableChatMessageHistory
     from langchain_histories.stores.azure_table import AzureTableStore as AzureTableStore
     from langchain_histories.stores.cosmosdb import CosmosDBChatMessageHistory as CosmosDBChatMessageHistory
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from langchain_histories.stores.memory import MemoryStore as MemoryStore
     from langchain_histories.stores.mongodb import MongoDBChatMessageHistory as MongoDBChatMessageHistory
     from langchain_histories.stores.mongodb import MongoDBStore as MongoDBStore
-    from langchain_histories.stores.postgres import PostgresChatMessageHistory as PostgresChatMessageHistory
     from langchain_histories.stores.redis import RedisChatMessageHistory as RedisChatMessageHistory
     from langchain_histories.stores.redis import RedisStore as RedisStore
     from langchain_histories.stores.sql import BaseMessageConverter as BaseMessageConverter
     from langchain_histories.stores.sql import DefaultMessageConverter as DefaultMessageConverter
+    from langchain_histories.stores.sql import PostgresChatMessageHistory as PostgresChatMessageHistory
     from langchain_histories.stores.sql import SQLChatMessageHistory as SQLChatMessageHistory
     from langchain_histories.stores.sql import SQLStore as SQLStore
     from langchain_histories.stores.tablestore import TablestoreChatMessageHistory as TablestoreChatMessageHistory
@@ -88,7 +88,9 @@ _MODULES = {
     "history": ("StoredChatMessageHistory", "TurnChatMessageHistory"),
     "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
-    "store": ("Capability", "MessageStore", "SessionInfo", "user_session_id"),
+    "_options": ("Capability",),
+    "_session_ids": ("user_session_id",),
+    "store": ("MessageStore", "SessionInfo"),
     "stores.azure_table": ("AzureTableChatMessageHistory", "AzureTableStore"),
     "stores.cosmosdb": ("CosmosDBChatMessageHistory", "CosmosDBStore"),
     "stores.dynamodb": ("DynamoDBChatMessageHistory", "DynamoDBStore"),
@@ -96,9 +98,14 @@ _MODULES = {
     "stores.kafka": ("KafkaChatMessageHistory", "KafkaStore"),
     "stores.memory": ("ChatMessageHistory", "InMemoryChatMessageHistory", "MemoryStore"),
     "stores.mongodb": ("MongoDBChatMessageHistory", "MongoDBStore"),
-    "stores.postgres": ("PostgresChatMessageHistory",),
     "stores.redis": ("RedisChatMessageHistory", "RedisStore"),
-    "stores.sql": ("BaseMessageConverter", "DefaultMessageConverter", "SQLChatMessageHistory", "SQLStore"),
+    "stores.sql": (
+        "BaseMessageConverter",
+        "DefaultMessageConverter",
+        "PostgresChatMessageHistory",
+        "SQLChatMessageHistory",
+        "SQLStore",
+    ),
     "stores.tablestore": ("TablestoreChatMessageHistory", "TablestoreStore"),
     "stores.upstash": ("UpstashRedisChatMessageHistory", "UpstashStore"),
     "views.summarizers": ("ExtractiveSummarizer", "ModelSummarizer", "Summarizer"),

@@ -1,27 +1,36 @@
-"""The clients behind a store: who opens them, who may use them, who closes them."""
+"""The clients of a place: who opens them, who may use them, who closes them.
+
+A place is what a URL and the options of the driver name. All stores of a place share its `Clients`, so what is an
+option of a store (a codec, a table, a time to live) costs no connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langchain_histories._neutral import drive
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
     from types import TracebackType
     from typing import Self
 
 ClientT = TypeVar("ClientT")
 
-# Operations of one event loop on one store. More would run no sooner, and keep the loop from its timers.
+# Operations of one event loop at one place. More at once finish no sooner and starve the loop's timers.
 _AT_ONCE = 10
 _AT_ONCE_IN_THREADS = 4
+# Places that no store uses any more whose clients stay open, for a program that makes its stores per request.
+_IDLE_PLACES = 32
 
 
 class Closing(ABC):
@@ -54,26 +63,47 @@ class Closing(ABC):
         await self.aclose()
 
 
+class Lent(Generic[ClientT]):
+    """A client while calls use it. The caller that lent it gives it back.
+
+    Attributes:
+        client: The client.
+    """
+
+    __slots__ = ("calls", "client", "is_retired", "keeper")
+
+    def __init__(self, client: ClientT) -> None:
+        """Nobody uses it yet."""
+        self.client = client
+        self.calls = 0
+        self.is_retired = False
+        self.keeper: AsyncGenerator[None] | None = None
+
+
+class _Loop(Generic[ClientT]):
+    """What belongs to one event loop."""
+
+    def __init__(self, at_once: int) -> None:
+        self.opening = asyncio.Lock()
+        self.slots = asyncio.Semaphore(at_once)
+        self.lent: Lent[ClientT] | None = None
+
+
 async def _nothing_to_open(_: object) -> Any:
     raise RuntimeError("internal error: the caller's client is all there is")
 
 
-class _LoopClient(Generic[ClientT]):
-    """The async client of one event loop."""
-
-    def __init__(self) -> None:
-        self.opening = asyncio.Lock()
-        self.client: ClientT | None = None
-        self.keeper: AsyncGenerator[None] | None = None
-
-
 class Clients(Generic[ClientT]):
-    """Opens each client on first use, and closes only what it opened.
+    """Opens each client of a place on first use, and closes only what it opened.
 
     There is one blocking client for each process (a forked child opens its own) and one async client for each running
     event loop, because the connections of an async client belong to its loop. The async client is closed when
     its loop shuts down its asynchronous generators, as `asyncio.run` does at its end, so programs that call
     `asyncio.run` many times hold one pool, not many.
+
+    The stores that use a place are counted: the last one that is closed closes the clients, when the calls that are
+    under way have ended. `Clients(...)` is a place of its own, `Clients.shared(...)` the one place of this process with
+    these arguments.
 
     Args:
         connect: Neutral coroutine that opens a client; its argument tells whether to open the async one. Needed
@@ -94,20 +124,60 @@ class Clients(Generic[ClientT]):
         async_client: ClientT | None = None,
     ) -> None:
         self._connect, self._close = connect or _nothing_to_open, close or _nothing_to_open
-        self._given, self._given_async = client, async_client
+        self._given: Lent[ClientT] | None = None if client is None else Lent(client)
+        self._given_async: Lent[ClientT] | None = None if async_client is None else Lent(async_client)
         given = client is not None or async_client is not None
         self.has_native = async_client is not None or (native and not given)
-        self._own: ClientT | None = None
-        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._own: Lent[ClientT] | None = None
+        self._opening = threading.Lock()
         self._lock = threading.Lock()
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopClient[ClientT]] = {}
-        self._inherited: list[object] = []
+        self._users: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop[ClientT]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._found: dict[Hashable, Any] = {}
+        self._key: Hashable = None
         _alive.add(self)
 
-    def blocking(self) -> ClientT:
-        """The blocking client.
+    @classmethod
+    def shared(
+        cls,
+        *place: Any,
+        connect: Callable[[bool], Coroutine[Any, Any, ClientT]] | None = None,
+        close: Callable[[ClientT], Coroutine[Any, Any, None]] | None = None,
+        native: bool = True,
+        client: ClientT | None = None,
+        async_client: ClientT | None = None,
+    ) -> Clients[ClientT]:
+        """Return the clients of a place: those that other stores of this process use, or new ones.
+
+        Args:
+            *place: What tells one place from another: the kind of store, the URL, the options of the driver. Plain
+                data is compared by value; any other object is equal to itself alone.
+            connect: As for the class. It is called for the first store of the place, so it must depend on nothing
+                that is not in `place`.
+            close: As for the class.
+            native: As for the class.
+            client: As for the class; a part of the place.
+            async_client: As for the class; a part of the place.
+        """
+        key = (cls, _comparable(place), native, _comparable(client), _comparable(async_client))
+        with _places_lock:
+            found = _places.get(key)
+            if found is None:
+                found = cls(connect=connect, close=close, native=native, client=client, async_client=async_client)
+                found._key = key
+                _places[key] = found
+        found._stay()
+        return found
+
+    def found(self, place: Hashable, new: Callable[[], Any]) -> Any:
+        """Return what set-up found at a part of this place, such as a table: one object for all stores."""
+        return self._found.get(place) or self._found.setdefault(place, new())
+
+    # The blocking client.
+
+    def lend(self, user: object) -> Lent[ClientT]:
+        """Lend the blocking client to a call of `user`.
 
         Raises:
             ConfigurationError: The caller gave an async client alone.
@@ -118,76 +188,242 @@ class Clients(Generic[ClientT]):
             raise ConfigurationError(
                 "This store was given an async client alone: call the async methods, or pass a blocking client too."
             )
-        if self._own is not None:
-            return self._own
-        with self._lock:
-            if self._own is None:
-                self._own = drive(self._connect(False))
-            return self._own
+        while True:
+            with self._lock:
+                lent = self._own
+                if lent is not None:
+                    lent.calls += 1
+                    is_new = user not in self._users
+                    self._users.add(user)
+                    break
+            with self._opening:
+                if self._own is None:
+                    self._own = Lent(drive(self._connect(False)))
+        if is_new:
+            self._stay()
+        return lent
 
-    def turns(self) -> asyncio.Semaphore:
-        """What an operation holds while it runs on this event loop.
+    def give_back(self, lent: Lent[ClientT]) -> None:
+        """End a call that `lend` began."""
+        if lent is self._given:
+            return
+        with self._lock:
+            lent.calls -= 1
+            is_over = lent.is_retired and not lent.calls
+        if is_over:
+            drive(self._close(lent.client))
+
+    # The async client.
+
+    def slots(self) -> asyncio.Semaphore:
+        """The semaphore that limits operations running at once on this event loop.
 
         A loop does everything that is ready before it looks at its timers: a thousand histories at once would block it.
         """
-        loop = asyncio.get_running_loop()
-        if (turns := self._turns.get(loop)) is None:
-            turns = self._turns[loop] = asyncio.Semaphore(_AT_ONCE if self.has_native else _AT_ONCE_IN_THREADS)
-        return turns
+        return self._loop().slots
 
-    async def native(self) -> ClientT:
-        """The async client of the running event loop."""
-        if self._given_async is not None:
-            return self._given_async
+    def _loop(self) -> _Loop[ClientT]:
         loop = asyncio.get_running_loop()
         if (entry := self._loops.get(loop)) is None:
             for closed in [other for other in self._loops if other.is_closed()]:
                 self._loops.pop(closed, None)
-            entry = self._loops.setdefault(loop, _LoopClient())
-        if entry.client is not None:
-            return entry.client
-        async with entry.opening:
-            if entry.client is None:
-                client = await self._connect(True)
-                entry.keeper = self._keep(loop, client)
-                await anext(entry.keeper)
-                entry.client = client
-            return entry.client
+            new: _Loop[ClientT] = _Loop(_AT_ONCE if self.has_native else _AT_ONCE_IN_THREADS)
+            entry = self._loops.setdefault(loop, new)
+        return entry
 
-    async def _keep(self, loop: asyncio.AbstractEventLoop, client: ClientT) -> AsyncGenerator[None]:
-        """Close `client` when the loop shuts down its asynchronous generators, or when `aclose` asks for it."""
+    async def lend_native(self, user: object) -> Lent[ClientT]:
+        """Lend the async client of the running event loop to a call of `user`."""
+        if self._given_async is not None:
+            return self._given_async
+        entry = self._loop()
+        while entry.lent is None:
+            async with entry.opening:
+                if entry.lent is None:
+                    lent = Lent(await self._connect(True))
+                    lent.keeper = self._keep(entry, lent)
+                    await anext(lent.keeper)
+                    entry.lent = lent
+        lent = entry.lent
+        lent.calls += 1
+        if user not in self._users:
+            with self._lock:
+                self._users.add(user)
+            self._stay()
+        return lent
+
+    async def give_back_native(self, lent: Lent[ClientT]) -> None:
+        """End a call that `lend_native` began."""
+        lent.calls -= 1
+        if lent.is_retired and not lent.calls and lent.keeper is not None:
+            await lent.keeper.aclose()
+
+    async def _keep(self, entry: _Loop[ClientT], lent: Lent[ClientT]) -> AsyncGenerator[None]:
+        """Close a client when the loop shuts down its asynchronous generators, or when its last user is gone."""
         try:
             yield
         finally:
-            self._loops.pop(loop, None)
-            await self._close(client)
+            if entry.lent is lent:
+                entry.lent = None
+            await self._close(lent.client)
 
-    def close(self) -> None:
-        """Close the blocking client, if it was opened here. The next use opens another."""
+    async def _retire(self, entry: _Loop[ClientT]) -> None:
+        """Close the async client of a loop, now or when the last call that uses it ends."""
+        lent, entry.lent = entry.lent, None
+        if lent is not None and lent.keeper is not None:
+            lent.is_retired = True
+            if not lent.calls:
+                await lent.keeper.aclose()
+
+    # Closing.
+
+    def close(self, user: object) -> None:
+        """Let `user` go. The last one closes what was opened here; the next use opens another client.
+
+        Async clients are closed by their own event loops.
+        """
+        if self._let_go(user):
+            self._close_all()
+
+    async def aclose(self, user: object) -> None:
+        """Async `close`; the async client of the running loop is closed when this returns, unless calls use it."""
+        if self._let_go(user):
+            entry = self._loops.get(asyncio.get_running_loop())
+            if entry is not None:
+                await self._retire(entry)
+            if self._own is None:
+                self._close_all()
+            else:
+                await asyncio.to_thread(self._close_all)
+
+    def _let_go(self, user: object) -> bool:
+        """Forget a user, and tell whether it was the last one."""
         with self._lock:
-            own, self._own = self._own, None
-        if own is not None:
-            drive(self._close(own))
+            self._users.discard(user)
+            return not self._users
 
-    async def aclose(self) -> None:
-        """Close the blocking client and the async client of the running loop, where they were opened here."""
-        entry = self._loops.get(asyncio.get_running_loop())
-        if entry is not None and entry.keeper is not None:
-            await entry.keeper.aclose()
-        if self._own is not None:
-            await asyncio.to_thread(self.close)
+    def _close_all(self) -> None:
+        # What was found may be gone when somebody opens the place again.
+        self._found.clear()
+        with self._lock:
+            lent, self._own = self._own, None
+            if lent is not None:
+                lent.is_retired = True
+            is_over = lent is not None and not lent.calls
+        for loop, entry in list(self._loops.items()):
+            if entry.lent is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and its client with it
+                    loop.call_soon_threadsafe(self._retire_on_loop, loop, entry)
+        if lent is not None and is_over:
+            drive(self._close(lent.client))
+
+    def _retire_on_loop(self, loop: asyncio.AbstractEventLoop, entry: _Loop[ClientT]) -> None:
+        task = loop.create_task(self._retire(entry))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    # Which places stay open.
+
+    def _stay(self) -> None:
+        """Note that this place is in use, and close those that have been idle for longest."""
+        if self._key is None:
+            return
+        with _places_lock:
+            _recent[self._key] = self
+            _recent.move_to_end(self._key)
+            if len(_recent) <= _IDLE_PLACES:
+                return
+            idle = [clients for clients in _recent.values() if clients is not self and not clients._users]
+            surplus = idle[: max(0, len(idle) - _IDLE_PLACES)]
+            for clients in surplus:
+                del _recent[clients._key]
+        for clients in surplus:
+            clients._close_all()
 
     def forget_parent(self) -> None:
         """Leave the clients of the parent process alone."""
         # Kept, not dropped: a finalizer could say goodbye on sockets that the parent still uses.
-        self._inherited += [self._own, self._loops]
-        self._own, self._loops, self._lock = None, {}, threading.Lock()
+        _inherited.extend((self._own, self._loops))
+        self._own, self._loops = None, {}
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+
+
+class _Itself:
+    """An object as part of a key: equal to itself alone, and kept alive."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _comparable(value: Any) -> Hashable:
+    """A hashable stand-in for an option: equal for equal plain data, and for the same object of any other kind."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return (type(value), value)
+    if type(value) is dict:
+        return (dict, frozenset((_comparable(key), _comparable(item)) for key, item in value.items()))
+    if type(value) in (list, tuple):
+        return (type(value), tuple(map(_comparable, value)))
+    return _Itself(value)
+
+
+def check_given_clients(
+    kind: str,
+    *,
+    client: object,
+    async_client: object,
+    is_blocking: Callable[[Any], bool],
+    is_native: Callable[[Any], bool],
+    instead_of: Mapping[str, object],
+) -> bool:
+    """Tell whether the caller gave clients of their own, and whether these will do.
+
+    Args:
+        kind: What they should be, for messages, such as `redis`.
+        client: The blocking one.
+        async_client: The async one.
+        is_blocking: Whether an object is a blocking client of this kind.
+        is_native: Whether an object is an async client of this kind.
+        instead_of: The arguments that say where to connect to, by name: one of them, the first, is needed where no
+            client is given, and none of them goes with one.
+
+    Raises:
+        ConfigurationError: A client is of another kind, or both were given, or nothing.
+    """
+    given = client is not None or async_client is not None
+    named = [name for name, value in instead_of.items() if value]
+    if given and named:
+        raise ConfigurationError(f"Pass {named[0]}, or clients of your own, and not both.")
+    if client is not None and not is_blocking(client):
+        raise ConfigurationError(f"client must be a blocking client of {kind}, not {kind_of(client)}.")
+    if async_client is not None and not is_native(async_client):
+        raise ConfigurationError(f"async_client must be an async client of {kind}, not {kind_of(async_client)}.")
+    if not given and instead_of and not next(iter(instead_of.values())):
+        raise ConfigurationError(f"Pass {next(iter(instead_of))}, or clients of your own.")
+    return given
+
+
+def kind_of(client: object) -> str:
+    """The full name of the class of a client, for messages."""
+    return f"{type(client).__module__}.{type(client).__name__}"
 
 
 _alive: weakref.WeakSet[Clients[Any]] = weakref.WeakSet()
+_places: weakref.WeakValueDictionary[Hashable, Clients[Any]] = weakref.WeakValueDictionary()
+_recent: OrderedDict[Hashable, Clients[Any]] = OrderedDict()
+_places_lock = threading.Lock()
+_inherited: list[object] = []
 
 
 def _after_fork() -> None:
+    global _places_lock  # noqa: PLW0603  # another thread of the parent may have held it
+    _places_lock = threading.Lock()
     for clients in list(_alive):
         clients.forget_parent()
 

@@ -7,7 +7,6 @@ A record is the JSON text of LangChain's `message_to_dict(message)` with one mor
 * `meta.v`: version of the format. A record of a higher version is refused, never skipped.
 * `meta.id`: unique for each stored record (a random UUID).
 * `meta.at`: when it was added, in UTC. It is information; order never depends on it.
-* `meta.n`: on the first record of a batch of more than one, the number of records in the batch.
 
 LangChain's readers ignore `meta`, and a record without it, as LangChain's classes write it, is read all the same.
 
@@ -69,6 +68,8 @@ from langchain_histories.errors import CorruptRecordError, InvalidMessageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from langchain_histories._session_ids import SessionId
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -122,10 +123,7 @@ class Row(NamedTuple):
 
 
 class CheckedRow(Row):
-    """A row that is made with a number; its position is that and a checksum of its text.
-
-    Most reads never ask for it.
-    """
+    """A row whose position is `<number>-<crc32 of the text>`, computed only when a reader asks for it."""
 
     __slots__ = ()
 
@@ -394,15 +392,13 @@ class RecordFormat:
         texts: list[str] = []
         for payload, record_id in zip(payloads, ids, strict=True):
             meta: dict[str, Any] = {"v": VERSION, "id": record_id, "at": at}
-            if not texts and len(payloads) > 1:
-                meta["n"] = len(payloads)
             if self.codec is not None:
                 payload = {"type": _ENCODED, "data": self.codec.encode(to_json(payload))}  # noqa: PLW2901
             payload["meta"] = meta
             texts.append(to_json(payload))
         return ids, texts
 
-    def decode(self, rows: Sequence[Row], session_id: str) -> list[Record]:
+    def decode(self, rows: Sequence[Row], session_id: SessionId) -> list[Record]:
         """Return the records of `rows`, each id once.
 
         A driver's retry can store a batch twice: the later copy is the one that counts.
@@ -412,12 +408,22 @@ class RecordFormat:
         """
         return self._decode(rows, session_id, _record)
 
-    def decode_messages(self, rows: Sequence[Row], session_id: str) -> list[BaseMessage]:
+    def decode_messages(self, rows: Sequence[Row], session_id: SessionId) -> list[BaseMessage]:
         """Return the messages of `decode`, a fifth faster."""
         return self._decode(rows, session_id, lambda message, *_: message)
 
+    def record_id(self, row: Row) -> str:
+        """Return the id of a record without building its message.
+
+        A row that is no record has a derived id, like one that LangChain's classes wrote.
+        """
+        try:
+            return str(from_json(row.text)["meta"]["id"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _derived_id(row)
+
     def _decode(
-        self, rows: Sequence[Row], session_id: str, make: Callable[[BaseMessage, Row, str, str | None], T]
+        self, rows: Sequence[Row], session_id: SessionId, make: Callable[[BaseMessage, Row, str, str | None], T]
     ) -> list[T]:
         found: dict[str, T] = {}
         for row in rows:
@@ -430,7 +436,7 @@ class RecordFormat:
                 msg = f"Record at position {row.position} of session {session_id!r} cannot be read: {reason}"
                 if self.on_corrupt == "raise":
                     # Not chained: a validator's error quotes the content.
-                    raise CorruptRecordError(msg, session_id, row.position) from None
+                    raise CorruptRecordError(msg, str(session_id), row.position) from None
                 logger.warning("%s; it is skipped.", msg)
                 continue
             found.pop(record_id, None)
@@ -466,7 +472,7 @@ class RecordFormat:
         text = to_json(encode_value(state, strict=self.on_unserializable == "raise"))
         return text if self.codec is None else to_json({_ENCODED: self.codec.encode(text)})
 
-    def decode_state(self, text: str | bytes, session_id: str) -> dict[str, Any]:
+    def decode_state(self, text: str | bytes, session_id: SessionId) -> dict[str, Any]:
         """Return the state document that `encode_state` wrote.
 
         Raises:
@@ -480,7 +486,7 @@ class RecordFormat:
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error) if isinstance(error, CorruptRecordError) else type(error).__name__
             msg = f"The state of session {session_id!r} cannot be read: {reason}"
-            raise CorruptRecordError(msg, session_id) from None
+            raise CorruptRecordError(msg, str(session_id)) from None
 
 
 def _new_ids(count: int) -> list[str]:
@@ -490,26 +496,6 @@ def _new_ids(count: int) -> list[str]:
         f"{digits[at : at + 12]}4{digits[at + 13 : at + 16]}8{digits[at + 17 : at + 32]}"
         for at in range(0, 32 * count, 32)
     ]
-
-
-class Envelope(NamedTuple):
-    """The `meta` of a record, as far as a store needs it."""
-
-    id: str
-    batch_size: int
-
-
-def envelope(row: Row) -> Envelope:
-    """Read the envelope of a row without building its message.
-
-    `batch_size` is the number of records in the batch that this record begins: 1 also where it begins none.
-    A row that is no record has a derived id, like one that LangChain's classes wrote.
-    """
-    try:
-        meta = from_json(row.text)["meta"]
-        return Envelope(str(meta["id"]), int(meta.get("n", 1)))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Envelope(_derived_id(row), 1)
 
 
 def _record(message: BaseMessage, row: Row, record_id: str, at: str | None) -> Record:

@@ -7,6 +7,12 @@ a message. A driver's own error is the `__cause__`.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class HistoryError(Exception):
     """Base of all errors of this package."""
@@ -28,9 +34,23 @@ class MissingExtraError(HistoryError, ImportError):
     """A driver or another package that is not installed."""
 
 
-def missing_extra(extra: str) -> MissingExtraError:
-    """The error for a package that is not installed, with the command that installs it."""
-    return MissingExtraError(f"This needs a package that is not installed: pip install 'langchain-histories[{extra}]'")
+def missing_extra(extra: str, *, package: str = "langchain-histories") -> MissingExtraError:
+    """The error for a package that is not installed, with the command that installs it.
+
+    Args:
+        extra: The extra that brings it.
+        package: Whose extra that is; a plugin names itself.
+    """
+    return MissingExtraError(f"This needs a package that is not installed: pip install '{package}[{extra}]'")
+
+
+@contextmanager
+def needs_extra(extra: str, *, package: str = "langchain-histories") -> Iterator[None]:
+    """Turn the `ImportError` of a driver that is imported inside into the error that names its extra."""
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra(extra, package=package) from error
 
 
 class StoreError(HistoryError):

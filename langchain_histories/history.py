@@ -6,16 +6,17 @@ import logging
 from typing import TYPE_CHECKING
 
 from langchain_histories._compat import BaseChatMessageHistory
+from langchain_histories._options import check_number
+from langchain_histories._session_ids import normalize_session_id
 from langchain_histories.errors import HistoryError, UnsupportedOperationError
-from langchain_histories.store import check_number, normalize_session_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from langchain_core.messages import BaseMessage
 
-    from langchain_histories.store import MessageStore, SessionId
+    from langchain_histories._session_ids import SessionId
+    from langchain_histories.store import MessageStore
 
     SaveErrorHook = Callable[[Exception, str, Sequence[BaseMessage]], object]
 
@@ -36,7 +37,7 @@ class StoredChatMessageHistory(BaseChatMessageHistory):
         ConfigurationError: The session id or `last` cannot be used.
     """
 
-    def __init__(self, store: MessageStore[Any], session_id: SessionId, *, last: int | None = None) -> None:
+    def __init__(self, store: MessageStore, session_id: SessionId, *, last: int | None = None) -> None:
         """Keep store and session."""
         super().__init__()
         self.store = store
@@ -115,7 +116,7 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
 
     def __init__(
         self,
-        store: MessageStore[Any],
+        store: MessageStore,
         session_id: SessionId,
         *,
         last: int | None = None,

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from langchain_core.runnables import ConfigurableFieldSpec
 
 from langchain_histories._clients import Closing
+from langchain_histories._options import StoreOptions
+from langchain_histories._session_ids import user_session_id
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
-from langchain_histories.store import MessageStore, StoreOptions, user_session_id
+from langchain_histories.store import MessageStore
 from langchain_histories.views.summarizers import find_summarizer
 from langchain_histories.views.summarizing import SummarizingChatMessageHistory
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Self
 
+    from langchain_histories._session_ids import SessionId
     from langchain_histories.history import SaveErrorHook
-    from langchain_histories.store import SessionId
 
     TurnHistory: TypeAlias = TurnChatMessageHistory | SummarizingChatMessageHistory
 
@@ -112,7 +114,7 @@ def _own_class(scheme: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _check_options(cls: type[MessageStore[Any]], options: Iterable[str], also: Iterable[str] = ()) -> None:
+def _check_options(cls: type[MessageStore], options: Iterable[str], also: Iterable[str] = ()) -> None:
     """Refuse an option that the store does not have.
 
     Raises:
@@ -123,10 +125,10 @@ def _check_options(cls: type[MessageStore[Any]], options: Iterable[str], also: I
     known = (own | set(StoreOptions.__annotations__) | set(also)) - {"url"}
     for name in options:
         if name not in known:
-            raise ConfigurationError(f"unknown option {name!r} of the {cls.name} store: {_did_you_mean(name, known)}")
+            raise ConfigurationError(f"unknown option {name!r} of {cls.__name__}: {_did_you_mean(name, known)}")
 
 
-def open_store(url: str, **options: Any) -> MessageStore[Any]:
+def open_store(url: str, **options: Any) -> MessageStore:
     """Return a store of your own for a URL. Nothing is connected before its first use.
 
     Args:
@@ -139,7 +141,7 @@ def open_store(url: str, **options: Any) -> MessageStore[Any]:
     """
     cls = _store_class(url)
     _check_options(cls, options)
-    store: MessageStore[Any] = cls(url, **options)
+    store: MessageStore = cls(url, **options)
     return store
 
 
@@ -148,7 +150,7 @@ def open_history(
 ) -> StoredChatMessageHistory:
     """Return the history of a session in the store at `url`; every read goes to the store.
 
-    Histories with the same URL and options share one store, so this may be called for each turn.
+    Histories with the same URL share one pool of connections, so this may be called for each turn.
 
     Args:
         url: As for `open_store`.
@@ -158,14 +160,14 @@ def open_history(
     """
     cls = _store_class(url)
     _check_options(cls, options, also=["last"])
-    return StoredChatMessageHistory(cls.shared(url, **options), session_id, last=last)
+    return StoredChatMessageHistory(cls.joined(url, **options), session_id, last=last)
 
 
 @dataclass(frozen=True)
 class _Entry:
     """A named store of a registry, and what its histories show."""
 
-    store: MessageStore[Any]
+    store: MessageStore
     last: int | None = None
     summarize: Mapping[str, Any] | None = None
 
@@ -192,7 +194,7 @@ class HistoryRegistry(Closing):
 
     def __init__(
         self,
-        stores: Mapping[str, MessageStore[Any] | _Entry],
+        stores: Mapping[str, MessageStore | _Entry],
         *,
         default: str | None = None,
         on_save_error: SaveErrorHook | None = None,
@@ -257,11 +259,11 @@ class HistoryRegistry(Closing):
         return f"{type(self).__name__}({dict(self.stores)!r}, default={self._default!r})"
 
     @property
-    def stores(self) -> Mapping[str, MessageStore[Any]]:
+    def stores(self) -> Mapping[str, MessageStore]:
         """The stores by name."""
         return MappingProxyType({name: entry.store for name, entry in self._entries.items()})
 
-    def store(self, name: str | None = None) -> MessageStore[Any]:
+    def store(self, name: str | None = None) -> MessageStore:
         """Return a store: the default one, or that of this name."""
         return self._entry(name).store
 

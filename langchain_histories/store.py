@@ -1,7 +1,6 @@
-"""`MessageStore`: what every store does, with its sync and async faces written once.
+"""`MessageStore`: what a program calls of every store, in a sync and an async form.
 
-A store class writes the underscored operations as neutral coroutines (see `_neutral`) over the client of its driver.
-Validation, encoding, errors, set-up on first use and both public faces are here.
+Validation, encoding, errors and set-up on first use are here. What the service can do is in its `Operations`.
 """
 
 from __future__ import annotations
@@ -9,24 +8,28 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
-import enum
-import re
-import threading
-import uuid
-from abc import abstractmethod
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
-from urllib.parse import quote, unquote
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from langchain_histories._clients import Clients, ClientT, Closing
+from langchain_histories._clients import Clients, Closing
 from langchain_histories._neutral import drive
-from langchain_histories.codec import Codec, Record, RecordFormat, Row, envelope, record_time
+from langchain_histories._operations import Found, Operations
+from langchain_histories._options import (
+    STORES_WITH_TTL,
+    Capability,
+    StoreOptions,
+    check_limit,
+    check_number,
+    check_record_options,
+    check_ttl,
+    redact_url,
+)
+from langchain_histories._session_ids import matches_all_escaped, user_prefix
+from langchain_histories.codec import Record, RecordFormat, Row, record_time
 from langchain_histories.errors import (
     ConfigurationError,
     HistoryError,
     StoreError,
     StoreUnavailableError,
-    UnsupportedOperationError,
 )
 
 if TYPE_CHECKING:
@@ -35,70 +38,11 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from langchain_histories._operations import SessionRow
+    from langchain_histories._session_ids import SessionId
     from langchain_histories.history import StoredChatMessageHistory
 
 T = TypeVar("T")
-
-MAX_SESSION_ID_BYTES = 1024
-STORES_WITH_TTL = ("memory", "redis", "upstash", "dynamodb", "cosmosdb")
-_ESCAPED = "lh%"
-_SHARED_STORES = 256
-
-
-class Capability(enum.Flag):
-    """What a store can do beyond appending, reading and clearing."""
-
-    NATIVE_ASYNC = enum.auto()
-    """The async methods use an async driver; without it they run the blocking one in threads."""
-    ATOMIC_BATCH = enum.auto()
-    """The service itself stores a batch all or nothing; without it readers leave out an incomplete one."""
-    TTL = enum.auto()
-    """`ttl=`: a session expires as a whole, that long after its last append."""
-    TAIL_READ = enum.auto()
-    """`last=` and `after=` cost what they return."""
-    DELETE = enum.auto()
-    """`delete(ids)`."""
-    REPLACE = enum.auto()
-    """`replace`."""
-    SESSIONS = enum.auto()
-    """`sessions`."""
-    STATE = enum.auto()
-    """`get_state`, `put_state` and `update_state`."""
-    ERASE = enum.auto()
-    """`erase`, and `clear` of a single session leaves no trace."""
-    LARGE_SESSIONS = enum.auto()
-    """A session has any number of messages, of a megabyte and more; without it what is too large is refused."""
-    PERSISTENT = enum.auto()
-    """What was stored is there for other processes and after a restart."""
-
-
-class AnyState(enum.Enum):
-    """The type of `ANY_STATE`."""
-
-    ANY_STATE = enum.auto()
-
-
-ANY_STATE: Final = AnyState.ANY_STATE
-"""For `_put_state`: whatever the state is, and also where there is none."""
-
-
-class StoreOptions(TypedDict, total=False):
-    """Options that every store takes.
-
-    Attributes:
-        codec: Transforms what is stored of each message: encryption, compression.
-        before_save: Called with each message before it is stored; returns the message to store, or `None` for none.
-            If it raises, nothing is stored.
-        on_unserializable: What to do about an object that cannot be stored: describe its type, or raise.
-        on_corrupt: What to do about a record that cannot be read: raise, or skip it with a warning.
-        ttl: Seconds after its last append at which a session expires, on stores that have `Capability.TTL`.
-    """
-
-    codec: Codec | None
-    before_save: Callable[[BaseMessage], BaseMessage | None] | None
-    on_unserializable: Literal["describe", "raise"]
-    on_corrupt: Literal["raise", "skip"]
-    ttl: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,96 +60,15 @@ class SessionInfo:
     last_at: dt.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SessionRow:
-    """A session as a store lists it: its key, its number of rows and the text of its last row."""
-
-    key: str
-    count: int
-    last: str | bytes | None
-
-
-class Operation(NamedTuple, Generic[ClientT, T]):
+class _Call(NamedTuple, Generic[T]):
     """What both faces run: a name for errors, the session concerned, and a body over a client."""
 
     name: str
-    session_id: str | None
-    body: Callable[[ClientT], Coroutine[Any, Any, T]]
+    session_id: SessionId | None
+    body: Callable[[Any], Coroutine[Any, Any, T]]
 
 
-SessionId: TypeAlias = str | int | uuid.UUID
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
-
-
-def normalize_session_id(session_id: SessionId) -> str:
-    """Return the session id as text.
-
-    Args:
-        session_id: A non-empty `str` of at most 1,024 bytes of UTF-8, a `UUID` or an `int`.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
-    if isinstance(session_id, uuid.UUID) or (isinstance(session_id, int) and not isinstance(session_id, bool)):
-        return str(session_id)
-    if not isinstance(session_id, str) or not session_id:
-        what = "an empty string" if session_id == "" else type(session_id).__name__
-        raise ConfigurationError(
-            f"session_id must be a non-empty str, a UUID or an int, not {what}: without it sessions would be shared."
-        )
-    try:
-        size = len(session_id.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise ConfigurationError("session_id contains a lone surrogate, which is not valid Unicode text.") from None
-    if size > MAX_SESSION_ID_BYTES:
-        raise ConfigurationError(f"session_id has {size} bytes of UTF-8; the limit is {MAX_SESSION_ID_BYTES}.")
-    return session_id
-
-
-def user_session_id(user_id: str, session_id: str) -> str:
-    """Join a user and a session to one session id, `@user/session`.
-
-    `%` and `/` are percent-escaped in the user's part, so different pairs never give the same id.
-
-    Raises:
-        ConfigurationError: A part is empty, or both are too long.
-    """
-    session = normalize_session_id(session_id)
-    return normalize_session_id(_user_prefix(user_id) + session)
-
-
-def _user_prefix(user_id: str) -> str:
-    user = normalize_session_id(user_id)
-    return "@" + user.replace("%", "%25").replace("/", "%2F") + "/"
-
-
-def redact_url(url: str) -> str:
-    """Return `url` without passwords, for messages and `repr`."""
-    url = re.sub(r"//([^/?#]*)@", lambda m: f"//{m[1].split(':', 1)[0]}:***@" if ":" in m[1] else m[0], url)
-    return re.sub(r"(?i)([?&][^=&#]*(?:pass|pwd|secret|token|key|sig|oauthbearer)[^=&#]*=)[^&#]*", r"\1***", url)
-
-
-def check_ttl(ttl: object) -> int | None:
-    """Return `ttl` if it is a time to live in seconds.
-
-    Raises:
-        ConfigurationError: It is not a positive whole number.
-    """
-    if ttl is not None and (not isinstance(ttl, int) or isinstance(ttl, bool) or ttl <= 0):
-        raise ConfigurationError(f"ttl must be a positive whole number of seconds, not {ttl!r}.")
-    return ttl
-
-
-def position_number(position: str) -> int:
-    """Return the number that a position token begins with, as `12` or `12-5f3a`.
-
-    Raises:
-        ConfigurationError: It is not such a token.
-    """
-    number = position.partition("-")[0] if isinstance(position, str) else ""
-    if not number.isdecimal():
-        raise ConfigurationError(f"after must be the position of a record of this store, not {position!r}.")
-    return int(number)
 
 
 async def _in_thread(function: Callable[..., T], *args: Any) -> T:
@@ -223,32 +86,24 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
         raise
 
 
-def _checked(options: StoreOptions) -> dict[str, Any]:
-    """Return the options of the record format.
+class MessageStore(Closing):
+    """One backend, shared by all sessions kept in it.
 
-    Raises:
-        ConfigurationError: One cannot be used.
-    """
-    codec, hook = options.get("codec"), options.get("before_save")
-    if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
-        raise ConfigurationError(f"codec must have encode(text) and decode(text), unlike {type(codec).__name__}.")
-    if hook is not None and not callable(hook):
-        raise ConfigurationError(f"before_save must be callable, unlike {type(hook).__name__}.")
-    for name, values in {"on_unserializable": ("describe", "raise"), "on_corrupt": ("raise", "skip")}.items():
-        if options.get(name, values[0]) not in values:
-            raise ConfigurationError(f"{name} must be one of {values}, not {options.get(name)!r}.")
-    return dict(options)
-
-
-class MessageStore(Closing, Generic[ClientT]):
-    """One backend with its connection pool, shared by all sessions kept in it.
-
-    A subclass names its `schemes`, says its `capabilities`, hands its `Clients` to `__init__` and writes the
-    underscored operations as neutral coroutines over a client. It validates nothing that is validated here.
-    All public methods come in a sync form and an `a`-prefixed async form with the same meaning.
+    All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
+    object: the connections belong to the place that its URL names, and all stores of that place share them.
 
     A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`). At most ten
     operations of one event loop are under way at once (four, where they run in threads); the others wait.
+
+    Each kind of store is a subclass whose constructor calls this one.
+
+    Args:
+        operations: What the service can do.
+        clients: The clients that the operations use.
+        url: Where they connect to; `repr` and errors show it without secrets.
+        record_format: How records are written and read, in place of the package's own format. `ttl` is then the only
+            option.
+        **options: See `StoreOptions`.
 
     Raises:
         ConfigurationError: From any method, for a bad argument. Nothing was sent.
@@ -257,109 +112,68 @@ class MessageStore(Closing, Generic[ClientT]):
         UnsupportedOperationError: From a method that this store does not have.
     """
 
-    name: ClassVar[str]
-    """Short name, for messages."""
-    schemes: ClassVar[tuple[str, ...]] = ()
-    """URL schemes; `postgresql` also stands for `postgresql+psycopg` and other drivers."""
-    driver_errors: tuple[type[Exception], ...] = ()
-    """What the driver raises; turned into `StoreError`."""
-    unavailable_errors: tuple[type[Exception], ...] = (ConnectionError, TimeoutError)
-    """Which of them mean that the store could not be reached; turned into `StoreUnavailableError`."""
-    unholdable: ClassVar[str] = ""
-    """Characters that a session id cannot have in this service; ids with them are escaped."""
-
-    def __init__(self, clients: Clients[ClientT], url: str | None = None, **options: Unpack[StoreOptions]) -> None:
-        """Keep clients and options. Called by subclasses."""
+    def __init__(
+        self,
+        operations: Operations[Any],
+        clients: Clients[Any],
+        url: str | None = None,
+        *,
+        record_format: Any = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """Keep operations, clients and options. Called by subclasses."""
+        self._operations = operations
         self._clients = clients
         self._url = url
-        self.ttl = check_ttl(options.pop("ttl", None))
-        self.format = RecordFormat(**_checked(options))
-        self._is_set_up = False
-        if self.ttl is not None and Capability.TTL not in self.capabilities:
+        operations.found = clients.found((type(operations), operations.place), Found)
+        operations.ttl = check_ttl(options.pop("ttl", None))
+        self.format = record_format or RecordFormat(**check_record_options(options))
+        if operations.ttl is not None and Capability.TTL not in self.capabilities:
             raise ConfigurationError(
                 f"The {self.name} store has no ttl; the stores that have it are {', '.join(STORES_WITH_TTL)}."
             )
+
+    @classmethod
+    def joined(cls, url: str, **options: Any) -> Self:
+        """Return a store for a single history, at the place that other histories of this URL in this process use.
+
+        That is a store of its own, unless the place is in memory and would belong to the store.
+        """
+        return cls(url, **options)  # type: ignore[arg-type]  # the constructors of subclasses take a URL first
 
     def __repr__(self) -> str:
         """Class and place, without secrets."""
         return f"{type(self).__name__}({redact_url(self._url) if self._url else '<client>'!r})"
 
     @property
-    def client(self) -> ClientT:
-        """The blocking client of the driver, for what this package does not do. It is opened if need be."""
-        return self._clients.blocking()
+    def name(self) -> str:
+        """Short name of the service."""
+        return self._operations.name
 
     @property
-    @abstractmethod
+    def ttl(self) -> int | None:
+        """Seconds after its last append at which a session expires."""
+        return self._operations.ttl
+
+    @property
+    def operations(self) -> Operations[Any]:
+        """What the service can do at this place."""
+        return self._operations.serving()
+
+    @property
+    def client(self) -> Any:
+        """The blocking client of the driver, for what this package does not do. It is opened if need be."""
+        lent = self._clients.lend(self)
+        self._clients.give_back(lent)
+        return lent.client
+
+    @property
     def capabilities(self) -> Capability:
         """What this instance can do."""
+        found = self.operations.capabilities
+        return found if self._clients.has_native else found & ~Capability.NATIVE_ASYNC
 
-    # What a store writes. `key` is the session id, escaped where the service cannot hold it.
-
-    @abstractmethod
-    async def _append(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
-        """Store one batch: all or nothing, contiguous, in order, after everything stored before."""
-
-    @abstractmethod
-    async def _read(
-        self,
-        client: ClientT,
-        key: str,
-        *,
-        last: int | None = None,
-        first: int | None = None,
-        after: str | None = None,
-    ) -> Sequence[Row]:
-        """Return rows, oldest first: those after a position, and of these the last or the first n, never both."""
-
-    @abstractmethod
-    async def _clear(self, client: ClientT, key: str) -> None:
-        """Remove all rows, the state and every other trace of the session."""
-
-    async def _setup(self, client: ClientT, *, upgrade: bool = False) -> None:
-        """Make what is missing. Safe when many callers race; needs no rights where nothing is missing."""
-
-    async def _count(self, client: ClientT, key: str) -> int:
-        return len(await self._read(client, key))
-
-    async def _replace(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
-        """Put `rows` in place of all rows of the session: all or nothing. The state stays."""
-        raise self._unsupported("replace")
-
-    async def _delete(self, client: ClientT, key: str, rows: Sequence[Row]) -> int:
-        """Remove these rows, as `_read` returned them; return how many were still there."""
-        raise self._unsupported("delete")
-
-    async def _sessions(
-        self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
-    ) -> Sequence[SessionRow]:
-        """List sessions that have rows, in the byte order of their keys, from behind the key `after`."""
-        raise self._unsupported("sessions")
-
-    async def _erase(self, client: ClientT, prefix: str) -> int:
-        """Remove every trace of all sessions whose key starts with `prefix`; return the number of sessions."""
-        raise self._unsupported("erase")
-
-    async def _get_state(self, client: ClientT, key: str) -> str | bytes | None:
-        raise self._unsupported("get_state")
-
-    async def _put_state(
-        self, client: ClientT, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
-    ) -> bool:
-        """Store the state of a session, or remove it when `text` is `None`; tell whether that was done.
-
-        It is done only if the state is still `instead_of`, as `_get_state` returned it; `None` stands for no state. To
-        compare and to store is one step. `None` is never put instead of `None`.
-        """
-        raise self._unsupported("put_state")
-
-    def _unavailable(self, error: Exception) -> bool:
-        """Whether a driver's error means that the store could not be reached."""
-        return isinstance(error, self.unavailable_errors)
-
-    # The public faces.
-
-    def append(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+    def append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
         """Add a batch of messages to the end of a session: all or nothing, and contiguous.
 
         Returns:
@@ -369,14 +183,14 @@ class MessageStore(Closing, Generic[ClientT]):
             InvalidMessageError: Something in the batch is not a message or cannot be stored. Nothing was written.
             RecordTooLargeError: A message is larger than the store can hold. Nothing was written.
         """
-        return self._run(self._appending(session_id, messages))
+        return self._run(self._append(session_id, messages))
 
-    async def aappend(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+    async def aappend(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
         """Async `append`. When it is cancelled the batch is stored whole or not at all."""
-        return await self._arun(self._appending(session_id, messages))
+        return await self._arun(self._append(session_id, messages))
 
     def read(
-        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+        self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[BaseMessage]:
         """Return the messages of a session, oldest first. They are the caller's own.
 
@@ -389,16 +203,16 @@ class MessageStore(Closing, Generic[ClientT]):
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._reading(session_id, last, first, after, envelopes=False))
+        return self._run(self._read(session_id, last, first, after, envelopes=False))
 
     async def aread(
-        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+        self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[BaseMessage]:
         """Async `read`."""
-        return await self._arun(self._reading(session_id, last, first, after, envelopes=False))
+        return await self._arun(self._read(session_id, last, first, after, envelopes=False))
 
     def records(
-        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+        self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[Record]:
         """Return the messages of a session with their ids, times and positions, oldest first.
 
@@ -412,56 +226,56 @@ class MessageStore(Closing, Generic[ClientT]):
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._reading(session_id, last, first, after, envelopes=True))
+        return self._run(self._read(session_id, last, first, after, envelopes=True))
 
     async def arecords(
-        self, session_id: str, *, last: int | None = None, first: int | None = None, after: str | None = None
+        self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[Record]:
         """Async `records`."""
-        return await self._arun(self._reading(session_id, last, first, after, envelopes=True))
+        return await self._arun(self._read(session_id, last, first, after, envelopes=True))
 
-    def count(self, session_id: str) -> int:
+    def count(self, session_id: SessionId) -> int:
         """Return the number of records of a session."""
-        return self._run(self._counting(session_id))
+        return self._run(self._count(session_id))
 
-    async def acount(self, session_id: str) -> int:
+    async def acount(self, session_id: SessionId) -> int:
         """Async `count`."""
-        return await self._arun(self._counting(session_id))
+        return await self._arun(self._count(session_id))
 
-    def replace(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+    def replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
         """Put these messages in place of all messages of a session: all or nothing.
 
         Returns:
             The new record ids, in order.
         """
-        return self._run(self._replacing(session_id, messages))
+        return self._run(self._replace(session_id, messages))
 
-    async def areplace(self, session_id: str, messages: Sequence[BaseMessage]) -> list[str]:
+    async def areplace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
         """Async `replace`."""
-        return await self._arun(self._replacing(session_id, messages))
+        return await self._arun(self._replace(session_id, messages))
 
-    def delete(self, session_id: str, ids: Iterable[str]) -> int:
+    def delete(self, session_id: SessionId, ids: Iterable[str]) -> int:
         """Remove single records by `Record.id`; unknown ids are ignored. Costs a read of the session.
 
         Returns:
             How many were removed.
         """
-        return self._run(self._deleting(session_id, ids))
+        return self._run(self._delete(session_id, ids))
 
-    async def adelete(self, session_id: str, ids: Iterable[str]) -> int:
+    async def adelete(self, session_id: SessionId, ids: Iterable[str]) -> int:
         """Async `delete`."""
-        return await self._arun(self._deleting(session_id, ids))
+        return await self._arun(self._delete(session_id, ids))
 
-    def clear(self, session_id: str) -> None:
+    def clear(self, session_id: SessionId) -> None:
         """Remove a session with its state. Idempotent."""
-        self._run(self._clearing(session_id))
+        self._run(self._clear(session_id))
 
-    async def aclear(self, session_id: str) -> None:
+    async def aclear(self, session_id: SessionId) -> None:
         """Async `clear`."""
-        await self._arun(self._clearing(session_id))
+        await self._arun(self._clear(session_id))
 
     def sessions(
-        self, *, prefix: str = "", user_id: str | None = None, limit: int | None = None, after: str | None = None
+        self, *, prefix: str = "", user_id: SessionId | None = None, limit: int | None = None, after: str | None = None
     ) -> list[SessionInfo]:
         """List the sessions that have messages, ordered by id.
 
@@ -471,43 +285,43 @@ class MessageStore(Closing, Generic[ClientT]):
             limit: At most so many.
             after: Only those behind this session id, the last one of the page before.
         """
-        return self._run(self._listing(prefix, user_id, limit, after))
+        return self._run(self._sessions(prefix, user_id, limit, after))
 
     async def asessions(
-        self, *, prefix: str = "", user_id: str | None = None, limit: int | None = None, after: str | None = None
+        self, *, prefix: str = "", user_id: SessionId | None = None, limit: int | None = None, after: str | None = None
     ) -> list[SessionInfo]:
         """Async `sessions`."""
-        return await self._arun(self._listing(prefix, user_id, limit, after))
+        return await self._arun(self._sessions(prefix, user_id, limit, after))
 
-    def erase(self, *, user_id: str) -> int:
+    def erase(self, *, user_id: SessionId) -> int:
         """Remove every trace of all sessions of a user, as `user_session_id` names them. Idempotent.
 
         Returns:
             How many sessions were removed.
         """
-        return self._run(self._erasing(user_id))
+        return self._run(self._erase(user_id))
 
-    async def aerase(self, *, user_id: str) -> int:
+    async def aerase(self, *, user_id: SessionId) -> int:
         """Async `erase`."""
-        return await self._arun(self._erasing(user_id))
+        return await self._arun(self._erase(user_id))
 
-    def get_state(self, session_id: str) -> dict[str, Any] | None:
+    def get_state(self, session_id: SessionId) -> dict[str, Any] | None:
         """Return the small document kept beside the transcript of a session, such as a summary."""
-        return self._run(self._getting_state(session_id))
+        return self._run(self._get_state(session_id))
 
-    async def aget_state(self, session_id: str) -> dict[str, Any] | None:
+    async def aget_state(self, session_id: SessionId) -> dict[str, Any] | None:
         """Async `get_state`."""
-        return await self._arun(self._getting_state(session_id))
+        return await self._arun(self._get_state(session_id))
 
-    def put_state(self, session_id: str, state: dict[str, Any] | None) -> None:
+    def put_state(self, session_id: SessionId, state: dict[str, Any] | None) -> None:
         """Store the document of a session in place of the one before; `None` removes it."""
-        self._run(self._putting_state(session_id, state))
+        self._run(self._put_state(session_id, state))
 
-    async def aput_state(self, session_id: str, state: dict[str, Any] | None) -> None:
+    async def aput_state(self, session_id: SessionId, state: dict[str, Any] | None) -> None:
         """Async `put_state`."""
-        await self._arun(self._putting_state(session_id, state))
+        await self._arun(self._put_state(session_id, state))
 
-    def update_state(self, session_id: str, change: StateChange) -> dict[str, Any] | None:
+    def update_state(self, session_id: SessionId, change: StateChange) -> dict[str, Any] | None:
         """Store what `change` makes of the document of a session, and lose no change that others make meanwhile.
 
         Args:
@@ -521,16 +335,16 @@ class MessageStore(Closing, Generic[ClientT]):
             The document as it is stored now.
         """
         while True:
-            old = self._run(self._getting_state_text(session_id))
-            state, storing = self._changing_state(session_id, old, change)
+            old = self._run(self._get_state_text(session_id))
+            state, storing = self._change_state(session_id, old, change)
             if storing is None or self._run(storing):
                 return state
 
-    async def aupdate_state(self, session_id: str, change: StateChange) -> dict[str, Any] | None:
+    async def aupdate_state(self, session_id: SessionId, change: StateChange) -> dict[str, Any] | None:
         """Async `update_state`. `change` is a plain function, called on the event loop."""
         while True:
-            old = await self._arun(self._getting_state_text(session_id))
-            state, storing = self._changing_state(session_id, old, change)
+            old = await self._arun(self._get_state_text(session_id))
+            state, storing = self._change_state(session_id, old, change)
             if storing is None or await self._arun(storing):
                 return state
 
@@ -540,11 +354,11 @@ class MessageStore(Closing, Generic[ClientT]):
         Args:
             upgrade: Also add to a table that already exists what makes it fast, such as an index.
         """
-        self._run(self._setting_up(upgrade=upgrade))
+        self._run(self._setup(upgrade=upgrade))
 
     async def asetup(self, *, upgrade: bool = False) -> None:
         """Async `setup`."""
-        await self._arun(self._setting_up(upgrade=upgrade))
+        await self._arun(self._setup(upgrade=upgrade))
 
     def history(self, session_id: SessionId, *, last: int | None = None) -> StoredChatMessageHistory:
         """Return LangChain's view of one session.
@@ -558,151 +372,161 @@ class MessageStore(Closing, Generic[ClientT]):
         return StoredChatMessageHistory(self, session_id, last=last)
 
     def close(self) -> None:
-        """Close the blocking client, if it was opened here. The next use opens another."""
-        self._clients.close()
+        """Let the clients go. They are closed with the last store of the place; the next use opens others."""
+        self._clients.close(self)
 
     async def aclose(self) -> None:
-        """Close the clients of this process and event loop, where they were opened here."""
-        await self._clients.aclose()
+        """Async `close`: the async client of this event loop too is closed with the last store of the place."""
+        await self._clients.aclose(self)
 
-    @classmethod
-    def shared(cls, *args: Any, **options: Any) -> Self:
-        """Return the one store of this process with these arguments, so that a history made per turn opens no pool.
+    def run(
+        self, name: str, body: Callable[[Any], Coroutine[Any, Any, T]], *, session_id: SessionId | None = None
+    ) -> T:
+        """Run an operation of the service's own, with set-up and errors as for the others.
 
-        The 256 configurations used last are kept.
+        Args:
+            name: What errors call it.
+            body: A neutral coroutine function of a client; see `langchain_histories.stores.base`.
+            session_id: The session concerned, for errors.
         """
-        key = (cls, _configuration_key(args), _configuration_key(options))
-        with _shared_lock:
-            store = _shared.pop(key, None) or cls(*args, **options)
-            _shared[key] = store
-            if len(_shared) > _SHARED_STORES:
-                _shared.popitem(last=False)
-        return store
+        return self._run(_Call(name, session_id, body))
+
+    async def arun(
+        self, name: str, body: Callable[[Any], Coroutine[Any, Any, T]], *, session_id: SessionId | None = None
+    ) -> T:
+        """Async `run`."""
+        return await self._arun(_Call(name, session_id, body))
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
-    def _appending(self, session_id: str, messages: Sequence[BaseMessage]) -> Operation[ClientT, list[str]]:
+    def _append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> _Call[list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
-        async def body(client: ClientT) -> list[str]:
+        async def body(client: Any) -> list[str]:
             if rows:
-                await self._append(client, key, rows)
+                await self.operations.append(client, key, rows)
             return ids
 
-        return Operation("append", session_id, body)
+        return _Call("append", session_id, body)
 
-    def _reading(
-        self, session_id: str, last: int | None, first: int | None, after: str | None, *, envelopes: bool
-    ) -> Operation[ClientT, list[Any]]:
+    def _read(
+        self, session_id: SessionId, last: int | None, first: int | None, after: str | None, *, envelopes: bool
+    ) -> _Call[list[Any]]:
         """Read records, or without envelopes messages alone, which is faster."""
         key = self._key(session_id)
         limit = check_limit(last, first)
         side = "last" if first is None else "first"
 
-        decode: Callable[[Sequence[Row], str], list[Any]]
+        decode: Callable[[Sequence[Row], SessionId], list[Any]]
         decode = self.format.decode if envelopes else self.format.decode_messages
 
-        async def body(client: ClientT) -> list[Any]:
+        async def body(client: Any) -> list[Any]:
+            read = self.operations.read
             if limit == 0:
                 return []
             if limit is None:
-                return decode(await self._read(client, key, after=after), session_id)
+                return decode(await read(client, key, after=after), session_id)
             wanted = limit
             while True:
                 where: dict[str, Any] = {side: wanted, "after": after}
-                rows = await self._read(client, key, **where)
+                rows = await read(client, key, **where)
                 records = decode(rows, session_id)
                 # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further.
                 if len(records) >= limit or len(rows) < wanted:
                     return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
-        return Operation("read", session_id, body)
+        return _Call("read", session_id, body)
 
-    def _counting(self, session_id: str) -> Operation[ClientT, int]:
+    def _count(self, session_id: SessionId) -> _Call[int]:
         key = self._key(session_id)
-        return Operation("count", session_id, lambda client: self._count(client, key))
+        return _Call("count", session_id, lambda client: self.operations.count(client, key))
 
-    def _replacing(self, session_id: str, messages: Sequence[BaseMessage]) -> Operation[ClientT, list[str]]:
+    def _replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> _Call[list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
-        async def body(client: ClientT) -> list[str]:
-            await self._replace(client, key, rows)
+        async def body(client: Any) -> list[str]:
+            await self.operations.replace(client, key, rows)
             return ids
 
-        return Operation("replace", session_id, body)
+        return _Call("replace", session_id, body)
 
-    def _deleting(self, session_id: str, ids: Iterable[str]) -> Operation[ClientT, int]:
+    def _delete(self, session_id: SessionId, ids: Iterable[str]) -> _Call[int]:
         key = self._key(session_id)
         if isinstance(ids, str):
             raise ConfigurationError("delete takes a list of record ids, not one str.")
         wanted = set(ids)
 
-        async def body(client: ClientT) -> int:
-            rows = await self._read(client, key) if wanted else []
-            found = [row for row in rows if envelope(row).id in wanted]
-            return await self._delete(client, key, found) if found else 0
+        async def body(client: Any) -> int:
+            operations = self.operations
+            rows = await operations.read(client, key) if wanted else []
+            found = [row for row in rows if self.format.record_id(row) in wanted]
+            return await operations.delete(client, key, found) if found else 0
 
-        return Operation("delete", session_id, body)
+        return _Call("delete", session_id, body)
 
-    def _clearing(self, session_id: str) -> Operation[ClientT, None]:
+    def _clear(self, session_id: SessionId) -> _Call[None]:
         key = self._key(session_id)
-        return Operation("clear", session_id, lambda client: self._clear(client, key))
+        return _Call("clear", session_id, lambda client: self.operations.clear(client, key))
 
-    def _listing(
-        self, prefix: str, user_id: str | None, limit: int | None, after: str | None
-    ) -> Operation[ClientT, list[SessionInfo]]:
+    def _sessions(
+        self, prefix: str, user_id: SessionId | None, limit: int | None, after: str | None
+    ) -> _Call[list[SessionInfo]]:
         check_number("limit", limit)
-        prefix = prefix if user_id is None else _user_prefix(user_id) + prefix
+        prefix = prefix if user_id is None else user_prefix(user_id) + prefix
         after_key = None if after is None else self._key(after)
 
-        async def body(client: ClientT) -> list[SessionInfo]:
+        async def body(client: Any) -> list[SessionInfo]:
+            operations = self.operations
             found: list[SessionRow] = []
-            for key_prefix in self._key_prefixes(prefix):
-                # A prefix of the mark of escaped keys matches them all, so the page is cut after the filter below.
-                most = None if self.unholdable and prefix and _ESCAPED.startswith(prefix) else limit
-                found += await self._sessions(client, prefix=key_prefix, limit=most, after=after_key)
+            for key_prefix in operations.key_prefixes(prefix):
+                # Then the page is cut after the filter below.
+                most = None if matches_all_escaped(prefix, operations.unholdable) else limit
+                found += await operations.sessions(client, prefix=key_prefix, limit=most, after=after_key)
             found.sort(key=lambda row: row.key.encode())
             infos = [
-                SessionInfo(self._session_id(row.key), row.count, None if row.last is None else record_time(row.last))
+                SessionInfo(
+                    operations.session_id(row.key), row.count, None if row.last is None else record_time(row.last)
+                )
                 for row in found
             ]
             return [info for info in infos if info.session_id.startswith(prefix)][:limit]
 
-        return Operation("sessions", None, body)
+        return _Call("sessions", None, body)
 
-    def _erasing(self, user_id: str) -> Operation[ClientT, int]:
-        prefix = _user_prefix(user_id)
+    def _erase(self, user_id: SessionId) -> _Call[int]:
+        prefix = user_prefix(user_id)
 
-        async def body(client: ClientT) -> int:
-            return sum([await self._erase(client, key_prefix) for key_prefix in self._key_prefixes(prefix)])
+        async def body(client: Any) -> int:
+            operations = self.operations
+            return sum([await operations.erase(client, key_prefix) for key_prefix in operations.key_prefixes(prefix)])
 
-        return Operation("erase", None, body)
+        return _Call("erase", None, body)
 
-    def _getting_state(self, session_id: str) -> Operation[ClientT, dict[str, Any] | None]:
+    def _get_state(self, session_id: SessionId) -> _Call[dict[str, Any] | None]:
         key = self._key(session_id)
 
-        async def body(client: ClientT) -> dict[str, Any] | None:
-            text = await self._get_state(client, key)
+        async def body(client: Any) -> dict[str, Any] | None:
+            text = await self.operations.get_state(client, key)
             return None if text is None else self.format.decode_state(text, session_id)
 
-        return Operation("get_state", session_id, body)
+        return _Call("get_state", session_id, body)
 
-    def _putting_state(self, session_id: str, state: dict[str, Any] | None) -> Operation[ClientT, None]:
+    def _put_state(self, session_id: SessionId, state: dict[str, Any] | None) -> _Call[None]:
         key, text = self._key(session_id), self._state_text(state)
 
-        async def body(client: ClientT) -> None:
-            await self._put_state(client, key, text)
+        async def body(client: Any) -> None:
+            await self.operations.put_state(client, key, text)
 
-        return Operation("put_state", session_id, body)
+        return _Call("put_state", session_id, body)
 
-    def _getting_state_text(self, session_id: str) -> Operation[ClientT, str | bytes | None]:
+    def _get_state_text(self, session_id: SessionId) -> _Call[str | bytes | None]:
         key = self._key(session_id)
-        return Operation("update_state", session_id, lambda client: self._get_state(client, key))
+        return _Call("update_state", session_id, lambda client: self.operations.get_state(client, key))
 
-    def _changing_state(
-        self, session_id: str, old: str | bytes | None, change: StateChange
-    ) -> tuple[dict[str, Any] | None, Operation[ClientT, bool] | None]:
+    def _change_state(
+        self, session_id: SessionId, old: str | bytes | None, change: StateChange
+    ) -> tuple[dict[str, Any] | None, _Call[bool] | None]:
         """Return what `change` makes of the state with the text `old`, and how it is stored: not, if it is the same."""
         # Two of them: `change` may return its own after changing it in place.
         before, given = (None if old is None else self.format.decode_state(old, session_id) for _ in range(2))
@@ -712,8 +536,8 @@ class MessageStore(Closing, Generic[ClientT]):
         key, text = self._key(session_id), self._state_text(changed)
         state = None if text is None else self.format.decode_state(text, session_id)
         # The texts are compared, for a codec may make another text of the same state each time.
-        storing: Operation[ClientT, bool] = Operation(
-            "update_state", session_id, lambda client: self._put_state(client, key, text, instead_of=old)
+        storing: _Call[bool] = _Call(
+            "update_state", session_id, lambda client: self.operations.put_state(client, key, text, expected=old)
         )
         return state, storing
 
@@ -722,107 +546,66 @@ class MessageStore(Closing, Generic[ClientT]):
             raise ConfigurationError(f"A state must be a dict or None, not {type(state).__name__}.")
         return None if state is None else self.format.encode_state(state)
 
-    def _setting_up(self, *, upgrade: bool) -> Operation[ClientT, None]:
-        return Operation("setup", None, lambda client: self._setup(client, upgrade=upgrade))
+    def _setup(self, *, upgrade: bool) -> _Call[None]:
+        async def body(client: Any) -> None:
+            self._operations.found.is_complete = await self._operations.setup(client, upgrade=upgrade) is not False
 
-    # How an operation is run.
+        return _Call("setup", None, body)
 
-    def _run(self, operation: Operation[ClientT, T]) -> T:
+    def _key(self, session_id: SessionId) -> str:
+        return self._operations.key(session_id)
+
+    # How a call is run.
+
+    def _run(self, call: _Call[T]) -> T:
+        clients = self._clients
         try:
-            return drive(self._prepared(operation, self._clients.blocking()))
+            lent = clients.lend(self)
+            try:
+                return drive(self._prepared(call, lent.client))
+            finally:
+                clients.give_back(lent)
         except HistoryError:
             raise
         except self._expected_errors() as error:
-            raise self._failed(operation, error) from error
+            raise self._failed(call, error) from error
 
-    async def _arun(self, operation: Operation[ClientT, T]) -> T:
-        async with self._clients.turns():
-            if not self._clients.has_native:
-                return await _in_thread(self._run, operation)
+    async def _arun(self, call: _Call[T]) -> T:
+        clients = self._clients
+        async with clients.slots():
+            if not clients.has_native:
+                return await _in_thread(self._run, call)
             try:
-                return await self._prepared(operation, await self._clients.native())
+                lent = await clients.lend_native(self)
+                try:
+                    return await self._prepared(call, lent.client)
+                finally:
+                    await clients.give_back_native(lent)
             except HistoryError:
                 raise
             except self._expected_errors() as error:
-                raise self._failed(operation, error) from error
+                raise self._failed(call, error) from error
 
-    async def _prepared(self, operation: Operation[ClientT, T], client: ClientT) -> T:
-        if not self._is_set_up and operation.name != "setup":
-            await self._setup(client)
-            self._is_set_up = True
-        return await operation.body(client)
+    async def _prepared(self, call: _Call[T], client: Any) -> T:
+        operations = self._operations
+        if not operations.found.is_complete and call.name != "setup":
+            operations.found.is_complete = await operations.setup(client) is not False
+        result: T = await operations.run(client, call.body)
+        return result
 
     def _expected_errors(self) -> tuple[type[Exception], ...]:
-        return (OSError, *self.driver_errors)
+        return (OSError, *self._operations.driver_errors)
 
-    def _failed(self, operation: Operation[ClientT, Any], error: Exception) -> StoreError:
+    def _failed(self, call: _Call[Any], error: Exception) -> StoreError:
         """Turn the driver's error into ours."""
-        unavailable = self._unavailable(error)
-        where = f"{operation.name} on {self!r}"
-        if operation.session_id is not None:
-            where += f", session {str(operation.session_id)!r}"
+        unavailable = self._operations.is_unavailable(error)
+        # The next call looks at the place again: somebody may have dropped the table.
+        self._operations.found.is_complete = False
+        where = f"{call.name} on {self!r}"
+        if call.session_id is not None:
+            where += f", session {str(call.session_id)!r}"
         what = "could not be reached" if unavailable else "failed"
         msg = f"{self.name}: {where} {what} ({type(error).__name__}). See the cause for the driver's own words."
         kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
-        return kind(msg, self.name, operation.name, operation.session_id)
-
-    def _unsupported(self, operation: str) -> UnsupportedOperationError:
-        return UnsupportedOperationError(f"The {self.name} store has no {operation}; see its capabilities.")
-
-    # Session ids that the service cannot hold. An escaped key starts with a mark, and an id that starts with the mark
-    # is escaped too, so that no two ids have the same key.
-
-    def _key(self, session_id: str) -> str:
-        session_id = normalize_session_id(session_id)
-        if self.unholdable and (session_id.startswith(_ESCAPED) or set(self.unholdable) & set(session_id)):
-            return _ESCAPED + quote(session_id, safe="")
-        return session_id
-
-    def _session_id(self, key: str) -> str:
-        return unquote(key.removeprefix(_ESCAPED)) if self.unholdable and key.startswith(_ESCAPED) else key
-
-    def _key_prefixes(self, prefix: str) -> list[str]:
-        """The prefixes that the keys of all sessions have whose id starts with `prefix`."""
-        escaped = _ESCAPED + quote(prefix, safe="")
-        if not self.unholdable or escaped.startswith(prefix):
-            return [prefix]
-        return [escaped] if prefix.startswith(_ESCAPED) else [prefix, escaped]
-
-
-def _configuration_key(value: Any) -> Any:
-    """A hashable stand-in for an option: equal for equal plain data, the identity of anything else."""
-    match value:
-        case None | bool() | int() | float() | str() | bytes():
-            return (type(value), value)
-        case dict():
-            return tuple((key, _configuration_key(item)) for key, item in sorted(value.items()))
-        case list() | tuple():
-            return tuple(map(_configuration_key, value))
-        case _:
-            return id(value)
-
-
-_shared: OrderedDict[Any, Any] = OrderedDict()
-_shared_lock = threading.Lock()
-
-
-def check_limit(last: int | None, first: int | None) -> int | None:
-    """Return the one of both that is given.
-
-    Raises:
-        ConfigurationError: Both are given, or one is not a whole number of at least 0.
-    """
-    if last is not None and first is not None:
-        raise ConfigurationError("Give last or first, not both.")
-    return check_number("last", last) if first is None else check_number("first", first)
-
-
-def check_number(name: str, value: int | None) -> int | None:
-    """Return `value` if it is a whole number of at least 0, or `None`.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise ConfigurationError(f"{name} must be a whole number of at least 0, not {value!r}.")
-    return value
+        session_id = None if call.session_id is None else str(call.session_id)
+        return kind(msg, self.name, call.name, session_id)

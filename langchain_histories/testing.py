@@ -55,6 +55,8 @@ from pydantic import BaseModel
 
 from langchain_histories import codec
 from langchain_histories._neutral import drive
+from langchain_histories._options import STORES_WITH_TTL, Capability
+from langchain_histories._session_ids import user_session_id
 from langchain_histories.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -64,12 +66,12 @@ from langchain_histories.errors import (
     StoreUnavailableError,
 )
 from langchain_histories.history import TurnChatMessageHistory
-from langchain_histories.store import STORES_WITH_TTL, Capability, MessageStore, SessionInfo, user_session_id
+from langchain_histories.store import MessageStore, SessionInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    OpenStore = Callable[..., MessageStore[Any]]
+    OpenStore = Callable[..., MessageStore]
 
 START_METHODS = multiprocessing.get_all_start_methods()
 
@@ -220,13 +222,13 @@ class Face:
         """Without a runner: the sync face."""
         self._runner = runner
 
-    def __call__(self, store: MessageStore[Any]) -> Any:
+    def __call__(self, store: MessageStore) -> Any:
         """Return the store's methods of this face."""
         return _Caller(store, self._runner)
 
 
 class _Caller:
-    def __init__(self, store: MessageStore[Any], runner: asyncio.Runner | None) -> None:
+    def __init__(self, store: MessageStore, runner: asyncio.Runner | None) -> None:
         self._store, self._runner = store, runner
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -302,10 +304,10 @@ def _open_sockets() -> int:
     return sum(is_socket(entry) for entry in Path("/proc/self/fd").iterdir())
 
 
-def _plant(store: MessageStore[Any], session_id: str, rows: Sequence[str]) -> None:
+def _plant(store: MessageStore, session_id: str, rows: Sequence[str]) -> None:
     """Store texts as they are, beside the codec."""
     store.setup()
-    drive(store._append(store.client, store._key(session_id), rows))
+    drive(store.operations.append(store.client, store.operations.key(session_id), rows))
 
 
 class MessageStoreTests:
@@ -325,12 +327,12 @@ class MessageStoreTests:
         raise NotImplementedError
 
     @pytest.fixture
-    def unreachable_store(self) -> MessageStore[Any] | None:
+    def unreachable_store(self) -> MessageStore | None:
         """The store where nobody answers; `None` if it has no such thing."""
         return None
 
     @pytest.fixture
-    def wrong_password_store(self) -> MessageStore[Any] | None:
+    def wrong_password_store(self) -> MessageStore | None:
         """The store with the password `wrong-Secret7`; `None` if it has no such thing."""
         return None
 
@@ -339,14 +341,14 @@ class MessageStoreTests:
         """What is behind the store, with `stop()` and `start()`, which keep the data; `None` if nothing is."""
         return None
 
-    def traces(self, store: MessageStore[Any]) -> list[str] | None:  # noqa: ARG002
+    def traces(self, store: MessageStore) -> list[str] | None:  # noqa: ARG002
         """Name everything that the place of this test holds: keys, rows, files; `None` if that cannot be told."""
         return None
 
     # What the tests use.
 
     @pytest.fixture
-    def store(self, open_store: OpenStore) -> Iterator[MessageStore[Any]]:
+    def store(self, open_store: OpenStore) -> Iterator[MessageStore]:
         """The store of this test."""
         with open_store() as store:
             yield store
@@ -375,7 +377,7 @@ class MessageStoreTests:
 
     # What it says of itself.
 
-    def test_capabilities(self, store: MessageStore[Any]) -> None:
+    def test_capabilities(self, store: MessageStore) -> None:
         """A store says what it can do; what depends on the table that it finds, after set-up."""
         store.setup()
         assert store.capabilities & ~Capability(0) == self.capabilities & ~Capability(0)
@@ -393,13 +395,13 @@ class MessageStoreTests:
 
     # Rules 1 and 2: order and batches.
 
-    def test_an_unknown_session_is_empty(self, store: MessageStore[Any], face: Face) -> None:
+    def test_an_unknown_session_is_empty(self, store: MessageStore, face: Face) -> None:
         """Only what was added is there."""
         assert face(store).read("nobody") == []
         assert face(store).count("nobody") == 0
 
     def test_order_of_appends_and_batches(
-        self, store: MessageStore[Any], faces: tuple[Face, Face], monkeypatch: pytest.MonkeyPatch
+        self, store: MessageStore, faces: tuple[Face, Face], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Rule 1: order is the store's own, also when the clock stands still or goes back."""
         write, read = faces
@@ -413,7 +415,7 @@ class MessageStoreTests:
         assert _texts(read(store).read("s")) == _texts(messages)
         assert read(store).count("s") == 520
 
-    def test_an_empty_batch_changes_nothing(self, store: MessageStore[Any], face: Face) -> None:
+    def test_an_empty_batch_changes_nothing(self, store: MessageStore, face: Face) -> None:
         """An empty batch is no session."""
         assert face(store).append("s", []) == []
         assert face(store).read("s") == []
@@ -454,7 +456,7 @@ class MessageStoreTests:
         assert all([text.split()[2] for text in batch] == ["0", "1", "2"] for batch in batches)
         assert all(len({tuple(text.split()[:2]) for text in batch}) == 1 for batch in batches)
 
-    def test_a_refused_batch_writes_nothing(self, store: MessageStore[Any], face: Face) -> None:
+    def test_a_refused_batch_writes_nothing(self, store: MessageStore, face: Face) -> None:
         """Rule 2: one bad message refuses its whole batch before anything is written."""
         face(store).append("s", [HumanMessage("kept")])
         bad: list[Any] = [HumanMessage("lost?"), "no message"]
@@ -468,7 +470,7 @@ class MessageStoreTests:
 
     def test_eight_processes(self, open_store: OpenStore) -> None:
         """Rule 3: 8 processes x 200 appends leave 1,600 messages, each writer's in its order."""
-        self.needs(Capability.PERSISTENT)
+        self.needs(Capability.MANY_PROCESSES)
         count = 200 if Capability.LARGE_SESSIONS in self.capabilities else 40
         with _processes(8) as pool:
             for future in [pool.submit(_write_numbers, open_store, "s", writer, count) for writer in range(8)]:
@@ -479,7 +481,7 @@ class MessageStoreTests:
         for writer in range(8):
             assert [int(number) for name, number in stored if name == str(writer)] == list(range(count))
 
-    def test_eight_threads(self, store: MessageStore[Any]) -> None:
+    def test_eight_threads(self, store: MessageStore) -> None:
         """Rule 3: threads of one process share one store."""
 
         def write(writer: int) -> None:
@@ -492,7 +494,7 @@ class MessageStoreTests:
         for writer in range(8):
             assert [int(number) for name, number in stored if name == str(writer)] == list(range(50))
 
-    def test_two_hundred_tasks(self, store: MessageStore[Any]) -> None:
+    def test_two_hundred_tasks(self, store: MessageStore) -> None:
         """Rule 3: 200 tasks on one event loop, on one session and on sessions of their own."""
 
         async def write(number: int) -> None:
@@ -511,7 +513,7 @@ class MessageStoreTests:
 
     # Rule 4: round trip.
 
-    def test_round_trip(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_round_trip(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 4: what comes back equals what was stored, chunks as the whole message."""
         write, read = faces
         messages = golden_messages()
@@ -524,7 +526,7 @@ class MessageStoreTests:
             whole = message_chunk_to_message(message) if isinstance(message, BaseMessageChunk) else message
             assert _comparable(back) == _comparable(whole)
 
-    def test_what_is_too_large_is_refused(self, store: MessageStore[Any], face: Face) -> None:
+    def test_what_is_too_large_is_refused(self, store: MessageStore, face: Face) -> None:
         """Rule 2: or stored whole; never cut, and the rest of its batch is not written without it."""
         batch = [HumanMessage("before"), HumanMessage("é" * 1_500_000), HumanMessage("behind")]
         face(store).append("s", [HumanMessage("first")])
@@ -556,7 +558,7 @@ class MessageStoreTests:
 
     # Rule 5: reads.
 
-    def test_last_and_after(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_last_and_after(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 5: the last n, what is behind a position, and both."""
         write, read = faces
         write(store).append("s", _numbers(7))
@@ -578,7 +580,7 @@ class MessageStoreTests:
         assert _texts(read(store).read("s", after=tail[-1].position)) == ["new"]
         assert _texts(read(store).read("s", after=tail[-1].position, first=5)) == ["new"]
 
-    def test_pages(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_pages(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 5: a session is read in pages, small and large records alike."""
         write, read = faces
         texts = [str(number) * (1 if number % 3 else 40_000) for number in range(20)]
@@ -591,7 +593,7 @@ class MessageStoreTests:
             position = page[-1].position
         assert pages == texts
 
-    def test_a_position_outlives_deletion_and_clear(self, store: MessageStore[Any], face: Face) -> None:
+    def test_a_position_outlives_deletion_and_clear(self, store: MessageStore, face: Face) -> None:
         """Rule 5: going on from a position misses nothing after others deleted messages or cleared the session."""
         self.needs(Capability.DELETE)
         face(store).append("s", _numbers(5))
@@ -611,7 +613,7 @@ class MessageStoreTests:
             assert _texts(face(store).read("s", after=position)) == fresh
 
     @pytest.mark.parametrize("bad", [-1, 1.5, "3", True])
-    def test_bad_last(self, store: MessageStore[Any], face: Face, bad: Any) -> None:
+    def test_bad_last(self, store: MessageStore, face: Face, bad: Any) -> None:
         """Rule 5: a bad argument is refused."""
         with pytest.raises(ConfigurationError, match="last"):
             face(store).read("s", last=bad)
@@ -620,13 +622,13 @@ class MessageStoreTests:
         with pytest.raises(ConfigurationError, match="not both"):
             face(store).read("s", first=1, last=1)
 
-    def test_a_foreign_position_is_refused(self, store: MessageStore[Any], face: Face) -> None:
+    def test_a_foreign_position_is_refused(self, store: MessageStore, face: Face) -> None:
         """Rule 5: a position that this store never gave is an error, not an empty history."""
         face(store).append("s", [HumanMessage("x")])
         with pytest.raises(ConfigurationError, match="position"):
             face(store).read("s", after="not a position")
 
-    def test_what_is_returned_belongs_to_the_caller(self, store: MessageStore[Any], face: Face) -> None:
+    def test_what_is_returned_belongs_to_the_caller(self, store: MessageStore, face: Face) -> None:
         """Rule 5: changing what was read or written changes nothing that is stored."""
         message = HumanMessage("before", additional_kwargs={"a": [1]})
         face(store).append("s", [message])
@@ -639,7 +641,7 @@ class MessageStoreTests:
 
     # Rule 6: empty is empty, down is down.
 
-    def test_unreachable(self, unreachable_store: MessageStore[Any] | None, face: Face) -> None:
+    def test_unreachable(self, unreachable_store: MessageStore | None, face: Face) -> None:
         """Rule 6: a store that cannot be reached raises on every operation."""
         if unreachable_store is None:
             pytest.skip("the store has no server to be down")
@@ -657,7 +659,7 @@ class MessageStoreTests:
             assert caught.value.operation == name
 
     def test_wrong_password(
-        self, wrong_password_store: MessageStore[Any] | None, face: Face, caplog: pytest.LogCaptureFixture
+        self, wrong_password_store: MessageStore | None, face: Face, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Rules 6 and 14: a refused password raises, and is in no message."""
         if wrong_password_store is None:
@@ -705,7 +707,7 @@ class MessageStoreTests:
             assert _texts(face(lenient).read("s", last=2)) == ["before", "after"]
         assert "'s'" in caplog.text
 
-    def test_a_record_without_envelope(self, store: MessageStore[Any], face: Face) -> None:
+    def test_a_record_without_envelope(self, store: MessageStore, face: Face) -> None:
         """Rule 16: a record as LangChain's classes write it is read, listed and deleted."""
         _plant(store, "s", ['{"type": "human", "data": {"content": "old", "type": "human", "example": false}}'])
         face(store).append("s", [HumanMessage("new")])
@@ -716,7 +718,7 @@ class MessageStoreTests:
             assert face(store).delete("s", [old.id]) == 1
             assert _texts(face(store).read("s")) == ["new"]
 
-    def test_a_batch_stored_twice_is_read_once(self, store: MessageStore[Any], face: Face) -> None:
+    def test_a_batch_stored_twice_is_read_once(self, store: MessageStore, face: Face) -> None:
         """Rule 15: a driver's retry may store a batch again."""
         _, rows = store.format.encode([HumanMessage("a"), AIMessage("b")])
         face(store).append("s", _numbers(2))
@@ -765,7 +767,7 @@ class MessageStoreTests:
 
     # Rule 9: clear and erase.
 
-    def test_clear(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_clear(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 9: clearing is idempotent, takes the state too, touches no other session and leaves no trace."""
         write, read = faces
         write(store).append("other", [HumanMessage("stays")])
@@ -785,7 +787,7 @@ class MessageStoreTests:
         write(store).append("s", [HumanMessage("again")])
         assert _texts(read(store).read("s")) == ["again"]
 
-    def test_erase(self, store: MessageStore[Any], face: Face) -> None:
+    def test_erase(self, store: MessageStore, face: Face) -> None:
         """Rule 9: erasing a user takes all of the user's sessions and states, and nobody else's."""
         self.needs(Capability.ERASE)
         kept = [
@@ -813,7 +815,7 @@ class MessageStoreTests:
             assert face(store).get_state(user_session_id("ivan", "state only")) is None
         assert self.traces(store) == before
 
-    def test_erase_reads_a_user_id_literally(self, store: MessageStore[Any], face: Face) -> None:
+    def test_erase_reads_a_user_id_literally(self, store: MessageStore, face: Face) -> None:
         """Rule 10: a user id is no pattern."""
         self.needs(Capability.ERASE)
         for user in ("a%", "ab", "a_", "a*", "a.", "a"):
@@ -825,7 +827,7 @@ class MessageStoreTests:
 
     # Rule 10: session ids.
 
-    def test_odd_session_ids(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_odd_session_ids(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 10: ids are compared byte for byte, and sessions never see each other."""
         write, read = faces
         ids = odd_session_ids()
@@ -840,7 +842,7 @@ class MessageStoreTests:
         for number, session_id in enumerate(ids):
             assert read(store).count(session_id) == number % 2
 
-    def test_odd_session_ids_have_states_of_their_own(self, store: MessageStore[Any], face: Face) -> None:
+    def test_odd_session_ids_have_states_of_their_own(self, store: MessageStore, face: Face) -> None:
         """Rule 10: also states never see each other, and none passes for a message."""
         self.needs(Capability.STATE)
         ids = odd_session_ids()
@@ -855,7 +857,7 @@ class MessageStoreTests:
             assert (face(store).get_state(session_id) is None) == (number % 2 == 0)
 
     @pytest.mark.parametrize("bad", [None, "", True, 1.5, b"s", ["s"], {"$ne": None}, "x" * 1025, "é" * 513, "\ud800"])
-    def test_bad_session_ids(self, store: MessageStore[Any], face: Face, bad: Any) -> None:
+    def test_bad_session_ids(self, store: MessageStore, face: Face, bad: Any) -> None:
         """Rule 10: what is no session id is refused before anything is sent."""
         with pytest.raises(ConfigurationError, match="session_id"):
             face(store).append(bad, [HumanMessage("x")])
@@ -866,7 +868,7 @@ class MessageStoreTests:
 
     # Rule 11: clients.
 
-    def test_a_hundred_event_loops(self, store: MessageStore[Any]) -> None:
+    def test_a_hundred_event_loops(self, store: MessageStore) -> None:
         """Rule 11: a program that calls `asyncio.run` again and again holds no more than one pool."""
         if not Path("/proc/self/fd").exists():
             pytest.skip("counting sockets needs /proc")
@@ -877,16 +879,16 @@ class MessageStoreTests:
             asyncio.run(store.aread("s", last=1))
         assert _open_sockets() <= before + 1
 
-    def test_a_closed_store_can_be_used_again(self, store: MessageStore[Any], face: Face) -> None:
+    def test_a_closed_store_can_be_used_again(self, store: MessageStore, face: Face) -> None:
         """Rule 11: closing is idempotent, and the next use opens again."""
         face(store).append("s", [HumanMessage("x")])
         face(store).close()
         face(store).close()
         assert face(store).count("s") == 1
 
-    def test_after_fork(self, store: MessageStore[Any]) -> None:
+    def test_after_fork(self, store: MessageStore) -> None:
         """Rule 11: a forked child opens its own client, and its end does not disturb the parent."""
-        self.needs(Capability.PERSISTENT)
+        self.needs(Capability.MANY_PROCESSES)
         if sys.platform == "win32":
             pytest.skip("needs fork")
         store.append("s", [HumanMessage("parent")])
@@ -930,7 +932,7 @@ class MessageStoreTests:
 
         asyncio.run(work())
 
-    def test_a_cancelled_append_is_whole_or_nothing(self, store: MessageStore[Any]) -> None:
+    def test_a_cancelled_append_is_whole_or_nothing(self, store: MessageStore) -> None:
         """Rule 12: wherever it is cancelled, and the store works on."""
         chance = random.Random(7)  # noqa: S311
 
@@ -982,7 +984,7 @@ class MessageStoreTests:
         with open_store() as store:
             assert sorted(map(int, _texts(store.read("s")))) == list(range(20))
 
-    def test_setup_is_idempotent(self, store: MessageStore[Any], face: Face) -> None:
+    def test_setup_is_idempotent(self, store: MessageStore, face: Face) -> None:
         """Rule 13: set-up may be called at any time and keeps what is there."""
         face(store).setup()
         face(store).append("s", [HumanMessage("x")])
@@ -1013,7 +1015,7 @@ class MessageStoreTests:
 
     # Records, listing, deletion, replacement, state, codec, hook.
 
-    def test_records(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_records(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """A record has the id that `append` returned, and the time of the append."""
         write, read = faces
         begin = codec.now()
@@ -1025,7 +1027,7 @@ class MessageStoreTests:
         assert all(record.at is not None and begin <= record.at <= codec.now() for record in records)
         assert len({record.position for record in records}) == 4
 
-    def test_sessions(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_sessions(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Sessions are listed with count and last time, by prefix or user, in pages."""
         self.needs(Capability.SESSIONS)
         write, read = faces
@@ -1048,7 +1050,7 @@ class MessageStoreTests:
             after = page[-1].session_id
         assert pages == [ids[0:2], ids[2:4], ids[4:5]]
 
-    def test_delete(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_delete(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Single records are removed by id; order and the rest stay."""
         self.needs(Capability.DELETE)
         write, read = faces
@@ -1065,7 +1067,7 @@ class MessageStoreTests:
         assert read(store).read("s") == []
         assert [info.session_id for info in read(store).sessions()] == ["other"]
 
-    def test_replace(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_replace(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """All messages are replaced at once; a refused replacement keeps the old ones; the state stays."""
         self.needs(Capability.REPLACE)
         write, read = faces
@@ -1086,7 +1088,7 @@ class MessageStoreTests:
         write(store).replace("new", [HumanMessage("n")])
         assert _texts(read(store).read("new")) == ["n"]
 
-    def test_readers_never_see_half_a_replacement(self, store: MessageStore[Any]) -> None:
+    def test_readers_never_see_half_a_replacement(self, store: MessageStore) -> None:
         """A reader sees the old messages or the new ones."""
         self.needs(Capability.REPLACE)
         sizes: set[int] = set()
@@ -1106,7 +1108,7 @@ class MessageStoreTests:
                 reader.result()
         assert sizes <= {20, 30}
 
-    def test_state(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_state(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """A session has one small document beside its transcript."""
         self.needs(Capability.STATE)
         write, read = faces
@@ -1123,7 +1125,7 @@ class MessageStoreTests:
         assert read(store).get_state("s") is None
         assert _texts(read(store).read("s")) == ["0"]
 
-    def test_update_state(self, store: MessageStore[Any], faces: tuple[Face, Face]) -> None:
+    def test_update_state(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """A state is made, changed and removed by what is made of the one before."""
         self.needs(Capability.STATE)
         write, read = faces
@@ -1147,7 +1149,7 @@ class MessageStoreTests:
         assert read(store).get_state("s") == {"n": 1}
         assert _texts(read(store).read("s")) == ["0"]
 
-    def test_update_state_belongs_to_the_caller(self, store: MessageStore[Any], face: Face) -> None:
+    def test_update_state_belongs_to_the_caller(self, store: MessageStore, face: Face) -> None:
         """What `change` is given may be changed in place; what is returned is as it is stored, and a copy."""
         self.needs(Capability.STATE)
         face(store).put_state("s", {"notes": ["a"]})
@@ -1164,19 +1166,19 @@ class MessageStoreTests:
         assert face(store).get_state("s") == described
 
     def test_a_change_that_changes_nothing_writes_nothing(
-        self, store: MessageStore[Any], face: Face, monkeypatch: pytest.MonkeyPatch
+        self, store: MessageStore, face: Face, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An equal state is not written, and neither is one whose change or text is refused."""
         self.needs(Capability.STATE)
         face(store).put_state("s", {"n": 1})
         writes: list[str] = []
-        put_state = store._put_state
+        put_state = store.operations.put_state
 
         async def note(client: Any, key: str, *args: Any, **options: Any) -> bool:
             writes.append(key)
             return await put_state(client, key, *args, **options)
 
-        monkeypatch.setattr(store, "_put_state", note)
+        monkeypatch.setattr(store.operations, "put_state", note)
         assert face(store).update_state("s", dict) == {"n": 1}
         assert face(store).update_state("none", lambda state: state) is None
         for error in (ZeroDivisionError("mine"), TimeoutError("mine")):
@@ -1259,7 +1261,7 @@ class MessageStoreTests:
 
     def test_four_processes_change_one_state(self, open_store: OpenStore) -> None:
         """No process overwrites what another one has put into the state."""
-        self.needs(Capability.STATE | Capability.PERSISTENT)
+        self.needs(Capability.STATE | Capability.MANY_PROCESSES)
         with _processes(4) as pool:
             for future in [pool.submit(_count_up, open_store, "s", 50) for _ in range(4)]:
                 future.result()
@@ -1309,7 +1311,7 @@ class MessageStoreTests:
 
     # LangChain's interface.
 
-    def test_history(self, store: MessageStore[Any]) -> None:
+    def test_history(self, store: MessageStore) -> None:
         """A history is LangChain's interface of one session, in both faces."""
         history = store.history("s")
         history.add_user_message("hi")
@@ -1334,7 +1336,7 @@ class MessageStoreTests:
         asyncio.run(store.history(42).aclear())
         assert store.history("42").messages == []
 
-    def test_two_turns_at_once(self, store: MessageStore[Any]) -> None:
+    def test_two_turns_at_once(self, store: MessageStore) -> None:
         """Two turns at once under RunnableWithMessageHistory leave four messages, questions beside answers."""
         history_module = pytest.importorskip(
             "langchain_core.runnables.history", reason="this langchain-core has no RunnableWithMessageHistory"
@@ -1364,7 +1366,7 @@ class MessageStoreTests:
             assert sorted(stored) == ["q0", "q1", "re: q0", "re: q1"]
             assert [f"re: {text}" for text in stored[::2]] == stored[1::2]
 
-    def test_errors_are_of_one_tree(self, store: MessageStore[Any], face: Face) -> None:
+    def test_errors_are_of_one_tree(self, store: MessageStore, face: Face) -> None:
         """Everything that a store raises of its own is a HistoryError."""
         with pytest.raises(HistoryError):
             face(store).append("", [])

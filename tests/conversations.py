@@ -134,12 +134,12 @@ def conversations(draw, max_turns=25):
 
 def counting_reads(store):
     """Have a store note how many rows each read returns, in the list that this returns."""
-    read, sizes = store._read, []
+    read, sizes = store.operations.read, []
 
     async def counted(*args, **where):
         rows = await read(*args, **where)
         sizes.append(len(rows))
         return rows
 
-    store._read = counted
+    store.operations.read = counted
     return sizes

@@ -27,7 +27,7 @@ from langchain_histories._neutral import each, settle
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import ANY_STATE, Capability, SessionId, StoreOptions
-from langchain_histories.stores._partitions import HEAD, Item, PartitionStore, Write
+from langchain_histories.stores.shared.partitions import HEAD, Item, PartitionStore, Write
 
 try:
     import azure.data.tables

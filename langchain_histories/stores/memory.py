@@ -7,17 +7,18 @@ import itertools
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from langchain_histories._clients import Clients
-from langchain_histories.codec import Row
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import (
+from langchain_histories.stores.base import (
     ANY_STATE,
-    AnyState,
     Capability,
+    Clients,
+    ExpectedState,
     MessageStore,
+    Operations,
+    Row,
     SessionRow,
     StoreOptions,
     position_number,
@@ -25,7 +26,7 @@ from langchain_histories.store import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Unpack
+    from typing import Self, Unpack
 
     from langchain_core.messages import BaseMessage
 
@@ -37,8 +38,8 @@ class _Session:
     expires: float | None = None
 
 
-class _Memory:
-    """The sessions of one store. Its lock is held for microseconds, so it may be taken on an event loop."""
+class Memory:
+    """The sessions of a store. Its lock is held for microseconds, so it may be taken on an event loop."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -53,30 +54,13 @@ class _Memory:
         return session
 
 
-class MemoryStore(MessageStore[_Memory]):
-    """Keeps histories in the memory of this process. They are gone when it ends.
-
-    Args:
-        url: `memory://`. Each store has its own memory.
-        **options: See `StoreOptions`. `ttl` is supported.
-    """
+class MemoryOperations(Operations[Memory]):
+    """What a store in memory can do: everything but outlive its process."""
 
     name = "memory"
-    schemes = ("memory",)
+    capabilities = ~(Capability.PERSISTENT | Capability.MANY_PROCESSES)
 
-    def __init__(self, url: str = "memory://", **options: Unpack[StoreOptions]) -> None:
-        """Make an empty memory."""
-        if url.partition("://")[2].strip("/"):
-            raise ConfigurationError(f"A memory URL has no place in it: use 'memory://', not {url!r}.")
-        memory = _Memory()
-        super().__init__(Clients(client=memory, async_client=memory), url, **options)
-
-    @property
-    def capabilities(self) -> Capability:
-        """All but `PERSISTENT`."""
-        return ~Capability.PERSISTENT
-
-    async def _append(self, client: _Memory, key: str, rows: Sequence[str]) -> None:
+    async def append(self, client: Memory, key: str, rows: Sequence[str]) -> None:
         with client.lock:
             session = client.get(key) or client.sessions.setdefault(key, _Session())
             session.rows += [(next(client.numbers), row) for row in rows]
@@ -85,9 +69,9 @@ class MemoryStore(MessageStore[_Memory]):
     def _slide(self, session: _Session) -> None:
         session.expires = None if self.ttl is None else time.monotonic() + self.ttl
 
-    async def _read(
+    async def read(
         self,
-        client: _Memory,
+        client: Memory,
         key: str,
         *,
         last: int | None = None,
@@ -103,22 +87,22 @@ class MemoryStore(MessageStore[_Memory]):
             stop = None if first is None else start + first
             return [Row(text, str(number)) for number, text in rows[start:stop]]
 
-    async def _count(self, client: _Memory, key: str) -> int:
+    async def count(self, client: Memory, key: str) -> int:
         with client.lock:
             session = client.get(key)
             return len(session.rows) if session else 0
 
-    async def _clear(self, client: _Memory, key: str) -> None:
+    async def clear(self, client: Memory, key: str) -> None:
         with client.lock:
             client.sessions.pop(key, None)
 
-    async def _replace(self, client: _Memory, key: str, rows: Sequence[str]) -> None:
+    async def replace(self, client: Memory, key: str, rows: Sequence[str]) -> None:
         with client.lock:
             session = client.get(key) or client.sessions.setdefault(key, _Session())
             session.rows = [(next(client.numbers), row) for row in rows]
             self._slide(session)
 
-    async def _delete(self, client: _Memory, key: str, rows: Sequence[Row]) -> int:
+    async def delete(self, client: Memory, key: str, rows: Sequence[Row]) -> int:
         doomed = {int(row.position) for row in rows}
         with client.lock:
             session = client.get(key)
@@ -129,32 +113,32 @@ class MemoryStore(MessageStore[_Memory]):
             session.rows = kept
             return removed
 
-    async def _sessions(
-        self, client: _Memory, *, prefix: str, limit: int | None, after: str | None
+    async def sessions(
+        self, client: Memory, *, prefix: str, limit: int | None, after: str | None
     ) -> Sequence[SessionRow]:
         with client.lock:
             keys = sorted(key for key in client.sessions if key.startswith(prefix) and (after is None or key > after))
             found = [(key, session) for key in keys if (session := client.get(key)) and session.rows]
             return [SessionRow(key, len(session.rows), session.rows[-1][1]) for key, session in found[:limit]]
 
-    async def _erase(self, client: _Memory, prefix: str) -> int:
+    async def erase(self, client: Memory, prefix: str) -> int:
         with client.lock:
             keys = [key for key in client.sessions if key.startswith(prefix)]
             for key in keys:
                 del client.sessions[key]
             return len(keys)
 
-    async def _get_state(self, client: _Memory, key: str) -> str | None:
+    async def get_state(self, client: Memory, key: str) -> str | None:
         with client.lock:
             session = client.get(key)
             return session.state if session else None
 
-    async def _put_state(
-        self, client: _Memory, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
+    async def put_state(
+        self, client: Memory, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE
     ) -> bool:
         with client.lock:
             session = client.get(key)
-            if instead_of is not ANY_STATE and instead_of != (session.state if session else None):
+            if expected is not ANY_STATE and expected != (session.state if session else None):
                 return False
             if session is None:
                 session = client.sessions[key] = _Session()
@@ -163,6 +147,33 @@ class MemoryStore(MessageStore[_Memory]):
             if text is None and not session.rows:
                 del client.sessions[key]
             return True
+
+
+class MemoryStore(MessageStore):
+    """Keeps histories in the memory of this process. They are gone when it ends.
+
+    Args:
+        url: `memory://`. Each store has a memory of its own.
+        client: The memory of another store, `store.client`, to be shared with it.
+        **options: See `StoreOptions`. `ttl` is supported.
+    """
+
+    def __init__(
+        self, url: str = "memory://", *, client: Memory | None = None, **options: Unpack[StoreOptions]
+    ) -> None:
+        """Make an empty memory."""
+        if url.partition("://")[2].strip("/"):
+            raise ConfigurationError(f"A memory URL has no place in it: use 'memory://', not {url!r}.")
+        memory = client or Memory()
+        super().__init__(MemoryOperations(), Clients(client=memory, async_client=memory), url, **options)
+
+    @classmethod
+    def joined(cls, url: str, **options: Any) -> Self:
+        """Return a store over the one memory that all histories of `open_history` share in this process."""
+        return cls(url, client=_OF_THIS_PROCESS, **options)
+
+
+_OF_THIS_PROCESS = Memory()
 
 
 class InMemoryChatMessageHistory(StoredChatMessageHistory):

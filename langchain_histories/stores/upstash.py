@@ -18,7 +18,7 @@ from langchain_histories._clients import Clients
 from langchain_histories._neutral import settle
 from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra
 from langchain_histories.store import SessionId, StoreOptions
-from langchain_histories.stores._redis_lists import RedisListHistory, RedisListStore, state_name
+from langchain_histories.stores.shared.redis_lists import RedisListHistory, RedisListStore, state_name
 
 try:
     import httpx

@@ -42,7 +42,7 @@ class Call(NamedTuple):
 class StateSlot(NamedTuple):
     """Where a view keeps what it must remember of a session."""
 
-    store: MessageStore[Any]
+    store: MessageStore
     session_id: str
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from langchain_core.messages import AIMessage, BaseMessage
 
 from langchain_histories._neutral import drive, settle
+from langchain_histories._options import Capability
 from langchain_histories.codec import encode_message
 from langchain_histories.errors import ConfigurationError, CorruptRecordError, SummaryError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import Capability
 from langchain_histories.views._access import Call, StateSlot, is_running
 from langchain_histories.views._limits import Limits, Size, check_room, read_keep
 from langchain_histories.views._reading import Loaded, Reader, messages_of

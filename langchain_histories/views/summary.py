@@ -14,7 +14,7 @@ from langchain_histories.errors import ConfigurationError, CorruptRecordError
 if TYPE_CHECKING:
     from typing import Self
 
-    from langchain_histories.store import MessageStore
+    from langchain_histories._operations import Found
     from langchain_histories.views._access import StateSlot
     from langchain_histories.views._limits import Size
 
@@ -175,7 +175,7 @@ class Session:
             self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
 
 
-_sessions: weakref.WeakKeyDictionary[MessageStore[Any], OrderedDict[str, Session]] = weakref.WeakKeyDictionary()
+_sessions: weakref.WeakKeyDictionary[Found, OrderedDict[str, Session]] = weakref.WeakKeyDictionary()
 _sessions_lock = threading.Lock()
 
 
@@ -195,7 +195,7 @@ if hasattr(os, "register_at_fork"):
 def session_of(slot: StateSlot) -> Session:
     """Return what this process knows of a session. The sessions used last are kept."""
     with _sessions_lock:
-        known = _sessions.setdefault(slot.store, OrderedDict())
+        known = _sessions.setdefault(slot.store.operations.found, OrderedDict())
         session = known.pop(slot.session_id, None) or Session()
         known[slot.session_id] = session
         if len(known) > _SESSIONS_AT_MOST:

@@ -6,8 +6,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, get_args
 
 from langchain_histories._neutral import settle
+from langchain_histories._options import check_number
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.store import check_number
 from langchain_histories.views._turns import (
     begins_turn,
     leading_system,

@@ -30,7 +30,7 @@ from langchain_histories import (
     user_session_id,
 )
 from langchain_histories._neutral import drive
-from langchain_histories.stores._partitions import HEAD, Write
+from langchain_histories.stores.shared.partitions import HEAD, Write
 from langchain_histories.testing import MessageStoreTests
 
 

@@ -29,7 +29,7 @@ from langchain_histories import (
     open_store,
 )
 from langchain_histories._neutral import drive
-from langchain_histories.stores._partitions import HEAD, Write
+from langchain_histories.stores.shared.partitions import HEAD, Write
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 KEY = base64.b64encode(b"histories-password").decode()

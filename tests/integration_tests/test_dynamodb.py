@@ -23,7 +23,7 @@ from langchain_histories import (
     open_store,
     user_session_id,
 )
-from langchain_histories.store import Capability
+from langchain_histories._options import Capability
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 OPTIONS = {"region_name": "eu-west-1", "aws_access_key_id": "test", "aws_secret_access_key": "right-Secret7"}

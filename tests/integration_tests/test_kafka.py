@@ -25,7 +25,7 @@ from langchain_histories import (
     open_history,
     user_session_id,
 )
-from langchain_histories.stores.kafka import _partition
+from langchain_histories.stores.kafka.store import _partition
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 

@@ -25,7 +25,7 @@ from langchain_histories import (
     UnsupportedOperationError,
     open_history,
 )
-from langchain_histories.stores._redis_lists import _list_of_state, state_name
+from langchain_histories.stores.shared.redis_lists import _list_of_state, state_name
 from langchain_histories.testing import MessageStoreTests, golden_messages, odd_session_ids
 
 

@@ -26,7 +26,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
 from langchain_histories.stores import _sql_yugabyte
-from langchain_histories.stores._sql_yugabyte import TRIES
+from langchain_histories.stores.sql.yugabytedb import TRIES
 from langchain_histories.testing import MessageStoreTests
 
 FACADE = """

@@ -94,16 +94,18 @@ class CountingStore(MemoryStore):
         super().__init__(**options)
         self.reads = self.appends = 0
         self.down = []
+        self.of_memory = (self.operations.read, self.operations.append)
+        self.operations.read, self.operations.append = self.read_rows, self.append_rows
 
-    async def _read(self, client, key, **arguments):
+    async def read_rows(self, client, key, **arguments):
         self.reads += 1
-        return await super()._read(client, key, **arguments)
+        return await self.of_memory[0](client, key, **arguments)
 
-    async def _append(self, client, key, rows):
+    async def append_rows(self, client, key, rows):
         self.appends += 1
         if self.down and self.down.pop(0):
             raise ConnectionError("refused")
-        await super()._append(client, key, rows)
+        await self.of_memory[1](client, key, rows)
 
 
 def calls(*ids, name="look"):
@@ -371,7 +373,7 @@ async def test_a_history_that_cannot_be_read_is_never_an_empty_one(registry, sto
     async def down(*args, **kwargs):
         raise ConnectionError
 
-    monkeypatch.setattr(store, "_read", down)
+    monkeypatch.setattr(store.operations, "read", down)
     with pytest.raises(StoreUnavailableError):
         await run(mode, agent, "hello")
     assert model.shown == []
@@ -875,16 +877,16 @@ async def test_a_waiting_turn_that_is_cancelled_lets_others_pass(registry, store
 async def test_a_turn_that_fails_frees_the_session_at_once(registry, store, mode, error, monkeypatch):
     script = {"model": [RuntimeError("down"), "done"], "tool": [calls("a", name="fail"), "done"]}
     agent, _ = agent_of(registry, script.get(error, ["done"]), serialize="reject")
-    read = store._read
+    read = store.operations.read
 
     async def broken(*args, **kwargs):
-        monkeypatch.setattr(store, "_read", read)
+        monkeypatch.setattr(store.operations, "read", read)
         raise ConnectionError
 
     if error == "save":
         store.down = [True]
     if error == "read":
-        monkeypatch.setattr(store, "_read", broken)
+        monkeypatch.setattr(store.operations, "read", broken)
     with pytest.raises((RuntimeError, StoreUnavailableError)) as kept:  # kept: what holds the run's frames
         await run(mode, agent, "hello")
     await run(mode, agent, "again")

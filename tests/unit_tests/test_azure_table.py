@@ -21,8 +21,8 @@ from langchain_histories import (
     HistoryRegistry,
     open_store,
 )
-from langchain_histories.stores._partitions import HEAD, Item, Write
 from langchain_histories.stores.azure_table import _bounds, _hide_signature, _item, _key, _operation, _partition
+from langchain_histories.stores.shared.partitions import HEAD, Item, Write
 
 ACCOUNT = "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
 

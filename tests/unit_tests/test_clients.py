@@ -21,6 +21,16 @@ class Opened:
         self.open, self.made = set(), 0
         self.clients = Clients(connect=self.connect, close=self.close)
 
+    def blocking(self):
+        lent = self.clients.lend(self)
+        self.clients.give_back(lent)
+        return lent.client
+
+    async def native(self):
+        lent = await self.clients.lend_native(self)
+        await self.clients.give_back_native(lent)
+        return lent.client
+
     async def connect(self, native):
         self.made += 1
         await settle(asyncio.sleep(0) if native else None)
@@ -34,22 +44,22 @@ class Opened:
 
 def test_one_blocking_client_for_all_threads():
     opened, seen = Opened(), set()
-    threads = [threading.Thread(target=lambda: seen.add(opened.clients.blocking())) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: seen.add(opened.blocking())) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert seen == {"blocking 1"}
-    opened.clients.close()
+    opened.clients.close(opened)
     assert opened.open == set()
-    assert opened.clients.blocking() == "blocking 2"
+    assert opened.blocking() == "blocking 2"
 
 
 def test_one_async_client_for_each_loop_and_it_ends_with_its_loop():
     opened = Opened()
 
     async def use():
-        clients = await asyncio.gather(*(opened.clients.native() for _ in range(20)))
+        clients = await asyncio.gather(*(opened.native() for _ in range(20)))
         assert len(set(clients)) == 1
         assert len(opened.open) == 1
 
@@ -63,7 +73,7 @@ def test_the_clients_of_loops_that_were_just_closed_are_let_go():
     opened = Opened()
     for _ in range(5):
         loop = asyncio.new_event_loop()
-        loop.run_until_complete(opened.clients.native())
+        loop.run_until_complete(opened.native())
         loop.close()
     gc.collect()
     assert len(opened.clients._loops) == 1
@@ -73,13 +83,13 @@ def test_aclose_closes_both_of_this_loop():
     opened = Opened()
 
     async def use():
-        opened.clients.blocking()
-        await opened.clients.native()
+        opened.blocking()
+        await opened.native()
         assert len(opened.open) == 2
-        await opened.clients.aclose()
+        await opened.clients.aclose(opened)
         assert opened.open == set()
-        await opened.clients.aclose()
-        assert await opened.clients.native() == "async 3"
+        await opened.clients.aclose(opened)
+        assert await opened.native() == "async 3"
 
     asyncio.run(use())
 
@@ -98,36 +108,36 @@ def test_a_failed_opening_is_tried_again():
 
     clients = Clients(connect=connect, close=close)
     with pytest.raises(ConnectionRefusedError):
-        clients.blocking()
+        clients.lend(clients)
 
     async def use():
         with pytest.raises(ConnectionRefusedError):
-            await clients.native()
-        return await clients.native()
+            await clients.lend_native(clients)
+        return (await clients.lend_native(clients)).client
 
     assert asyncio.run(use()) == "client"
 
 
 def test_given_clients_are_never_closed_and_nothing_is_derived_from_them():
     both = Clients(client="mine", async_client="mine too")
-    assert both.blocking() == "mine"
-    assert asyncio.run(both.native()) == "mine too"
-    both.close()
-    asyncio.run(both.aclose())
+    assert both.lend(both).client == "mine"
+    assert asyncio.run(both.lend_native(both)).client == "mine too"
+    both.close(both)
+    asyncio.run(both.aclose(both))
     assert not Clients(client="mine").has_native
     with pytest.raises(ConfigurationError, match="async client alone"):
-        Clients(async_client="mine").blocking()
+        Clients(async_client="mine").lend("anybody")
 
 
 def test_a_forked_child_opens_its_own():
     opened = Opened()
-    assert opened.clients.blocking() == "blocking 1"
+    assert opened.blocking() == "blocking 1"
     child = os.fork()
     if child == 0:
         try:
-            opened.clients.close()  # the parent's client is not this process' to close
-            os._exit(0 if opened.open == {"blocking 1"} and opened.clients.blocking() == "blocking 2" else 1)
+            opened.clients.close(opened)  # the parent's client is not this process' to close
+            os._exit(0 if opened.open == {"blocking 1"} and opened.blocking() == "blocking 2" else 1)
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
-    assert opened.clients.blocking() == "blocking 1"
+    assert opened.blocking() == "blocking 1"

@@ -30,7 +30,6 @@ from langchain_histories.codec import (
     decode_value,
     encode_message,
     encode_value,
-    envelope,
     from_json,
     to_json,
 )
@@ -54,10 +53,6 @@ def test_a_record_is_langchains_form_and_an_envelope():
     assert (meta["v"], uuid.UUID(hex=meta["id"]).version) == (1, 4)
     assert meta["at"].endswith("Z")
     assert dt.datetime.fromisoformat(meta["at"]).tzinfo == dt.UTC
-
-
-def test_the_first_record_of_a_batch_has_its_size():
-    assert [record["meta"].get("n") for record in encode(*[HumanMessage("x")] * 3)] == [3, None, None]
 
 
 def test_text_is_utf8_and_not_escapes_but_for_lone_surrogates():
@@ -182,12 +177,20 @@ def test_langchains_bare_nan_is_read():
     assert repr(record.message.response_metadata["p"]) == "nan"
 
 
-def test_the_envelope_of_a_row():
+def test_the_id_of_a_row():
     ids, texts = RecordFormat().encode([HumanMessage("x"), HumanMessage("y")])
-    assert [envelope(Row(text, "0")) for text in texts] == [(ids[0], 2), (ids[1], 1)]
+    assert [RecordFormat().record_id(Row(text, "0")) for text in texts] == ids
     foreign = Row('{"type": "human", "data": {"content": "x"}}', "0")
-    assert envelope(foreign).id == RecordFormat().decode([foreign], "s")[0].id
-    assert envelope(Row("{cut", "0")).batch_size == 1
+    assert RecordFormat().record_id(foreign) == RecordFormat().decode([foreign], "s")[0].id
+    assert RecordFormat().record_id(Row("{cut", "0"))
+
+
+def test_the_size_of_a_batch_that_earlier_releases_wrote_is_ignored():
+    text = (
+        '{"type": "human", "data": {"content": "x"}, "meta": {"v": 1, "id": "i", "at": "2026-11-21T20:00:00Z", "n": 2}}'
+    )
+    (record,) = decode(text)
+    assert (record.id, record.message) == ("i", HumanMessage("x"))
 
 
 def test_errors_can_be_pickled():

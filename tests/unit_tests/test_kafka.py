@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import ConfigurationError, KafkaChatMessageHistory, KafkaStore, StoreError, open_store
-from langchain_histories.stores._kafka_client import KafkaClient
-from langchain_histories.stores._kafka_log import Log
-from langchain_histories.stores.kafka import _escaped, _parse, _positions, _unescaped
+from langchain_histories.stores.kafka.client import KafkaClient
+from langchain_histories.stores.kafka.log import Log
+from langchain_histories.stores.kafka.store import _escaped, _parse, _positions, _unescaped
 from langchain_histories.testing import odd_session_ids
 
 

@@ -41,6 +41,7 @@ from langchain_histories.integrations.langgraph import (
     save_history_node,
     seed_thread,
 )
+from langchain_histories.stores.memory import MemoryOperations
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory.*")
 marks_summaries = pytest.mark.skipif(
@@ -448,14 +449,14 @@ class TestNodes:
         registry.history("42").add_messages([HumanMessage(str(number)) for number in range(1000)])
         windowed = HistoryRegistry.from_config({"histories": {"chats": registry.store()}})
         graph = with_nodes(lambda session: StoredChatMessageHistory(windowed.store(), session, last=10))
-        read, sizes = MemoryStore._read, []
+        read, sizes = MemoryOperations.read, []
 
         async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
             rows = await read(self, *args, **kwargs)
             sizes.append(len(rows))
             return rows
 
-        monkeypatch.setattr(MemoryStore, "_read", counted)
+        monkeypatch.setattr(MemoryOperations, "read", counted)
         graph.invoke({"messages": [("human", "a")]}, config(session_id="42"))
         assert sizes == [10, 24]
         assert texts(registry.history("42"))[-3:] == ["999", "a", "a!11"]

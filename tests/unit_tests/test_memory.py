@@ -13,19 +13,12 @@ from langchain_histories.testing import MessageStoreTests
 
 
 class TestMemoryStore(MessageStoreTests):
-    capabilities = ~Capability.PERSISTENT
+    capabilities = ~(Capability.PERSISTENT | Capability.MANY_PROCESSES)
 
     @pytest.fixture
     def open_store(self):
-        # Each store has its own memory, and a test may open several: they share that of the first.
-        first = MemoryStore()
-
-        def open_store(**options):
-            store = MemoryStore(**options)
-            store._clients = first._clients
-            return store
-
-        return open_store
+        # Each store has its own memory, and a test may open several: they share this one.
+        return functools.partial(MemoryStore, client=MemoryStore().client)
 
     def traces(self, store):
         return sorted(store.client.sessions)

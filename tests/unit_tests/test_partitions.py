@@ -14,7 +14,7 @@ from langchain_histories._neutral import drive
 from langchain_histories.errors import RecordTooLargeError, StoreError
 from langchain_histories.store import ANY_STATE, Capability
 from langchain_histories.stores import _partitions
-from langchain_histories.stores._partitions import HEAD, Item, PartitionStore
+from langchain_histories.stores.shared.partitions import HEAD, Item, PartitionStore
 from langchain_histories.testing import MessageStoreTests
 
 

@@ -20,8 +20,8 @@ from langchain_histories import (
     open_store,
     user_session_id,
 )
+from langchain_histories._options import STORES_WITH_TTL, Capability, redact_url
 from langchain_histories.registry import _STORES, _store_class
-from langchain_histories.store import STORES_WITH_TTL, Capability, redact_url
 
 pytestmark = pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory is deprecated")
 

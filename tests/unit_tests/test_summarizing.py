@@ -73,9 +73,7 @@ def make_view(history, summarizer, **options):
 
 def in_another_process(store):
     """The same data as another process sees it: with nothing remembered of its sessions."""
-    other = MemoryStore()
-    other._clients = store._clients
-    return other
+    return MemoryStore(client=store.client)
 
 
 def split(shown):
@@ -241,7 +239,7 @@ def test_nothing_is_summarized_before_it_is_stored(face, store):
     async def broken(*_, **__):
         raise ConnectionError
 
-    store._append = broken
+    store.operations.append = broken
     for _ in range(20):
         with pytest.raises(StoreUnavailableError):
             face.add(view, turn("lost", 2000))
@@ -431,14 +429,15 @@ def test_a_cleared_session_is_never_shown_with_its_old_summary(face, store):
 
 
 def test_a_session_cleared_in_the_moment_of_writing_keeps_no_summary(face, store):
-    put = store._put_state
+    operations = store.operations
+    put = operations.put_state
 
     async def racing(client, key, text, **where):
-        if text is not None and await store._count(client, key):
-            await store._clear(client, key)
+        if text is not None and await operations.count(client, key):
+            await operations.clear(client, key)
         return await put(client, key, text, **where)
 
-    store._put_state = racing
+    operations.put_state = racing
     events = []
     view = make_view(store.history("s"), RecordingSummarizer(), on_event=events.append)
     fill(face, view, 8)
@@ -1352,13 +1351,13 @@ def test_a_store_that_fails_after_the_turn_is_stored_fails_no_turn(face, store):
 
     fill(face, view, 6)
     face.messages(view)
-    read, store._get_state = store._get_state, down
+    read, store.operations.get_state = store.operations.get_state, down
     for number in range(6, 10):
         face.add(view, turn(number))
     assert any(isinstance(event.error, StoreUnavailableError) for event in events)
     with pytest.raises(StoreUnavailableError):
         face.messages(view)
-    store._get_state = read
+    store.operations.get_state = read
     fill(face, view, 8, start=10)
     assert face.summary(view).covered
     assert store.count("s") == 36

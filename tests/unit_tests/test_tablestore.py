@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from langchain_histories import ConfigurationError, TablestoreChatMessageHistory, TablestoreStore, open_store
 from langchain_histories.stores import _tablestore_rows
-from langchain_histories.stores._tablestore_rows import joined, packed
-from langchain_histories.stores.tablestore import _client_options
+from langchain_histories.stores.tablestore.rows import joined, packed
+from langchain_histories.stores.tablestore.store import _client_options
 
 HOST = "shop.cn-hangzhou.ots.aliyuncs.com"
 VARIABLES = ("TABLESTORE_ACCESS_KEY_", "ALIBABA_CLOUD_ACCESS_KEY_")

@@ -11,7 +11,7 @@ from langchain_histories._neutral import entered, settle
 from langchain_histories.errors import ConfigurationError, missing_extra
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.store import Operation
-from langchain_histories.stores.sql import SQLStore
+from langchain_histories.stores.sql.store import SQLStore
 
 try:
     import psycopg
@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise missing_extra("postgres") from error
 
-from langchain_histories.stores._sql_connections import kept
+from langchain_histories.stores.sql.lent_connections import kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

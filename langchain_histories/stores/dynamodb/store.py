@@ -24,8 +24,8 @@ from langchain_histories.store import (
     SessionId,
     StoreOptions,
 )
-from langchain_histories.stores._one_item import EitherStore
-from langchain_histories.stores._partitions import HEAD, Item, Write
+from langchain_histories.stores.shared.one_item import EitherStore
+from langchain_histories.stores.shared.partitions import HEAD, Item, Write
 
 try:
     import boto3
@@ -38,7 +38,7 @@ try:
     from botocore.exceptions import BotoCoreError, ClientError, NoRegionError, ProfileNotFound
     from botocore.loaders import create_loader
 
-    from langchain_histories.stores._dynamodb_item import ItemOperations, Table
+    from langchain_histories.stores.dynamodb.one_item import ItemOperations, Table
 except ImportError as error:
     raise missing_extra("dynamodb") from error
 

@@ -23,9 +23,9 @@ from langchain_histories.store import (
     MessageStore,
     StoreOptions,
 )
-from langchain_histories.stores._sql_drivers import Urls, engine_urls, given_engines, is_memory
-from langchain_histories.stores._sql_google import GoogleInstance, is_google
-from langchain_histories.stores._sql_tables import MYSQL
+from langchain_histories.stores.sql.drivers import Urls, engine_urls, given_engines, is_memory
+from langchain_histories.stores.sql.google import GoogleInstance, is_google
+from langchain_histories.stores.sql.statements import MYSQL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -12,8 +12,8 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from langchain_histories.errors import ConfigurationError, missing_extra
-from langchain_histories.stores._sql_tables import KINDS, MYSQL
-from langchain_histories.stores._sql_yugabyte import NAME, driver_urls
+from langchain_histories.stores.sql.statements import KINDS, MYSQL
+from langchain_histories.stores.sql.yugabytedb import NAME, driver_urls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +182,6 @@ def _engine(given: Any) -> Any:
     psycopg = sys.modules.get("psycopg")  # whoever has a connection of it has imported it
     if psycopg is None or not isinstance(given, psycopg.Connection | psycopg.AsyncConnection):
         return given
-    from langchain_histories.stores._sql_connections import engine_of
+    from langchain_histories.stores.sql.lent_connections import engine_of
 
     return engine_of(given)

@@ -19,7 +19,7 @@ from langchain_histories.store import (
     check_limit,
     position_number,
 )
-from langchain_histories.stores._sql_engines import SQLBase
+from langchain_histories.stores.sql.engines import SQLBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

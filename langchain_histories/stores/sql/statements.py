@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
-from langchain_histories.stores._sql_jsonb import Shape, from_jsonb, to_jsonb
-from langchain_histories.stores._sql_yugabyte import INSERT as YUGABYTE_INSERT
+from langchain_histories.stores.sql.jsonb import Shape, from_jsonb, to_jsonb
+from langchain_histories.stores.sql.yugabytedb import INSERT as YUGABYTE_INSERT
 
 MYSQL = ("mysql", "mariadb")
 KINDS = ("sqlite", "postgresql", *MYSQL, "yugabytedb")

@@ -35,7 +35,7 @@ from langchain_histories.store import (
     SessionRow,
     StoreOptions,
 )
-from langchain_histories.stores._tablestore_rows import ROW_BYTES, Batch, cells_of, joined, packed, place_of
+from langchain_histories.stores.tablestore.rows import ROW_BYTES, Batch, cells_of, joined, packed, place_of
 
 try:
     import aiohttp

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from langchain_histories.stores._kafka_log import HEADER
+from langchain_histories.stores.kafka.log import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from langchain_histories.stores._kafka_log import KafkaMessage
+    from langchain_histories.stores.kafka.log import KafkaMessage
 
 logger = logging.getLogger(__name__)
 

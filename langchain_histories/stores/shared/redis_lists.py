@@ -13,23 +13,22 @@ import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories._clients import Clients
-from langchain_histories.codec import CheckedRow, Row
+from langchain_histories.codec import CheckedRow
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import (
+from langchain_histories.stores.base import (
     ANY_STATE,
-    AnyState,
     Capability,
-    MessageStore,
+    ExpectedState,
+    Operations,
+    Row,
     SessionRow,
-    StoreOptions,
     position_number,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Unpack
 
+    from langchain_histories.store import MessageStore
 # Scripts, where MULTI would go on after a key that is no list, and where redis-py's asyncio cluster client would block
 # its event loop.
 # Lua's `unpack` takes at most 8,000 values.
@@ -74,29 +73,21 @@ return 1
 _SWAP = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return 0 end" + _PUT
 
 
-class RedisListStore(MessageStore[Any]):
-    """The operations, as commands that a store of this kind sends by its client.
+class RedisListOperations(Operations[Any]):
+    """The operations, as commands that a service of this kind sends by its client.
 
     Args:
-        clients: The clients.
-        url: Where they connect to.
         key_prefix: What the key of each list starts with.
-        **options: See `StoreOptions`.
     """
 
-    def __init__(
-        self, clients: Clients[Any], url: str | None, *, key_prefix: str, **options: Unpack[StoreOptions]
-    ) -> None:
-        """Keep clients and options."""
+    capabilities = ~Capability(0)
+
+    def __init__(self, key_prefix: str) -> None:
+        """Keep the prefix."""
+        super().__init__()
         self.key_prefix = key_prefix
-        super().__init__(clients, url, **options)
 
-    @property
-    def capabilities(self) -> Capability:
-        """All; `NATIVE_ASYNC` unless only a blocking client was given."""
-        return ~Capability(0) if self._clients.has_native else ~Capability.NATIVE_ASYNC
-
-    # What a store of this kind writes.
+    # What a service of this kind writes.
 
     @abstractmethod
     async def _command(self, client: Any, *words: Any) -> Any:
@@ -123,7 +114,7 @@ class RedisListStore(MessageStore[Any]):
     def _list(self, key: str) -> str:
         return self.key_prefix + key
 
-    async def _append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+    async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
         if self.ttl is None:
             await self._command(client, "LPUSH", self._list(key), *rows)
         else:
@@ -133,7 +124,7 @@ class RedisListStore(MessageStore[Any]):
         name = self._list(key)
         await self._command(client, "EVAL", script, 2, name, state_name(name), self.ttl or 0, *rows)
 
-    async def _read(
+    async def read(
         self,
         client: Any,
         key: str,
@@ -167,23 +158,21 @@ class RedisListStore(MessageStore[Any]):
             rows = rows[known[-1] :] if known else [Row("", after), *rows]
         return rows[1:][:first] if last is None else rows[1:][-last:]
 
-    async def _count(self, client: Any, key: str) -> int:
+    async def count(self, client: Any, key: str) -> int:
         return int(await self._command(client, "LLEN", self._list(key)))
 
-    async def _clear(self, client: Any, key: str) -> None:
+    async def clear(self, client: Any, key: str) -> None:
         name = self._list(key)
         await self._command(client, "DEL", name, state_name(name))
 
-    async def _replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+    async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
         await self._push(client, _REPLACE, key, rows)
 
-    async def _delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
+    async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         where = [argument for row in rows for argument in (position_number(row.position), row.text)]
         return int(await self._command(client, "EVAL", _DELETE, 1, self._list(key), *where))
 
-    async def _sessions(
-        self, client: Any, *, prefix: str, limit: int | None, after: str | None
-    ) -> Sequence[SessionRow]:
+    async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
         """Redis has no order of keys, so each page scans them all and asks only for what is on the page."""
         found = await self._keys(client, _glob(self._list(prefix)) + "*", "list")
         keys = sorted(name.removeprefix(self.key_prefix) for name in found)
@@ -194,7 +183,7 @@ class RedisListStore(MessageStore[Any]):
         rows = zip(page, answers[::2], answers[1::2], strict=True)
         return [SessionRow(key, count, last) for key, count, last in rows if count]
 
-    async def _erase(self, client: Any, prefix: str) -> int:
+    async def erase(self, client: Any, prefix: str) -> int:
         name = _glob(self._list(prefix))
         lists = await self._keys(client, name + "*", "list")
         states = await self._keys(client, f"{{{name}*}}:state", "string")
@@ -207,16 +196,14 @@ class RedisListStore(MessageStore[Any]):
     async def _keys(self, client: Any, pattern: str, kind: str) -> set[str]:
         return {_text(name) for name in await self._scan(client, pattern, kind)}
 
-    async def _get_state(self, client: Any, key: str) -> str | bytes | None:
+    async def get_state(self, client: Any, key: str) -> str | bytes | None:
         state: str | bytes | None = await self._command(client, "GET", state_name(self._list(key)))
         return state
 
-    async def _put_state(
-        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
-    ) -> bool:
+    async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         places = (state_name(self._list(key)), self._list(key))
-        if instead_of is not ANY_STATE:
-            arguments = (text or "", self.ttl or 0, instead_of or "")
+        if expected is not ANY_STATE:
+            arguments = (text or "", self.ttl or 0, expected or "")
             return bool(await self._command(client, "EVAL", _SWAP, 2, *places, *arguments))
         if self.ttl is not None and text is not None:
             return bool(await self._command(client, "EVAL", _PUT, 2, *places, text, self.ttl))
@@ -227,7 +214,7 @@ class RedisListStore(MessageStore[Any]):
 class RedisListHistory(StoredChatMessageHistory):
     """What LangChain's classes of these services have beside a history's methods."""
 
-    store: RedisListStore
+    store: MessageStore
     key_prefix: str
 
     @property

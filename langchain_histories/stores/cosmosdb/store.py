@@ -37,15 +37,15 @@ from langchain_histories.store import (
     normalize_session_id,
     user_session_id,
 )
-from langchain_histories.stores._one_item import EitherStore
-from langchain_histories.stores._partitions import HEAD, Item, Write
+from langchain_histories.stores.shared.one_item import EitherStore
+from langchain_histories.stores.shared.partitions import HEAD, Item, Write
 
 try:
     import azure.cosmos.aio
     from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError, ServiceResponseError
     from azure.cosmos import CosmosClient, PartitionKey, exceptions
 
-    from langchain_histories.stores._cosmosdb_documents import (
+    from langchain_histories.stores.cosmosdb.documents import (
         BATCH_ERRORS,
         NOT_FOUND,
         DocumentOperations,

@@ -37,10 +37,10 @@ try:
 except ImportError as error:
     raise missing_extra("sql") from error
 
-from langchain_histories.stores._sql_engines import SQLBase
-from langchain_histories.stores._sql_jsonb import MAX_BYTES, shape_of, uuid_text
-from langchain_histories.stores._sql_models import BaseMessageConverter, DefaultMessageConverter, ModelStore
-from langchain_histories.stores._sql_tables import (
+from langchain_histories.stores.sql.converters import BaseMessageConverter, DefaultMessageConverter, ModelStore
+from langchain_histories.stores.sql.engines import SQLBase
+from langchain_histories.stores.sql.jsonb import MAX_BYTES, shape_of, uuid_text
+from langchain_histories.stores.sql.statements import (
     COLLATIONS,
     COMPOUND_ROWS,
     LOCK_TIMEOUT,
@@ -53,7 +53,7 @@ from langchain_histories.stores._sql_tables import (
     mysql_options,
     table_index,
 )
-from langchain_histories.stores._sql_yugabyte import (
+from langchain_histories.stores.sql.yugabytedb import (
     LET_GO_OF_NUMBERS,
     SLOTS,
     TRIES,
@@ -62,7 +62,7 @@ from langchain_histories.stores._sql_yugabyte import (
     lock_statement,
     make_locks,
 )
-from langchain_histories.stores._sql_yugabyte import NAME as YUGABYTEDB
+from langchain_histories.stores.sql.yugabytedb import NAME as YUGABYTEDB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -17,8 +17,8 @@ from langchain_histories._neutral import settle
 from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.store import ANY_STATE, AnyState, SessionRow, position_number
-from langchain_histories.stores._dynamodb_values import to_text, to_value
-from langchain_histories.stores._one_item import OneItemOperations
+from langchain_histories.stores.dynamodb.values import to_text, to_value
+from langchain_histories.stores.shared.one_item import OneItemOperations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,12 +21,12 @@ from azure.cosmos import exceptions
 from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.store import ANY_STATE, AnyState, SessionRow, position_number
-from langchain_histories.stores._one_item import OneItemOperations
+from langchain_histories.stores.shared.one_item import OneItemOperations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from langchain_histories.stores.cosmosdb import CosmosDBStore
+    from langchain_histories.stores.cosmosdb.store import CosmosDBStore
 
 _ESCAPED = "lh%"
 _MAX_ID_BYTES = 1023

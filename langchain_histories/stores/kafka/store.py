@@ -36,8 +36,8 @@ try:
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
     from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # as its docs say
 
-    from langchain_histories.stores._kafka_client import POLL, UNKNOWN_TOPIC, KafkaClient
-    from langchain_histories.stores._kafka_log import TIMED_OUT, Entry, Log, Position
+    from langchain_histories.stores.kafka.client import POLL, UNKNOWN_TOPIC, KafkaClient
+    from langchain_histories.stores.kafka.log import TIMED_OUT, Entry, Log, Position
 except ImportError as error:
     raise missing_extra("kafka") from error
 

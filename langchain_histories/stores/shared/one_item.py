@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_histories._neutral import settle
 from langchain_histories.store import ANY_STATE, AnyState, Capability, SessionRow
-from langchain_histories.stores._partitions import PartitionStore
+from langchain_histories.stores.shared.partitions import PartitionStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

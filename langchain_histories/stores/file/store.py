@@ -31,7 +31,7 @@ from langchain_histories.store import (
     position_number,
     redact_url,
 )
-from langchain_histories.stores._file_format import (
+from langchain_histories.stores.file.format import (
     EMPTY,
     Line,
     array,
@@ -48,7 +48,7 @@ from langchain_histories.stores._file_format import (
     read_between,
     write_batch,
 )
-from langchain_histories.stores._file_names import (
+from langchain_histories.stores.file.names import (
     copy_rights,
     file_names,
     lock_path,

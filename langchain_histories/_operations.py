@@ -1,0 +1,179 @@
+"""`Operations`: what a service can do, as an author of a store writes it.
+
+Each operation is a neutral coroutine (see `_neutral`) over the client of the driver. `MessageStore`, which programs
+call, checks the arguments, encodes the messages, prepares the place on first use and names the errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias
+
+from langchain_histories._clients import ClientT
+from langchain_histories._options import Capability
+from langchain_histories._session_ids import from_key, key_prefixes, to_key
+from langchain_histories.errors import UnsupportedOperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
+
+    from langchain_histories._session_ids import SessionId
+    from langchain_histories.codec import Row
+
+
+class AnyState(enum.Enum):
+    """The type of `ANY_STATE`."""
+
+    ANY_STATE = enum.auto()
+
+
+ANY_STATE: Final = AnyState.ANY_STATE
+"""The `expected` of `put_state` that any state meets, and no state too."""
+
+ExpectedState: TypeAlias = str | bytes | AnyState | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session as a service lists it: its key, its number of rows and the text of its last row."""
+
+    key: str
+    count: int
+    last: str | bytes | None
+
+
+@dataclasses.dataclass(eq=False, slots=True, weakref_slot=True)
+class Found:
+    """What set-up found at one place; all stores of the place share it.
+
+    Attributes:
+        is_complete: Whether set-up is done, so that operations need no other.
+        what: What the operations remember of it, such as the columns of a table.
+    """
+
+    is_complete: bool = False
+    what: Any = None
+
+
+class Operations(ABC, Generic[ClientT]):
+    """What a service can do, over a client of its driver.
+
+    A store without optional operations writes `append`, `read` and `clear`; `capabilities` says which others it has.
+    Arguments are checked before an operation is called. A `key` is the session id, escaped where the service cannot
+    hold it. Later releases pass further arguments only to operations whose `capabilities` ask for them.
+    """
+
+    name: ClassVar[str]
+    """Short name of the service, for messages."""
+    capabilities: Capability = Capability(0)
+    """What the service can do. `NATIVE_ASYNC` is taken away where only a blocking client was given."""
+    driver_errors: tuple[type[Exception], ...] = ()
+    """What the driver raises; `MessageStore` turns it into `StoreError`."""
+    unavailable_errors: tuple[type[Exception], ...] = (ConnectionError, TimeoutError)
+    """Which of them mean that the store could not be reached; they become `StoreUnavailableError`."""
+    unholdable: ClassVar[str] = ""
+    """Characters that a session id cannot have in this service; ids with them are escaped."""
+    ttl: int | None = None
+    """Seconds after its last append at which a session expires. The store sets it, if `capabilities` has `TTL`."""
+
+    def __init__(self) -> None:
+        """Begin at a place of which nothing is known yet."""
+        self.found = Found()
+
+    @property
+    def place(self) -> Hashable:
+        """What set-up is about beside the connection, such as a table name. Stores of equal places share `found`."""
+        return None
+
+    def serving(self) -> Operations[ClientT]:
+        """Return the operations for what set-up found: these, unless the service has several layouts."""
+        return self
+
+    @abstractmethod
+    async def append(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
+        """Store one batch: all or nothing, contiguous, in order, after everything stored before."""
+
+    @abstractmethod
+    async def read(
+        self,
+        client: ClientT,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
+        """Return rows, oldest first: those after a position, and of these the last or the first n, never both."""
+
+    @abstractmethod
+    async def clear(self, client: ClientT, key: str) -> None:
+        """Remove all rows, the state and every other trace of the session."""
+
+    async def setup(self, client: ClientT, *, upgrade: bool = False) -> bool | None:
+        """Make what is missing. Safe when many callers race; needs no rights where nothing is missing.
+
+        Returns:
+            `False` where the next operation has to set up again, because what was made may yet be undone.
+        """
+
+    async def count(self, client: ClientT, key: str) -> int:
+        """Return the number of rows."""
+        return len(await self.read(client, key))
+
+    async def replace(self, client: ClientT, key: str, rows: Sequence[str]) -> None:
+        """Put `rows` in place of all rows of the session: all or nothing. The state stays."""
+        raise self.unsupported("replace")
+
+    async def delete(self, client: ClientT, key: str, rows: Sequence[Row]) -> int:
+        """Remove these rows, as `read` returned them; return how many were still there."""
+        raise self.unsupported("delete")
+
+    async def sessions(
+        self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
+    ) -> Sequence[SessionRow]:
+        """List sessions that have rows, in the byte order of their keys, from behind the key `after`."""
+        raise self.unsupported("sessions")
+
+    async def erase(self, client: ClientT, prefix: str) -> int:
+        """Remove every trace of all sessions whose key starts with `prefix`; return the number of sessions."""
+        raise self.unsupported("erase")
+
+    async def get_state(self, client: ClientT, key: str) -> str | bytes | None:
+        """Return the text of the state of a session, `None` if there is none."""
+        raise self.unsupported("get_state")
+
+    async def put_state(
+        self, client: ClientT, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE
+    ) -> bool:
+        """Store the state of a session, or remove it when `text` is `None`; tell whether that was done.
+
+        It is done only if the state is still `expected`, as `get_state` returned it; `None` stands for no state. To
+        compare and to store is one step. `text` and `expected` are never both `None`.
+        """
+        raise self.unsupported("put_state")
+
+    async def run(self, client: ClientT, body: Callable[[ClientT], Coroutine[Any, Any, Any]]) -> Any:
+        """Run the body of an operation; a service whose transactions are given up by design tries it again here."""
+        return await body(client)
+
+    def is_unavailable(self, error: Exception) -> bool:
+        """Whether a driver's error means that the store could not be reached."""
+        return isinstance(error, self.unavailable_errors)
+
+    def unsupported(self, operation: str) -> UnsupportedOperationError:
+        """The error for an operation that the service does not have."""
+        return UnsupportedOperationError(f"The {self.name} store has no {operation}; see its capabilities.")
+
+    def key(self, session_id: SessionId) -> str:
+        """Return the key of a session."""
+        return to_key(session_id, self.unholdable)
+
+    def session_id(self, key: str) -> str:
+        """Return the session id of a key."""
+        return from_key(key, self.unholdable)
+
+    def key_prefixes(self, prefix: str) -> list[str]:
+        """Return the prefixes that the keys of all sessions have whose id starts with `prefix`."""
+        return key_prefixes(prefix, self.unholdable)

@@ -1,0 +1,38 @@
+"""All that the author of a store needs: the page "Write a store" of the documentation leads through it.
+
+An author writes an `Operations` class, which says what a service can do, and a `MessageStore` class, whose constructor
+hands the operations and the `Clients` of the place to the base class.
+"""
+
+from langchain_histories._clients import Clients, ClientT, check_given_clients
+from langchain_histories._neutral import each, entered, settle
+from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
+from langchain_histories._options import Capability, StoreOptions, bad_position, position_number
+from langchain_histories._session_ids import SessionId, prefix_end
+from langchain_histories.codec import Row
+from langchain_histories.errors import missing_extra, needs_extra
+from langchain_histories.store import MessageStore
+
+__all__ = [
+    "ANY_STATE",
+    "Capability",
+    "ClientT",
+    "Clients",
+    "ExpectedState",
+    "Found",
+    "MessageStore",
+    "Operations",
+    "Row",
+    "SessionId",
+    "SessionRow",
+    "StoreOptions",
+    "bad_position",
+    "check_given_clients",
+    "each",
+    "entered",
+    "missing_extra",
+    "needs_extra",
+    "position_number",
+    "prefix_end",
+    "settle",
+]

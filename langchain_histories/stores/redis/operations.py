@@ -1,0 +1,63 @@
+"""What a store in Redis or Valkey can do, by redis-py's commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio
+from redis import exceptions
+
+from langchain_histories.stores.base import each, settle
+from langchain_histories.stores.shared.redis_lists import RedisListOperations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# redis-py's asyncio cluster client would block its event loop in a transaction.
+_TAIL = "return {redis.call('LLEN', KEYS[1]), redis.call('LRANGE', KEYS[1], 0, ARGV[1])}"
+
+
+class RedisOperations(RedisListOperations):
+    """The operations over a client of redis-py.
+
+    Args:
+        key_prefix: What the key of each list starts with.
+    """
+
+    name = "redis"
+    driver_errors = (exceptions.RedisError, exceptions.RedisClusterException)
+    unavailable_errors = (
+        ConnectionError,
+        TimeoutError,
+        exceptions.ConnectionError,
+        exceptions.TimeoutError,
+        exceptions.ClusterDownError,
+        exceptions.SlotNotCoveredError,
+    )
+
+    def is_unavailable(self, error: Exception) -> bool:
+        # A cluster of which no node answers is told by an error that is no ConnectionError, but has one as its cause.
+        cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
+        return super().is_unavailable(error) or isinstance(cause, self.unavailable_errors)
+
+    async def _command(self, client: Any, *words: Any) -> Any:
+        return await settle(client.execute_command(*words))
+
+    async def _pipeline(
+        self, client: Any, commands: Sequence[Sequence[Any]], *, transaction: bool = False
+    ) -> list[Any]:
+        pipeline = client.pipeline(transaction=transaction)
+        for words in commands:
+            pipeline.execute_command(*words)
+        return list(await settle(pipeline.execute()))
+
+    async def _tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
+        if isinstance(client, redis.asyncio.RedisCluster):
+            length, newest_first = await self._command(client, "EVAL", _TAIL, 1, name, last - 1)
+        else:
+            asked = [("LLEN", name), ("LRANGE", name, 0, last - 1)]
+            length, newest_first = await self._pipeline(client, asked, transaction=True)
+        return length, newest_first
+
+    async def _scan(self, client: Any, pattern: str, kind: str) -> list[str | bytes]:
+        return [name async for name in each(client.scan_iter(match=pattern, count=1000, _type=kind))]

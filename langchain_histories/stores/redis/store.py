@@ -1,0 +1,50 @@
+"""`RedisStore`: histories in Redis and Valkey, a list per session, as LangChain's `RedisChatMessageHistory` has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    import redis
+    import redis.asyncio
+
+
+class RedisStore(MessageStore):
+    """Keeps histories in Redis, Valkey or what speaks their protocol: one server, Sentinel or Cluster.
+
+    Args:
+        url: `redis://`, `rediss://` (TLS) or `unix://`, as redis-py reads them, or
+            `redis+sentinel://[user:password@]host[:26379][/service[/db]]` (`rediss+sentinel://`). A cluster is
+            recognised by itself.
+        client: Your own blocking client, in place of `url`. It is never closed here.
+        async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
+            run a blocking client in threads, sync methods refuse an asyncio one.
+        key_prefix: What the key of each list starts with.
+        client_options: More options for redis-py, such as `{"socket_timeout": 5}`; only with `url`.
+        **options: See `StoreOptions`. `ttl` is supported.
+
+    Raises:
+        ConfigurationError: An argument cannot be used.
+        MissingExtraError: redis-py is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: redis.Redis | redis.RedisCluster | None = None,
+        async_client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
+        key_prefix: str = "message_store:",
+        client_options: dict[str, Any] | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """Keep where to connect to."""
+        with needs_extra("redis"):
+            from langchain_histories.stores.redis.connections import clients_of
+            from langchain_histories.stores.redis.operations import RedisOperations
+        clients = clients_of(url, client, async_client, client_options)
+        super().__init__(RedisOperations(key_prefix), clients, url, **options)
