@@ -5,12 +5,14 @@ is awaited as usual. Over the blocking twin, whose calls have already returned w
 body suspends, so `drive` finishes it with a single `send(None)`: no event loop, no thread, no generated code. The
 technique is that of the Gel and Vercel Python clients.
 
-It holds as long as a body awaits nothing but client calls, through `settle`, `entered` and `each`, or other bodies of
-the same kind. `tests/unit_tests/test_neutral.py` checks that over the source.
+It holds as long as a body awaits nothing but client calls, through `settle`, `entered` and `each`, a `pause`, or other
+bodies of the same kind. `tests/unit_tests/test_neutral.py` checks that over the source.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -62,3 +64,11 @@ async def each(items: AsyncIterable[T]) -> AsyncGenerator[T]:
     else:
         for item in cast("Iterable[T]", items):
             yield item
+
+
+async def pause(seconds: float, *, is_async: bool) -> None:
+    """Wait before another try: on the event loop if the body runs over an async client, else in this thread."""
+    if is_async:
+        await asyncio.sleep(seconds)
+    else:
+        time.sleep(seconds)

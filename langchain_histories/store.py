@@ -125,8 +125,8 @@ class MessageStore(Closing):
         self._operations = operations
         self._clients = clients
         self._url = url
-        operations.found = clients.found((type(operations), operations.place), Found)
         operations.ttl = check_ttl(options.pop("ttl", None))
+        operations.found = clients.found((type(operations), operations.place), Found)
         self.format = record_format or RecordFormat(**check_record_options(options))
         if operations.ttl is not None and Capability.TTL not in self.capabilities:
             raise ConfigurationError(

@@ -5,7 +5,7 @@ hands the operations and the `Clients` of the place to the base class.
 """
 
 from langchain_histories._clients import Clients, ClientT, check_given_clients
-from langchain_histories._neutral import each, entered, settle
+from langchain_histories._neutral import each, entered, pause, settle
 from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
 from langchain_histories._options import Capability, StoreOptions, bad_position, position_number
 from langchain_histories._session_ids import SessionId, prefix_end
@@ -32,6 +32,7 @@ __all__ = [
     "entered",
     "missing_extra",
     "needs_extra",
+    "pause",
     "position_number",
     "prefix_end",
     "settle",
