@@ -31,7 +31,9 @@ from langchain_histories.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
-from langchain_histories.stores import _file_format, _file_names
+from langchain_histories.stores.file import format as file_format
+from langchain_histories.stores.file import names as file_names
+from langchain_histories.stores.file.history import SingleFileStore
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 with warnings.catch_warnings():
@@ -53,7 +55,7 @@ def humans(*contents):
 
 
 class TestFileStore(MessageStoreTests):
-    capabilities = ~(Capability.NATIVE_ASYNC | Capability.ATOMIC_BATCH | Capability.TTL)
+    capabilities = ~(Capability.NATIVE_ASYNC | Capability.TTL)
 
     @pytest.fixture
     def open_store(self, tmp_path):
@@ -217,10 +219,10 @@ def test_of_equal_records_that_have_moved_none_is_missed(path):
 
 def test_deletion_of_records_that_another_deletion_has_moved(store):
     store.append("s", humans("a", "b", "c", "d"))
-    rows = drive(store._read(store.client, "s"))
+    rows = drive(store.operations.read(store.client, "s"))
     for count in (1, 0):
-        assert drive(store._delete(store.client, "s", rows[:1])) == count
-        assert drive(store._delete(store.client, "s", rows[2:3])) == count
+        assert drive(store.operations.delete(store.client, "s", rows[:1])) == count
+        assert drive(store.operations.delete(store.client, "s", rows[2:3])) == count
     assert texts(store.read("s")) == ["b", "d"]
 
 
@@ -400,9 +402,7 @@ def test_langchains_constructor(path, monkeypatch):
     assert (history.encoding, history.ensure_ascii) == ("latin-1", False)
     assert not path.exists()
     assert "chat.json" in repr(history)
-    # Of the process's many histories of one file, one store.
-    assert FileChatMessageHistory(path).store is FileChatMessageHistory(str(path)).store
-    assert FileChatMessageHistory(path).store is not history.store
+    assert FileChatMessageHistory(path).store.client == FileChatMessageHistory(str(path)).store.client == path
     monkeypatch.chdir(path.parent)
     FileChatMessageHistory("relative.json").add_messages(humans("a"))
     assert texts(Theirs("relative.json").messages) == ["a"]
@@ -443,11 +443,11 @@ def test_a_folder_store_and_a_single_file_share_files_locks_and_states(store, pa
     store.put_state("chat", {"a": 1})
     assert texts(single.messages) == texts(store.read("chat")) == ["a", "b"]
     assert single.store.get_state("any") == {"a": 1}
-    place = store._place(store.client, "chat")
-    assert single.store._place(single.store.client, "any") == place
+    files = store.operations._files(store.client, "chat")
+    assert single.store.operations._files(single.store.client, "any") == files
     assert len(list((path.parent / ".locks").iterdir())) == 1
     # Where the file system does not tell them apart, these are one file.
-    assert _file_names.lock_path(path.parent, "Chat.json") == _file_names.lock_path(path.parent, "chat.json")
+    assert file_names.lock_path(path.parent, "Chat.json") == file_names.lock_path(path.parent, "chat.json")
 
 
 def test_names_beside_a_single_file_are_its_own(tmp_path):
@@ -481,22 +481,20 @@ def test_a_file_cut_anywhere_in_its_last_batch(path, batches, new, data):
     whole = path.read_bytes()
     everything = [text for batch in batches for text in batch]
     expected = everything[: -len(batches[-1])]
-    assert (
-        _contents(_file_format.lines_between(path.open("rb"), 0, _file_format.own_end(path.open("rb")))) == everything
-    )
+    assert _contents(file_format.lines_between(path.open("rb"), 0, file_format.own_end(path.open("rb")))) == everything
     start = len(before) - 2
     new_rows = [json.dumps(record).encode() for record in messages_to_dict(humans(*new))]
     for cut in range(start, len(whole) + 1):
         # What a cut write leaves: a part of the new bytes, and what is left of the old ones behind it.
         for content in {whole[:cut] + before[cut:], whole[:cut], before[:-1] + whole[start + 1 : start + 2]}:
             file = io.BytesIO(content)
-            end = _file_format.own_end(file)
+            end = file_format.own_end(file)
             present = everything if content.startswith(whole[:-2]) else expected  # the bracket alone may be missing
-            assert _contents(_file_format.lines_between(file, 0, end)) == present
-            assert _contents(_file_format.last_lines(file, end, 2)) == present[-2:]
-            assert _file_format.count_lines(file, end) == len(present)
+            assert _contents(file_format.lines_between(file, 0, end)) == present
+            assert _contents(file_format.last_lines(file, end, 2)) == present[-2:]
+            assert file_format.count_lines(file, end) == len(present)
             assert file.getvalue() == content
-            _file_format.write_batch(file, end, new_rows, fsync=False)
+            file_format.write_batch(file, end, new_rows, fsync=False)
             assert [record["data"]["content"] for record in json.loads(file.getvalue())] == [*present, *new]
     cut = data.draw(st.integers(start, len(whole) - 3))
     path.write_bytes(whole[:cut] + before[cut:])
@@ -613,12 +611,12 @@ def test_killed_writers(store):
 def test_a_writer_killed_in_mid_write(store, monkeypatch):
     """The same, with the moment chosen: the process ends after a part of the bytes of a batch."""
     store.append("s", humans("a", "b"))
-    whole = _file_format.write_at
+    whole = file_format.write_at
     for part in (1, 2, 3, 50, 300):
         child = os.fork()
         if child == 0:
             try:
-                _file_format.write_at = lambda file, start, data, part=part: (
+                file_format.write_at = lambda file, start, data, part=part: (
                     whole(file, start, data[:part]),
                     os._exit(0),
                 )
@@ -786,7 +784,7 @@ def test_reading_needs_no_lock_and_writes_nothing(store, tmp_path):
 def test_a_lock_that_is_not_let_go(store, tmp_path):
     store.append("s", humans("a"))
     impatient = FileStore(path=tmp_path, lock_timeout=0.1)
-    with FileLock(store._place(store.client, "s").lock):
+    with FileLock(store.operations._files(store.client, "s").lock):
         with pytest.raises(StoreUnavailableError) as caught:
             impatient.append("s", humans("b"))
         with pytest.raises(StoreUnavailableError):
@@ -824,12 +822,12 @@ def test_no_thread_is_starved(store):
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
 def test_names_are_safe_and_lead_back(key):
-    names = _file_names.file_names(key)
-    assert _file_names.session_key(names) == key
+    names = file_names.file_names(key)
+    assert file_names.session_key(names) == key
     for name in names:
         assert 0 < len(name) <= 202
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_%ABCDEF")
-        assert name not in _file_names._RESERVED
+        assert name not in file_names._RESERVED
 
 
 @pytest.mark.parametrize(
@@ -849,7 +847,7 @@ def test_names_are_safe_and_lead_back(key):
     ],
 )
 def test_names(key, names):
-    assert _file_names.file_names(key) == names
+    assert file_names.file_names(key) == names
 
 
 def test_names_differ_where_case_does_not_matter():
@@ -869,7 +867,7 @@ def test_names_differ_where_case_does_not_matter():
         "CON",
         "%63on",
     ]
-    assert len({tuple(name.lower() for name in _file_names.file_names(key)) for key in keys}) == len(keys)
+    assert len({tuple(name.lower() for name in file_names.file_names(key)) for key in keys}) == len(keys)
 
 
 def test_files_of_others_are_no_sessions(store, tmp_path, caplog):
@@ -893,12 +891,12 @@ def test_clear_and_erase_take_what_a_killed_writer_left(store, tmp_path):
     for session_id in ("@ivan/1", "@ivan/" + "x" * 500):
         store.append(session_id, humans("a"))
         store.put_state(session_id, {"a": 1})
-        place = store._place(store.client, session_id)
-        place.file.with_name(place.file.name + ".tmp").write_text("left")
-        place.state.with_name(place.state.name + ".tmp").write_text("left")
+        files = store.operations._files(store.client, session_id)
+        files.history.with_name(files.history.name + ".tmp").write_text("left")
+        files.state.with_name(files.state.name + ".tmp").write_text("left")
     store.append("other", humans("a"))
-    only = store._place(store.client, "@ivan/only this")
-    only.file.with_name(only.file.name + ".tmp").write_text("left")
+    only = store.operations._files(store.client, "@ivan/only this")
+    only.history.with_name(only.history.name + ".tmp").write_text("left")
     assert store.erase(user_id="ivan") == 3
     assert files_of(tmp_path) == ["other.json"]
 

@@ -1,1 +1,15 @@
-"""Histories in file."""
+"""Histories in files, one JSON array per session, as LangChain's `FileChatMessageHistory` keeps it.
+
+| room | what lives there |
+|---|---|
+| `store.py` | `FileStore`: arguments and their documentation |
+| `history.py` | `FileChatMessageHistory`: LangChain's interface of one file, and the store of that file |
+| `operations.py` | what both stores can do, under a lock |
+| `format.py` | the form of a file: how batches are appended, and how any part of it is read |
+| `names.py` | names, locks and rights of files |
+"""
+
+from langchain_histories.stores.file.history import FileChatMessageHistory
+from langchain_histories.stores.file.store import FileStore
+
+__all__ = ["FileChatMessageHistory", "FileStore"]

@@ -1,4 +1,4 @@
-"""The form of a history file: an array of records in batches that are appended by one write.
+"""The form of a history file: an array of records in batches, each appended by one write.
 
     [{"type": "human", ...},
     {"type": "ai", ...}
@@ -7,11 +7,11 @@
     ]
 
 A batch begins with `[` or `,`, goes on after a comma and a newline, and ends with a newline alone. An append writes
-`,<batch>` over the closing bracket in one call, so what was complete never changes in place: readers need no lock, and
-of a batch whose write has not ended, or never will, they see nothing. The next append writes over such a rest.
+`,<batch>` over the closing bracket in one call, so complete batches never change in place and readers need no lock. A
+batch whose writer was killed has no end: readers leave it out, and the next append writes over it.
 
-Any other JSON array of records is read as well: LangChain's, which is one line, or a pretty-printed one. The first
-append brings it into the form above, in a new file that takes its place; there LangChain's records keep their offsets.
+These functions read any other JSON array of records as well: LangChain's, which is one line, or a pretty-printed one.
+The first append replaces such a file by a new one in the form above, where LangChain's records keep their offsets.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def encode_row(text: str, encoding: str, *, ensure_ascii: bool) -> bytes:
     if not ensure_ascii:
         with suppress(UnicodeEncodeError):
             return text.encode(encoding)
-    # Outside of strings JSON is ASCII, so the escapes of JSON strings fit everywhere.
+    # JSON outside of strings is ASCII, so the escapes of JSON strings are right for all other characters.
     return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text).encode("ascii")
 
 
@@ -74,7 +74,7 @@ def read_between(file: IO[bytes], start: int, end: int) -> bytes:
 
 
 def blocks_from_end(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield longer and longer ends of what is before `end`, up to the whole, each with its start."""
+    """Yield longer and longer blocks that stop at `end`, each with its start; the last one begins at 0."""
     length = _BLOCK
     while length < end:
         yield end - length, read_between(file, end - length, end)
@@ -90,7 +90,7 @@ def is_own(file: IO[bytes]) -> bool:
 def own_end(file: IO[bytes]) -> int | None:
     """Return the end of the last complete batch, or `None` if the file is not in our form.
 
-    It reads the first and the last bytes, and more only where the last batch is not complete.
+    Reads the first and the last bytes, and more only where the last batch is not complete.
     """
     size = file.seek(0, os.SEEK_END)
     if not is_own(file):
@@ -101,7 +101,7 @@ def own_end(file: IO[bytes]) -> int | None:
         return start + len(tail) - 1
     end = torn_end(file, size)
     if end is not None and tail.endswith(b"]"):
-        # Either the bracket is in the text of a record that was cut there, or this is another program's array.
+        # Either a writer was killed inside the text of a record, or another program wrote this array.
         return None if is_json(read_between(file, 0, size)) else end
     return end
 
@@ -123,7 +123,7 @@ def write_batch(file: IO[bytes], end: int, batch: Sequence[bytes], *, fsync: boo
         OSError: It could not be written; the file is as it was.
     """
     if file.seek(0, os.SEEK_END) > end + len(CLOSING):
-        # The rest of a batch that was never completed goes first, or a reader could see a mixture.
+        # Cut an incomplete batch off first, or a reader could see a mixture of it and the new one.
         file.truncate(end)
     try:
         write_at(file, end, b"," + b",\n".join(batch) + b"\n" + CLOSING)
@@ -131,21 +131,21 @@ def write_batch(file: IO[bytes], end: int, batch: Sequence[bytes], *, fsync: boo
             getattr(os, "fdatasync", os.fsync)(file.fileno())
     except OSError:
         with suppress(OSError):
-            # First the bracket, in bytes that the file has: on a full disk others cannot be had.
+            # First the bracket, over bytes that the file already has: a full disk gives no others.
             write_at(file, end, CLOSING)
             file.truncate(end + len(CLOSING))
         raise
 
 
 def write_at(file: IO[bytes], start: int, data: bytes) -> None:
-    """Write all of `data`. A full disk takes a part of it, and then raises."""
+    """Write all of `data`. A full disk takes a part of it before it raises."""
     file.seek(start)
     while data:
         data = data[file.write(data) :]
 
 
 def split_lines(data: bytes, start: int) -> list[Line]:
-    """Return the records of complete lines, the first of which is at the offset `start`."""
+    """Return the records of complete lines; the first line is at the offset `start`."""
     lines = []
     for line in data.split(b"\n"):
         lead = 1 if start == 0 or line[:1] == b"," else 0
@@ -193,7 +193,7 @@ def blocks_of_lines(file: IO[bytes], start: int, end: int, size: int) -> Iterato
     while start < end and (block := read_between(file, start, min(end, start + length))):
         complete = block.rfind(b"\n") + 1 if start + len(block) < end else len(block)
         if not complete and len(block) == length:
-            # One record is longer than this.
+            # A single record is longer than the block.
             length *= 2
             continue
         complete = complete or len(block)
@@ -202,11 +202,11 @@ def blocks_of_lines(file: IO[bytes], start: int, end: int, size: int) -> Iterato
         length = size
 
 
-def lines_behind(lines: Sequence[Line], after: str) -> Sequence[Line]:
-    """Return the records behind a position, or all if it is not there.
+def lines_after(lines: Sequence[Line], after: str) -> Sequence[Line]:
+    """Return the records after a position, or all if its record is not there.
 
-    Where it is no more, because records before it were removed, its checksum tells the record; of equal ones it is the
-    first, so that none is missed.
+    A record has moved when others before it were removed. Then its checksum identifies it; of equal records the first
+    one counts, so that the caller misses none.
     """
     checksum = after.partition("-")[2]
     for number, line in enumerate(lines):
@@ -251,7 +251,7 @@ def foreign_lines(data: bytes, encoding: str) -> list[Line]:
             raise ValueError
         piece = _encoded(text[start:end], encoding)
         if b"\n" in piece or b"\r" in piece:
-            # Line ends are between the parts of a record, never in its strings.
+            # JSON allows line ends between the parts of a record, never in its strings.
             lines.append(Line(offset, _LINE_ENDS.sub(b"", piece)))
         else:
             lines.append(Line(offset, piece))

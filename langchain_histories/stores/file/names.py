@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+from langchain_histories._options import redact_url
+from langchain_histories.errors import ConfigurationError
 
 _LOCKS = 64
 _LOCK_FOLDER = ".locks"
@@ -17,8 +23,72 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", 
 _SUFFIXES = ("json", "json.tmp", "state.json", "state.json.tmp")
 
 
+class SessionFiles(NamedTuple):
+    """The files of a session.
+
+    Attributes:
+        folder: The folder that holds all sessions. It must exist.
+        history: The messages.
+        state: The state.
+        lock: The lock that writers of the session take.
+    """
+
+    folder: Path
+    history: Path
+    state: Path
+    lock: Path
+
+
+def session_files(folder: Path, key: str) -> SessionFiles:
+    """Return the files of a session in a folder of sessions."""
+    names = file_names(key)
+    stem = folder.joinpath(*names)
+    first = names[0] if len(names) > 1 else names[0] + ".json"
+    return SessionFiles(
+        folder,
+        stem.with_name(names[-1] + ".json"),
+        stem.with_name(names[-1] + ".state.json"),
+        lock_path(folder, first),
+    )
+
+
+def single_file(path: Path) -> SessionFiles:
+    """Return the files of a history that has a file of its own: what `FileStore` would take for its session."""
+    # Behind all symbolic links, because a replacement of the link would end it.
+    path = Path(os.path.realpath(path))
+    state = path.name.removesuffix(".json") + ".state.json" if path.name.endswith(".json") else path.name + ".state"
+    return SessionFiles(path.parent, path, path.with_name(state), lock_path(path.parent, path.name))
+
+
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that names something.
+
+    Raises:
+        ConfigurationError: It is empty, has a NUL character or is no path.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ConfigurationError(f"A path must be a non-empty str or a Path without NUL characters, not {path!r}.")
+    return Path(text)
+
+
+def url_path(url: str) -> str:
+    """Return the path that a `file:` URL names.
+
+    Raises:
+        ConfigurationError: It is another URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"A file URL is 'file:///absolute/folder' or 'file:relative/folder', not {redact_url(url)!r}; "
+            "with other characters percent-escaped, or pass path=."
+        )
+    return url2pathname(parts.path)
+
+
 def file_names(key: str) -> list[str]:
-    """Return the folders and the file, without its suffix, that a session id has."""
+    """Return the names of a session id: the folders, and the file without its suffix."""
     escaped = re.sub(rb"[^a-z0-9_-]", lambda found: b"%%%02X" % found[0][0], key.encode()).decode()
     names = [escaped[start : start + _NAME_LENGTH] for start in range(0, len(escaped), _NAME_LENGTH)]
     if names and names[-1] in _RESERVED:
@@ -27,7 +97,7 @@ def file_names(key: str) -> list[str]:
 
 
 def session_key(names: list[str]) -> str | None:
-    """Return the session id that has these names; `None` if none has."""
+    """Return the session id of these names; `None` if they are no session's."""
     try:
         key = unquote_to_bytes("".join(names)).decode()
     except UnicodeDecodeError:
@@ -36,10 +106,10 @@ def session_key(names: list[str]) -> str | None:
 
 
 def stored_keys(folder: Path) -> set[str]:
-    """Return the ids of all sessions of which a folder has anything."""
+    """Return the ids of all sessions that have a file in a folder."""
 
     def check(error: OSError) -> None:
-        # The folders of long ids come and go.
+        # Other writers make and remove the folders of long ids meanwhile.
         if not isinstance(error, FileNotFoundError) or not folder.is_dir():
             raise error
 
@@ -57,7 +127,7 @@ def stored_keys(folder: Path) -> set[str]:
 def lock_path(folder: Path, name: str) -> Path:
     """Return the lock of a file or of a folder of long ids.
 
-    There are few locks, not one for each session, which would tell of sessions that are no more.
+    The locks are few: one per session would outlive its session and tell of it.
     """
     return folder / _LOCK_FOLDER / f"{zlib.crc32(name.lower().encode(errors='surrogateescape')) % _LOCKS:02x}"
 
@@ -72,9 +142,19 @@ def make_folder(path: Path, *, fsync: bool) -> None:
         sync_folder(path.parent)
 
 
+def check_folder(path: Path) -> None:
+    """Look whether a folder is there.
+
+    Raises:
+        FileNotFoundError: It is not.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder. Windows has no such thing."""
-    if os.name == "nt":
+    """Wait until the disk has the names in a folder."""
+    if os.name == "nt":  # which cannot open a folder
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -84,7 +164,7 @@ def sync_folder(path: Path) -> None:
 
 
 def copy_rights(source: Path, target: Path) -> None:
-    """Give `target` the mode of `source`, and its owner where we may."""
+    """Give `target` the mode of `source`, and its owner where the process may."""
     shutil.copymode(source, target)
     if hasattr(os, "chown"):
         with suppress(OSError):

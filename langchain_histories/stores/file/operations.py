@@ -1,0 +1,340 @@
+"""What the stores in files can do. The client of each is a path: of the folder of all sessions, or of the one file.
+
+A relative path is resolved at each use, so it follows a change of the working directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import abstractmethod
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from filelock import FileLock
+
+from langchain_histories.codec import CheckedRow
+from langchain_histories.errors import CorruptRecordError
+from langchain_histories.stores.base import (
+    ANY_STATE,
+    Capability,
+    ExpectedState,
+    Operations,
+    Row,
+    SessionRow,
+    position_number,
+)
+from langchain_histories.stores.file.format import (
+    EMPTY,
+    Line,
+    array,
+    count_lines,
+    doomed_offsets,
+    encode_row,
+    first_lines,
+    foreign_lines,
+    is_own,
+    last_lines,
+    lines_after,
+    lines_between,
+    own_end,
+    read_between,
+    write_batch,
+)
+from langchain_histories.stores.file.names import (
+    SessionFiles,
+    check_folder,
+    copy_rights,
+    make_folder,
+    session_files,
+    single_file,
+    stored_keys,
+    sync_folder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+logger = logging.getLogger(__name__)
+
+_LOCK_POLL = 0.002
+
+
+class FileOperations(Operations[Path]):
+    r"""What a folder of sessions and a single file have in common.
+
+    Args:
+        fsync: Whether an append waits until the disk has it.
+        lock_timeout: Seconds to wait for other writers of the session.
+        encoding: The encoding of the files, one that contains ASCII.
+        ensure_ascii: Whether all but ASCII is written as `\u` escapes.
+    """
+
+    name = "file"
+
+    def __init__(
+        self,
+        *,
+        fsync: bool = True,
+        lock_timeout: float = 30.0,
+        encoding: str = "utf-8",
+        ensure_ascii: bool = False,
+    ) -> None:
+        """Keep how files are written."""
+        super().__init__()
+        self.fsync, self.lock_timeout = fsync, lock_timeout
+        self._encoding, self._ensure_ascii = encoding, ensure_ascii
+
+    @abstractmethod
+    def _files(self, client: Path, key: str) -> SessionFiles:
+        """Name the files of a session."""
+
+    @contextmanager
+    def _locked(self, files: SessionFiles) -> Iterator[None]:
+        """Exclude other writers of the session, in all threads and processes."""
+        # Do not create parent folders: if they are missing, a disk may not be mounted.
+        files.lock.parent.mkdir(exist_ok=True)
+        # Each use has a lock object of its own, because a shared one would not survive a fork.
+        with FileLock(files.lock, timeout=self.lock_timeout).acquire(poll_interval=_LOCK_POLL):
+            yield
+
+    def _open(self, files: SessionFiles, path: Path, mode: str = "rb") -> IO[bytes] | None:
+        """Open a file of a session; `None` if there is none."""
+        try:
+            return path.open(mode, buffering=0)  # the caller closes it
+        except FileNotFoundError:
+            # A missing folder is no empty history: a disk may not be mounted.
+            if not files.folder.is_dir():
+                raise
+            return None
+        except IsADirectoryError:
+            raise _no_history(path) from None
+
+    async def append(self, client: Path, key: str, rows: Sequence[str]) -> None:
+        files = self._files(client, key)
+        batch = self._encode(rows)
+        with self._locked(files):
+            lines: list[Line] = []
+            if (file := self._open(files, files.history, "r+b")) is not None:
+                with file:
+                    end = own_end(file)
+                    if end is not None:
+                        write_batch(file, end, batch, fsync=self.fsync)
+                        return
+                    lines = self._foreign_lines(file, files, key)
+            self._write(files.history, array(lines, batch))
+
+    def _encode(self, rows: Sequence[str]) -> list[bytes]:
+        return [encode_row(row, self._encoding, ensure_ascii=self._ensure_ascii) for row in rows]
+
+    async def read(
+        self,
+        client: Path,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
+        offset = None if after is None else position_number(after)
+        files = self._files(client, key)
+        if (file := self._open(files, files.history)) is None:
+            return []
+        with file:
+            end = own_end(file)
+            lines: Sequence[Line]
+            if end is None:
+                lines = self._foreign_lines(file, files, key)
+            elif offset is not None:
+                lines = lines_between(file, offset, end) if first is None else first_lines(file, offset, end, first + 1)
+                if not lines or lines[0].position != after:
+                    lines = lines_between(file, 0, end)
+            elif last is not None:
+                lines = last_lines(file, end, last)
+            elif first is not None:
+                lines = first_lines(file, 0, end, first)
+            else:
+                lines = lines_between(file, 0, end)
+        if after is not None:
+            lines = lines_after(lines, after)
+        return [self._row(line) for line in (lines[:first] if last is None else lines[-last:])]
+
+    def _row(self, line: Line) -> Row:
+        if self._encoding != "utf-8":
+            with suppress(UnicodeDecodeError):
+                return Row(line.text.decode(self._encoding), line.position)
+        return CheckedRow(line.text, str(line.offset))
+
+    def _foreign_lines(self, file: IO[bytes], files: SessionFiles, key: str) -> list[Line]:
+        try:
+            return foreign_lines(read_between(file, 0, file.seek(0, os.SEEK_END)), self._encoding)
+        except (ValueError, RecursionError):
+            # Not chained, because the error of the JSON parser has the whole text in it.
+            raise _no_history(files.history, key) from None
+
+    def _lines(self, files: SessionFiles, key: str) -> list[Line]:
+        if (file := self._open(files, files.history)) is None:
+            return []
+        with file:
+            end = own_end(file)
+            return self._foreign_lines(file, files, key) if end is None else lines_between(file, 0, end)
+
+    async def count(self, client: Path, key: str) -> int:
+        return self._session_row(client, key).count
+
+    def _session_row(self, client: Path, key: str) -> SessionRow:
+        files = self._files(client, key)
+        if (file := self._open(files, files.history)) is None:
+            return SessionRow(key, 0, None)
+        with file:
+            end = own_end(file)
+            if end is None:
+                lines = self._foreign_lines(file, files, key)
+                return SessionRow(key, len(lines), self._row(lines[-1]).text if lines else None)
+            return SessionRow(key, count_lines(file, end), self._row(last_lines(file, end, 1)[-1]).text)
+
+    async def replace(self, client: Path, key: str, rows: Sequence[str]) -> None:
+        files = self._files(client, key)
+        batch = self._encode(rows)
+        with self._locked(files):
+            self._check_history(files, key)
+            self._write(files.history, array([], batch))
+
+    def _check_history(self, files: SessionFiles, key: str) -> None:
+        """Refuse to overwrite a file that does not even begin as a history."""
+        if (file := self._open(files, files.history)) is not None:
+            with file:
+                if not is_own(file):
+                    self._foreign_lines(file, files, key)
+
+    async def delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
+        files = self._files(client, key)
+        with self._locked(files):
+            lines = self._lines(files, key)
+            doomed = doomed_offsets(lines, [row.position for row in rows])
+            if doomed:
+                self._write(files.history, array([line for line in lines if line.offset not in doomed], []))
+            return len(doomed)
+
+    async def get_state(self, client: Path, key: str) -> bytes | None:
+        files = self._files(client, key)
+        if (file := self._open(files, files.state)) is None:
+            return None
+        with file:
+            return file.read()
+
+    async def put_state(self, client: Path, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
+        files = self._files(client, key)
+        with self._locked(files):
+            if expected is not ANY_STATE and expected != await self.get_state(client, key):
+                return False
+            if text is None:
+                self._remove(files, files.state)
+            else:
+                self._write(files.state, text.encode())
+            return True
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Replace the file at `path`: readers see the old one or the new one, whole."""
+        make_folder(path.parent, fsync=self.fsync)
+        beside = path.with_name(path.name + ".tmp")
+        beside.unlink(missing_ok=True)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666
+        try:
+            with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                file.write(content)
+                file.flush()
+                if self.fsync:
+                    os.fsync(file.fileno())
+            if path.exists():
+                copy_rights(path, beside)
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        if self.fsync:
+            sync_folder(path.parent)
+
+    def _remove(self, files: SessionFiles, *paths: Path) -> None:
+        """Remove files of a session, and the folders of a long id once they are empty."""
+        for path in paths:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+        folders = [folder for folder in files.history.parents if folder.is_relative_to(files.folder)]
+        for folder in folders[:-1]:
+            with suppress(OSError):
+                folder.rmdir()
+        if self.fsync:
+            sync_folder(next(folder for folder in folders if folder.is_dir()))
+
+
+class FolderOperations(FileOperations):
+    """What a folder of sessions can do: everything that needs no async driver and no clock."""
+
+    capabilities = ~(Capability.NATIVE_ASYNC | Capability.TTL)
+
+    def _files(self, client: Path, key: str) -> SessionFiles:
+        return session_files(client, key)
+
+    async def setup(self, client: Path, *, upgrade: bool = False) -> None:  # noqa: ARG002
+        if self.found.what is None:
+            make_folder(client, fsync=self.fsync)
+            self.found.what = "a folder"
+        else:
+            # The folder was here. Its disk may not be mounted, so another one in its place would hide the histories.
+            check_folder(client)
+
+    async def clear(self, client: Path, key: str) -> None:
+        files = self._files(client, key)
+        with self._locked(files):
+            self._remove(files, files.history, files.state)
+
+    async def sessions(
+        self, client: Path, *, prefix: str, limit: int | None, after: str | None
+    ) -> Sequence[SessionRow]:
+        found: list[SessionRow] = []
+        for key in sorted(key for key in stored_keys(client) if key.startswith(prefix)):
+            if limit is not None and len(found) >= limit:
+                break
+            if after is not None and key <= after:
+                continue
+            try:
+                row = self._session_row(client, key)
+            except CorruptRecordError as error:
+                logger.warning("%s The list of sessions leaves it out.", error)
+                continue
+            if row.count:
+                found.append(row)
+        return found
+
+    async def erase(self, client: Path, prefix: str) -> int:
+        keys = [key for key in stored_keys(client) if key.startswith(prefix)]
+        for key in keys:
+            await self.clear(client, key)
+        return len(keys)
+
+
+class SingleFileOperations(FileOperations):
+    """What one file can do: all sessions of its store are that file, so there is nothing to list."""
+
+    capabilities = FolderOperations.capabilities & ~(Capability.SESSIONS | Capability.ERASE)
+
+    def _files(self, client: Path, key: str) -> SessionFiles:  # noqa: ARG002
+        return single_file(client)
+
+    async def clear(self, client: Path, key: str) -> None:
+        files = self._files(client, key)
+        with self._locked(files):
+            self._check_history(files, key)
+            if files.history.exists():
+                self._write(files.history, EMPTY)
+            self._remove(files, files.state)
+
+
+def _no_history(path: Path, key: str = "") -> CorruptRecordError:
+    return CorruptRecordError(
+        f"The file {str(path)!r} is no history: a JSON array of messages, whole. It was left as it is; move it away, "
+        "or repair it.",
+        key,
+    )
