@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Coroutine, Iterable
@@ -36,6 +36,14 @@ def drive(operation: Coroutine[Any, Any, T]) -> T:
     finally:
         operation.close()
     raise RuntimeError("internal error: an operation over a blocking client suspended")
+
+
+@overload
+async def settle(result: Awaitable[T]) -> T: ...
+
+
+@overload
+async def settle(result: T) -> T: ...
 
 
 async def settle(result: Awaitable[T] | T) -> T:
