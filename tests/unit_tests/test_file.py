@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 import warnings
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ class TestFileStore(MessageStoreTests):
 
     def traces(self, store):
         return files_of(store.client)
+
+
+class SingleFiles(SingleFileStore):
+    """The single-file store, with another file in a folder for each session id, because the kit has many sessions."""
+
+    def __init__(self, folder, **options):
+        super().__init__(folder, **options)
+        self.operations._files = lambda folder, key: file_names.single_file(
+            folder / f"{sha256(key.encode()).hexdigest()}.json"
+        )
+
+
+class TestSingleFileStore(MessageStoreTests):
+    capabilities = TestFileStore.capabilities & ~(Capability.SESSIONS | Capability.ERASE | Capability.LEAVES_NO_TRACE)
+
+    @pytest.fixture
+    def open_store(self, tmp_path):
+        return functools.partial(SingleFiles, tmp_path)
 
 
 @pytest.fixture

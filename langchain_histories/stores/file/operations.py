@@ -316,9 +316,14 @@ class FolderOperations(FileOperations):
 
 
 class SingleFileOperations(FileOperations):
-    """What one file can do: all sessions of its store are that file, so there is nothing to list."""
+    """What one file can do: all sessions of its store are that file, so there is nothing to list.
 
-    capabilities = FolderOperations.capabilities & ~(Capability.SESSIONS | Capability.ERASE)
+    A cleared history is an empty array, as in LangChain's class, so its file is left.
+    """
+
+    capabilities = FolderOperations.capabilities & ~(
+        Capability.SESSIONS | Capability.ERASE | Capability.LEAVES_NO_TRACE
+    )
 
     def _files(self, client: Path, key: str) -> SessionFiles:  # noqa: ARG002
         return single_file(client)
