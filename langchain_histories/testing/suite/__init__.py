@@ -1,0 +1,42 @@
+"""The tests, shelved by topic. "Rule" and a number in a docstring: the rules that every store keeps.
+
+| room | its tests are about |
+|---|---|
+| `fixtures.py` | what a store gives, and what all tests use |
+| `batches.py` | order, whole batches, many writers |
+| `records.py` | what comes back of a message; corrupt records; codec and hook |
+| `reads.py` | the last, the first, what is behind a position |
+| `removal.py` | expiry, clear, erase, delete, replace |
+| `sessions.py` | session ids, listing |
+| `state.py` | the document beside a transcript |
+| `clients.py` | set-up, connections, fork |
+| `asynchronous.py` | event loops and cancellation |
+| `failures.py` | outages, passwords, errors |
+| `langchain.py` | LangChain's interface |
+"""
+
+from langchain_histories.testing.suite.asynchronous import AsyncTests
+from langchain_histories.testing.suite.batches import BatchTests
+from langchain_histories.testing.suite.clients import ClientTests
+from langchain_histories.testing.suite.failures import FailureTests
+from langchain_histories.testing.suite.langchain import LangChainTests
+from langchain_histories.testing.suite.reads import ReadTests
+from langchain_histories.testing.suite.records import RecordTests
+from langchain_histories.testing.suite.removal import RemovalTests
+from langchain_histories.testing.suite.sessions import SessionTests
+from langchain_histories.testing.suite.state import StateTests
+
+
+class MessageStoreTests(
+    ClientTests,
+    BatchTests,
+    RecordTests,
+    ReadTests,
+    RemovalTests,
+    SessionTests,
+    StateTests,
+    AsyncTests,
+    FailureTests,
+    LangChainTests,
+):
+    """The behaviour of every store. Subclass it and give `capabilities` and `open_store`."""

@@ -1,0 +1,127 @@
+"""What a store says of itself, set-up on first use, connections and forks."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from blockbuster import blockbuster_ctx
+from langchain_core.messages import HumanMessage
+
+from langchain_histories import Capability
+from langchain_histories.testing.messages import texts
+from langchain_histories.testing.suite.fixtures import StoreFixtures
+
+if TYPE_CHECKING:
+    from langchain_histories import MessageStore
+    from langchain_histories.testing.faces import Face
+    from langchain_histories.testing.suite.fixtures import OpenStore
+
+
+def _open_sockets() -> int:
+    def is_socket(entry: Path) -> bool:
+        try:
+            return str(entry.readlink()).startswith("socket:")
+        except OSError:
+            return False
+
+    return sum(is_socket(entry) for entry in Path("/proc/self/fd").iterdir())
+
+
+class ClientTests(StoreFixtures):
+    """Rules 11 and 13."""
+
+    def test_capabilities(self, store: MessageStore) -> None:
+        """A store says what it can do; what depends on the table that it finds, after set-up."""
+        store.setup()
+        assert store.capabilities & ~Capability(0) == self.capabilities & ~Capability(0)
+
+    def test_constructor_does_no_io(self, open_store: OpenStore) -> None:
+        """Rule 11: opening a store and 1,000 histories touches no socket and no file."""
+
+        async def construct() -> None:
+            with blockbuster_ctx():
+                store = open_store()
+                histories = [store.history(f"s{number}") for number in range(1000)]
+            assert {id(history.store) for history in histories} == {id(store)}
+
+        asyncio.run(construct())
+
+    def test_a_hundred_event_loops(self, store: MessageStore) -> None:
+        """Rule 11: a program that calls `asyncio.run` again and again holds no more than one pool."""
+        if not Path("/proc/self/fd").exists():
+            pytest.skip("counting sockets needs /proc")
+        asyncio.run(store.aappend("s", [HumanMessage("x")]))
+        asyncio.run(store.aread("s", last=1))
+        before = _open_sockets()
+        for _ in range(100):
+            asyncio.run(store.aread("s", last=1))
+        assert _open_sockets() <= before + 1
+
+    def test_a_closed_store_can_be_used_again(self, store: MessageStore, face: Face) -> None:
+        """Rule 11: closing is idempotent, and the next use opens again."""
+        face(store).append("s", [HumanMessage("x")])
+        face(store).close()
+        face(store).close()
+        assert face(store).count("s") == 1
+
+    def test_after_fork(self, store: MessageStore) -> None:
+        """Rule 11: a forked child opens its own client, and its end does not disturb the parent."""
+        self.needs(Capability.MANY_PROCESSES)
+        if sys.platform == "win32":
+            pytest.skip("needs fork")
+        store.append("s", [HumanMessage("parent")])
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                store.append("s", [HumanMessage("child")])
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        store.append("s", [HumanMessage("parent again")])
+        assert texts(store.read("s")) == ["parent", "child", "parent again"]
+
+    def test_twenty_callers_race_on_first_use(self, open_store: OpenStore) -> None:
+        """Rule 13: set-up is safe when many begin at once."""
+        start = threading.Barrier(20)
+
+        def first_use(number: int) -> None:
+            with open_store() as store:
+                start.wait()
+                store.append("s", [HumanMessage(str(number))])
+
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            list(pool.map(first_use, range(20)))
+        with open_store() as store:
+            assert sorted(map(int, texts(store.read("s")))) == list(range(20))
+
+    def test_twenty_tasks_race_on_first_use(self, open_store: OpenStore) -> None:
+        """Rule 13: set-up is safe when many begin at once on one event loop."""
+
+        async def first_use(number: int) -> None:
+            async with open_store() as store:
+                await store.aappend("s", [HumanMessage(str(number))])
+
+        async def main() -> None:
+            # The stores are told apart only by their clients; each closes its own.
+            await asyncio.gather(*(first_use(number) for number in range(20)))
+
+        asyncio.run(main())
+        with open_store() as store:
+            assert sorted(map(int, texts(store.read("s")))) == list(range(20))
+
+    def test_setup_is_idempotent(self, store: MessageStore, face: Face) -> None:
+        """Rule 13: set-up may be called at any time and keeps what is there."""
+        face(store).setup()
+        face(store).append("s", [HumanMessage("x")])
+        face(store).setup()
+        face(store).setup(upgrade=True)
+        assert texts(face(store).read("s")) == ["x"]

@@ -1,0 +1,93 @@
+"""What a store gives to the tests, and what all of them use."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from langchain_histories import Capability
+from langchain_histories.testing.faces import Face
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from langchain_histories import MessageStore
+
+    OpenStore = Callable[..., MessageStore]
+
+
+class StoreFixtures:
+    """What a store gives, and what the tests use.
+
+    Attributes:
+        capabilities: What the store must say it can do. Tests of what it does not have are skipped.
+    """
+
+    capabilities: ClassVar[Capability]
+
+    # What a store gives.
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        """A factory of the store, taking any options; one empty place for each test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def unreachable_store(self) -> MessageStore | None:
+        """The store where nobody answers; `None` if it has no such thing."""
+        return None
+
+    @pytest.fixture
+    def wrong_password_store(self) -> MessageStore | None:
+        """The store with the password `wrong-Secret7`; `None` if it has no such thing."""
+        return None
+
+    @pytest.fixture
+    def server(self) -> Any:
+        """What is behind the store, with `stop()` and `start()`, which keep the data; `None` if nothing is."""
+        return None
+
+    def traces(self, store: MessageStore) -> list[str] | None:  # noqa: ARG002
+        """Name everything that the place of this test holds: keys, rows, files; `None` if that cannot be told."""
+        return None
+
+    # What the tests use.
+
+    @pytest.fixture
+    def store(self, open_store: OpenStore) -> Iterator[MessageStore]:
+        """The store of this test."""
+        with open_store() as store:
+            yield store
+
+    @pytest.fixture
+    def runner(self, open_store: OpenStore) -> Iterator[asyncio.Runner]:  # noqa: ARG002  # closed before the server
+        """The event loop of the async face."""
+        with asyncio.Runner() as runner:
+            yield runner
+
+    @pytest.fixture(params=["sync", "async"])
+    def face(self, request: pytest.FixtureRequest, runner: asyncio.Runner) -> Face:
+        """Each face in turn."""
+        return Face(runner if request.param == "async" else None)
+
+    @pytest.fixture(params=list(itertools.product(["sync", "async"], repeat=2)), ids="-".join)
+    def faces(self, request: pytest.FixtureRequest, runner: asyncio.Runner) -> tuple[Face, Face]:
+        """A face that writes and a face that reads, in all four pairs."""
+        write, read = (Face(runner if name == "async" else None) for name in request.param)
+        return write, read
+
+    def has(self, capability: Capability) -> bool:
+        """Whether the store has all of these capabilities."""
+        return capability in self.capabilities
+
+    def needs(self, capability: Capability) -> None:
+        """Leave a test that is about something that this store does not have."""
+        if not self.has(capability):
+            pytest.skip(f"the store has no {(capability & ~self.capabilities).name}")
+
+    def remains(self, store: MessageStore) -> list[str] | None:
+        """The traces in a store that has promised to leave none."""
+        return self.traces(store) if self.has(Capability.LEAVES_NO_TRACE) else None

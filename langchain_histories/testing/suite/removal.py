@@ -1,0 +1,187 @@
+"""How messages go: expiry, clear, erase, delete, replace."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langchain_histories import Capability, ConfigurationError, InvalidMessageError, user_session_id
+from langchain_histories.testing.messages import numbered, texts
+from langchain_histories.testing.suite.fixtures import StoreFixtures
+
+if TYPE_CHECKING:
+    from langchain_histories import MessageStore
+    from langchain_histories.testing.faces import Face
+    from langchain_histories.testing.suite.fixtures import OpenStore
+
+
+class RemovalTests(StoreFixtures):
+    """Rules 8 and 9, `delete` and `replace`."""
+
+    def test_ttl(self, open_store: OpenStore, face: Face) -> None:
+        """Rule 8: it slides with each append and takes the whole session, state included."""
+        self.needs(Capability.TTL)
+        with open_store(ttl=2) as store:
+            call = face(store)
+            call.append("s", [HumanMessage("first")])
+            if self.has(Capability.STATE):
+                call.put_state("s", {"summary": "x"})
+            call.append("other", [HumanMessage("untouched")])
+            time.sleep(1.3)
+            call.append("s", [HumanMessage("second")])
+            time.sleep(1.3)
+            assert texts(call.read("s")) == ["first", "second"]
+            assert call.read("other") == []
+            if self.has(Capability.STATE):
+                assert call.get_state("s") == {"summary": "x"}
+                # What is put beside a session does not outlive it.
+                call.put_state("s", {"summary": "y"})
+                call.update_state("s", lambda state: {**state, "more": 1})
+            time.sleep(1.3)
+            assert call.read("s") == []
+            if self.has(Capability.STATE):
+                assert call.get_state("s") is None
+            if self.has(Capability.SESSIONS):
+                assert call.sessions() == []
+
+    def test_ttl_where_there_is_none(self, open_store: OpenStore) -> None:
+        """Rule 8: it is refused when it is configured, in the name of the store."""
+        if self.has(Capability.TTL):
+            for bad in (0, -1, 1.5, "60", True):
+                with pytest.raises(ConfigurationError, match="ttl"):
+                    open_store(ttl=bad)
+        else:
+            with pytest.raises(ConfigurationError, match="ttl") as caught:
+                open_store(ttl=60)
+            assert open_store().name in str(caught.value)
+
+    def test_clear(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
+        """Rule 9: clearing is idempotent, takes the state too, touches no other session and leaves no trace."""
+        write, read = faces
+        write(store).append("other", [HumanMessage("stays")])
+        before = self.remains(store)
+        write(store).append("s", numbered(3))
+        if self.has(Capability.STATE):
+            write(store).put_state("s", {"a": 1})
+        write(store).clear("s")
+        assert read(store).read("s") == []
+        if self.has(Capability.STATE):
+            assert read(store).get_state("s") is None
+        write(store).clear("s")
+        write(store).clear("never there")
+        if self.has(Capability.SESSIONS):
+            assert [info.session_id for info in read(store).sessions()] == ["other"]
+        assert texts(read(store).read("other")) == ["stays"]
+        assert self.remains(store) == before
+        write(store).append("s", [HumanMessage("again")])
+        assert texts(read(store).read("s")) == ["again"]
+
+    def test_erase(self, store: MessageStore, face: Face) -> None:
+        """Rule 9: erasing a user takes all of the user's sessions and states, and nobody else's."""
+        self.needs(Capability.ERASE)
+        kept = [
+            user_session_id("ivan2", "1"),
+            user_session_id("Ivan", "1"),
+            "ivan",
+            "@ivan",
+            user_session_id("a", "ivan"),
+        ]
+        for session_id in kept:
+            face(store).append(session_id, [HumanMessage("stays")])
+        before = self.remains(store)
+        erased = [user_session_id("ivan", name) for name in ("s0", "s1", "s2", "nul \0 byte")]
+        for session_id in erased:
+            face(store).append(session_id, numbered(2))
+        if self.has(Capability.STATE):
+            face(store).put_state(user_session_id("ivan", "s0"), {"a": 1})
+            face(store).put_state(user_session_id("ivan", "state only"), {"a": 1})
+        if self.has(Capability.SESSIONS):
+            assert len(face(store).sessions(user_id="ivan")) == 4
+        face(store).erase(user_id="ivan")
+        face(store).erase(user_id="ivan")
+        assert [face(store).count(session_id) for session_id in kept + erased] == [1] * 5 + [0] * 4
+        if self.has(Capability.SESSIONS):
+            assert sorted(info.session_id for info in face(store).sessions()) == sorted(kept)
+        if self.has(Capability.STATE):
+            assert face(store).get_state(user_session_id("ivan", "s0")) is None
+            assert face(store).get_state(user_session_id("ivan", "state only")) is None
+        assert self.remains(store) == before
+
+    def test_erase_reads_a_user_id_literally(self, store: MessageStore, face: Face) -> None:
+        """Rule 10: a user id is no pattern."""
+        self.needs(Capability.ERASE)
+        users = ("a%", "ab", "a_", "a*", "a.", "a")
+        for user in users:
+            face(store).append(user_session_id(user, "1"), [HumanMessage(user)])
+        for user in ("a%", "a_", "a*", "a."):
+            face(store).erase(user_id=user)
+        assert [user for user in users if face(store).count(user_session_id(user, "1"))] == ["ab", "a"]
+        if self.has(Capability.SESSIONS):
+            left = [user_session_id("a", "1"), user_session_id("ab", "1")]
+            assert [info.session_id for info in face(store).sessions()] == left
+
+    def test_delete(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
+        """Single records are removed by id; order and the rest stay."""
+        self.needs(Capability.DELETE)
+        write, read = faces
+        ids = write(store).append("s", numbered(5))
+        foreign = write(store).append("other", numbered(1))
+        assert write(store).delete("s", [ids[1], ids[3], "unknown", *foreign]) == 2
+        assert write(store).delete("s", [ids[1]]) == 0
+        assert write(store).delete("s", []) == 0
+        assert texts(read(store).read("s")) == ["0", "2", "4"]
+        assert read(store).count("other") == 1
+        with pytest.raises(ConfigurationError, match="list"):
+            write(store).delete("s", ids[0])
+        assert write(store).delete("s", [ids[0], ids[2], ids[4]]) == 3
+        assert read(store).read("s") == []
+        if self.has(Capability.SESSIONS):
+            assert [info.session_id for info in read(store).sessions()] == ["other"]
+
+    def test_replace(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
+        """All messages are replaced at once; a refused replacement keeps the old ones; the state stays."""
+        self.needs(Capability.REPLACE)
+        write, read = faces
+        write(store).append("s", numbered(4))
+        if self.has(Capability.STATE):
+            write(store).put_state("s", {"a": 1})
+        ids = write(store).replace("s", [HumanMessage("x"), AIMessage("y")])
+        assert texts(read(store).read("s")) == ["x", "y"]
+        assert [record.id for record in read(store).records("s")] == ids
+        if self.has(Capability.STATE):
+            assert read(store).get_state("s") == {"a": 1}
+        bad: list[Any] = [HumanMessage("z"), 5]
+        with pytest.raises(InvalidMessageError):
+            write(store).replace("s", bad)
+        assert texts(read(store).read("s")) == ["x", "y"]
+        write(store).append("s", [HumanMessage("z")])
+        assert texts(read(store).read("s")) == ["x", "y", "z"]
+        write(store).replace("s", [])
+        assert read(store).read("s") == []
+        write(store).replace("new", [HumanMessage("n")])
+        assert texts(read(store).read("new")) == ["n"]
+
+    def test_readers_never_see_half_a_replacement(self, store: MessageStore) -> None:
+        """A reader sees the old messages or the new ones."""
+        self.needs(Capability.REPLACE)
+        sizes: set[int] = set()
+        done = threading.Event()
+        store.append("s", numbered(30))
+
+        def read() -> None:
+            while not done.is_set():
+                sizes.add(len(store.read("s")))
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            readers = [pool.submit(read) for _ in range(2)]
+            for number in range(20):
+                store.replace("s", numbered(30 if number % 2 else 20))
+            done.set()
+            for reader in readers:
+                reader.result()
+        assert sizes <= {20, 30}
