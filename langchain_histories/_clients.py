@@ -384,6 +384,8 @@ def check_given_clients(
 ) -> bool:
     """Tell whether the caller gave clients of their own, and whether these will do.
 
+    Messages name no argument, because the drop-in classes call it as the ecosystem does.
+
     Args:
         kind: What they should be, for messages, such as `redis`.
         client: The blocking one.
@@ -401,9 +403,9 @@ def check_given_clients(
     if given and named:
         raise ConfigurationError(f"Pass {named[0]}, or clients of your own, and not both.")
     if client is not None and not is_blocking(client):
-        raise ConfigurationError(f"client must be a blocking client of {kind}, not {kind_of(client)}.")
+        raise ConfigurationError(f"The client must be a blocking client of {kind}, not {kind_of(client)}.")
     if async_client is not None and not is_native(async_client):
-        raise ConfigurationError(f"async_client must be an async client of {kind}, not {kind_of(async_client)}.")
+        raise ConfigurationError(f"The async client must be an asyncio client of {kind}, not {kind_of(async_client)}.")
     if not given and instead_of and not next(iter(instead_of.values())):
         raise ConfigurationError(f"Pass {next(iter(instead_of))}, or clients of your own.")
     return given
