@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_histories import (
+    Capability,
     ConfigurationError,
     CorruptRecordError,
     DynamoDBChatMessageHistory,
@@ -23,7 +24,6 @@ from langchain_histories import (
     open_store,
     user_session_id,
 )
-from langchain_histories._options import Capability
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 OPTIONS = {"region_name": "eu-west-1", "aws_access_key_id": "test", "aws_secret_access_key": "right-Secret7"}
@@ -246,6 +246,46 @@ def test_a_created_table_lets_sessions_expire(dynamodb_server, client):
     assert described()["TimeToLiveDescription"]["TimeToLiveStatus"] == "ENABLED"
     items = client.scan(TableName=table)["Items"]
     assert all(int(item["expireAt"]["N"]) >= time.time() + 59 for item in items)
+
+
+def test_a_table_that_another_thread_makes_at_this_moment(client, monkeypatch):
+    """boto3 makes the classes of its errors on first use, so two threads may have two classes of one name."""
+    table, create = uuid.uuid4().hex, client.create_table
+
+    def overtaken(**request):
+        create(**request)
+        raise ClientError({"Error": {"Code": "ResourceInUseException", "Message": "it exists"}}, "CreateTable")
+
+    monkeypatch.setattr(client, "create_table", overtaken)
+    with DynamoDBStore(client=client, table_name=table, create_table=True) as store:
+        store.append("s", [HumanMessage("x")])
+        assert store.count("s") == 1
+
+
+@pytest.mark.parametrize("names", [("SessionId", "Item"), ("SessionId",)])
+def test_stores_of_one_table_describe_it_once(client, monkeypatch, names):
+    table, described, describe = make_table(client, *names), [], client.describe_table
+
+    def counted(**request):
+        described.append(request)
+        return describe(**request)
+
+    monkeypatch.setattr(client, "describe_table", counted)
+    for number in range(3):
+        store = DynamoDBStore(client=client, table_name=table, ttl=60 + number)
+        store.append("s", [HumanMessage("x")])
+        assert store.count("s") == number + 1
+        assert (Capability.TAIL_READ in store.capabilities) is (len(names) == 2)
+        assert store.operations.ttl == store.ttl == 60 + number
+    assert len(described) == 1
+
+
+def test_tables_and_options_of_stores_share_one_client(dynamodb_server):
+    make = functools.partial(DynamoDBStore, client_options=options(dynamodb_server))
+    stores = [make(table_name=f"table{number}", ttl=number + 1, ttl_key_name=f"end{number}") for number in range(60)]
+    assert len({id(store.client) for store in stores}) == 1
+    for store in stores:
+        store.close()
 
 
 def test_the_url(dynamodb_server, client):

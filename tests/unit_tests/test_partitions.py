@@ -9,12 +9,11 @@ import time
 import pytest
 from langchain_core.messages import HumanMessage
 
-from langchain_histories._clients import Clients
 from langchain_histories._neutral import drive
 from langchain_histories.errors import RecordTooLargeError, StoreError
-from langchain_histories.store import ANY_STATE, Capability
-from langchain_histories.stores import _partitions
-from langchain_histories.stores.shared.partitions import HEAD, Item, PartitionStore
+from langchain_histories.stores.base import ANY_STATE, Capability, Clients, MessageStore
+from langchain_histories.stores.shared import partitions, tries
+from langchain_histories.stores.shared.partitions import HEAD, Item, PartitionOperations
 from langchain_histories.testing import MessageStoreTests
 
 
@@ -51,7 +50,7 @@ class Service:
             items = self.partitions.setdefault(key, {})
             for write in writes:
                 there = items.get(write.sort, (None, None))[0]
-                if write.instead_of is not ANY_STATE and there != (write.instead_of and write.instead_of.text):
+                if write.expected is not ANY_STATE and there != (write.expected and write.expected.text):
                     return False
             for write in writes:
                 items.pop(write.sort, None)
@@ -62,21 +61,15 @@ class Service:
             return True
 
 
-class FakeStore(PartitionStore[Service]):
+class FakeOperations(PartitionOperations[Service]):
     name = "fake"
-    capabilities = ~Capability.NATIVE_ASYNC & ~Capability.PERSISTENT
+    capabilities = ~(Capability.NATIVE_ASYNC | Capability.PERSISTENT | Capability.MANY_PROCESSES)
     max_writes = 5
     max_text = 30_000
     max_transaction = 60_000
     overhead = 100
 
-    def __init__(self, service, **options):
-        super().__init__(Clients(client=service), **options)
-
-    def _size(self, text):
-        return len(text.encode())
-
-    def _is_async(self, client):
+    def is_async(self, client):
         return False
 
     async def _get(self, client, key, sort):
@@ -109,15 +102,20 @@ class FakeStore(PartitionStore[Service]):
         return {key for key in client.partitions if key.startswith(prefix)}
 
 
-class RoomierStore(FakeStore):
+class RoomierOperations(FakeOperations):
     """With room for the states of the kit."""
 
     max_text = 250_000
     max_transaction = 300_000
 
 
-class TestPartitionStore(MessageStoreTests):
-    capabilities = ~Capability.NATIVE_ASYNC & ~Capability.PERSISTENT
+class FakeStore(MessageStore):
+    def __init__(self, service, operations=FakeOperations, **options):
+        super().__init__(operations(), Clients(client=service), **options)
+
+
+class TestPartitionOperations(MessageStoreTests):
+    capabilities = FakeOperations.capabilities
 
     @pytest.fixture
     def service(self):
@@ -125,7 +123,7 @@ class TestPartitionStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, service):
-        return lambda **options: RoomierStore(service, **options)
+        return lambda **options: FakeStore(service, RoomierOperations, **options)
 
     def traces(self, store):
         return sorted(store.client.partitions)
@@ -252,7 +250,7 @@ def test_a_sweep_spares_what_another_writer_has_staged(store, service):
 
     def sweep():
         # The body is there, its reference is not.
-        drive(other._sweep(service, "s"))
+        drive(other.operations._sweep(service, "s"))
         place.append(True)
 
     once(service, lambda writes: any(write.sort.endswith("b") for write in writes), sweep)
@@ -307,13 +305,13 @@ def test_everything_lives_as_long_as_its_session(service, monkeypatch):
     store.append("s", numbers(8))
     store.put_state("s", {"a": 1})
     for passed in range(0, 400, 40):
-        monkeypatch.setattr(_partitions.time, "time", lambda passed=passed: begin + passed)
+        monkeypatch.setattr(partitions.time, "time", lambda passed=passed: begin + passed)
         store.append("s", [HumanMessage(str(passed))])
         ends = [expires for sort, (_, expires) in service.partitions["s"].items() if sort != HEAD]
         assert min(ends) >= begin + passed + 100
         assert service.partitions["s"][HEAD][1] >= begin + passed + 100
     assert store.count("s") == 18
-    monkeypatch.setattr(_partitions.time, "time", lambda: begin + 461)
+    monkeypatch.setattr(partitions.time, "time", lambda: begin + 461)
     assert (texts(store), store.get_state("s"), store.sessions()) == ([], None, [])
     store.append("s", [HumanMessage("anew")])
     assert texts(store) == ["anew"]
@@ -321,7 +319,7 @@ def test_everything_lives_as_long_as_its_session(service, monkeypatch):
 
 
 def test_a_session_that_others_keep_changing(store, service, monkeypatch):
-    monkeypatch.setattr(_partitions, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(tries, "_LONGEST_PAUSE", 0)
     service.commit = lambda key, writes: False
     with pytest.raises(StoreError, match="gave up"):
         store.append("s", numbers(1))
@@ -348,7 +346,7 @@ def ends_of(service):
 
 
 def at_time(monkeypatch, moment):
-    monkeypatch.setattr(_partitions.time, "time", lambda: moment)
+    monkeypatch.setattr(partitions.time, "time", lambda: moment)
 
 
 def test_a_large_batch_lives_as_long_as_its_session_whoever_wrote_it(service, monkeypatch):
@@ -407,15 +405,15 @@ def test_a_large_record_that_is_deleted_while_it_is_read(store, service, monkeyp
     position = store.records("s", first=1)[0].position
     # The first query finds the batch, the second its records; that page ends behind the first part.
     delete = functools.partial(store.delete, "s", ids[1:2])
-    query = FakeStore._query
+    query = FakeOperations._query
 
     async def paged(self, client, key, start, stop, **more):
         if start.startswith("b"):
-            monkeypatch.setattr(FakeStore, "_query", query)
+            monkeypatch.setattr(FakeOperations, "_query", query)
             client.after_page = delete
         return await query(self, client, key, start, stop, **more)
 
-    monkeypatch.setattr(FakeStore, "_query", paged)
+    monkeypatch.setattr(FakeOperations, "_query", paged)
     assert texts(store, after=position) == ["2"]
 
 

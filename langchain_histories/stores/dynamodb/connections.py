@@ -1,0 +1,126 @@
+"""How boto3 and aiobotocore connect: URLs of DynamoDB, and the clients for them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import boto3
+import botocore.session
+from aiobotocore.client import AioBaseClient
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import NoRegionError, ProfileNotFound
+from botocore.loaders import create_loader
+
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import Clients, check_given_clients, settle
+
+# The driver's own retries, with backoff and jitter, of requests that were throttled or did not arrive. The service
+# recognizes a transaction that it has already done.
+_RETRIES: Any = {"mode": "standard"}
+
+
+def clients_of(
+    url: str | None,
+    client: BaseClient | None,
+    async_client: AioBaseClient | None,
+    boto3_session: boto3.Session | None,
+    client_options: dict[str, Any] | None,
+) -> Clients[Any]:
+    """Return the clients for a URL, options and a session, or those of the caller. The table makes no difference.
+
+    Raises:
+        ConfigurationError: The URL is of another form, or clients were given besides, or of another kind.
+    """
+    places = {"url": url, "client_options": client_options, "boto3_session": boto3_session}
+    if check_given_clients(
+        "dynamodb",
+        client=client,
+        async_client=async_client,
+        is_blocking=lambda it: _is_for_dynamodb(it) and not isinstance(it, AioBaseClient),
+        is_native=lambda it: _is_for_dynamodb(it) and isinstance(it, AioBaseClient),
+        instead_of={name: value for name, value in places.items() if value},
+    ):
+        return Clients.shared("dynamodb", client=client, async_client=async_client)
+    options = {**_options_of(url), **(client_options or {})}
+    connections = _Connections(options, boto3_session)
+    return Clients.shared(
+        "dynamodb",
+        options,
+        boto3_session,
+        connect=connections.connect,
+        close=connections.close,
+        native=boto3_session is None,
+    )
+
+
+class _Connections:
+    """Opens and closes clients with these options."""
+
+    def __init__(self, options: dict[str, Any], session: boto3.Session | None) -> None:
+        self._options, self._session = options, session
+        self._loader = create_loader()
+
+    async def connect(self, native: bool) -> Any:
+        """Open a client."""
+        try:
+            if not native:
+                session = self._session or boto3.Session()
+                return session.client("dynamodb", **{"config": Config(retries=_RETRIES), **self._options})
+            # Reading configuration and descriptions from files takes too long for an event loop.
+            aio_session = await asyncio.to_thread(self._aio_session)
+            return await self._create(aio_session, AioConfig).__aenter__()
+        except (NoRegionError, ProfileNotFound, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                "The driver refuses the options for DynamoDB, or there is no region: dynamodb://eu-west-1/table. See "
+                "the cause."
+            ) from error
+
+    def _aio_session(self) -> AioSession:
+        """Return a session that has read its configuration, and fill the loader with the service's descriptions."""
+        session = get_session()
+        session.get_scoped_config()
+        self._create(botocore.session.get_session(), Config).get_waiter("table_exists")
+        return session
+
+    def _create(self, session: Any, config: Any) -> Any:
+        session.register_component("data_loader", self._loader)
+        return session.create_client("dynamodb", **{"config": config(retries=_RETRIES), **self._options})
+
+    async def close(self, client: Any) -> None:
+        """Close a client."""
+        await settle(client.close())
+
+
+def table_of(url: str | None) -> str:
+    """Return the table that a URL names; an empty text if there is no URL."""
+    return "" if url is None else unquote(urlsplit(url).path.strip("/"))
+
+
+def _options_of(url: str | None) -> dict[str, Any]:
+    """Return the options for the clients that a URL has."""
+    if url is None:
+        return {}
+    parts = urlsplit(url)
+    # What does not look like a table or a region could be a part of the secret key.
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", table_of(url)) or ":" in parts.netloc.rpartition("@")[2]:
+        raise ConfigurationError(
+            "A dynamodb URL is dynamodb://[access_key_id:secret_access_key@][region]/table[?endpoint_url=...], with "
+            "'/', '?', '#' and '@' in the secret key percent-escaped."
+        )
+    found: dict[str, Any] = {
+        "region_name": parts.hostname,
+        "aws_access_key_id": parts.username and unquote(parts.username),
+        "aws_secret_access_key": parts.password and unquote(parts.password),
+        **dict(parse_qsl(parts.query)),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _is_for_dynamodb(client: object) -> bool:
+    return isinstance(client, BaseClient) and client.meta.service_model.service_name == "dynamodb"

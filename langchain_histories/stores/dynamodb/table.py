@@ -1,0 +1,96 @@
+"""A table of DynamoDB as its description says it is, and which errors of the driver mean what."""
+
+from __future__ import annotations
+
+import dataclasses
+from http import HTTPStatus
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from langchain_histories.stores.base import Operations, settle
+
+_UNAVAILABLE = {
+    "ExpiredTokenException",
+    "IncompleteSignatureException",
+    "InvalidSignatureException",
+    "LimitExceededException",
+    "MissingAuthenticationTokenException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ThrottlingException",
+    "TransactionInProgressException",
+    "UnrecognizedClientException",
+}
+
+
+def code_of(error: ClientError) -> str:
+    """The code of an error.
+
+    Compare codes, not the classes of `client.exceptions`: botocore makes these on first use, without a lock, so two
+    threads may have two classes of one name, and a handler lets the other one pass.
+    """
+    return str(error.response["Error"]["Code"])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """A table as its description says it is.
+
+    Attributes:
+        name: Its name.
+        partition_key: The attribute with the session id.
+        sort_key: The attribute of the sort key; `None` where a session is one item.
+        expiry: The attribute with the time when the service may remove an item.
+        messages: The attribute with the list of messages, where a session is one item.
+        fixed: More attributes of the primary key, the same for all sessions.
+    """
+
+    name: str
+    partition_key: str
+    sort_key: str | None
+    expiry: str
+    messages: str
+    fixed: dict[str, dict[str, str]]
+
+    def key(self, session: str, sort: str | None = None) -> dict[str, Any]:
+        """The primary key of an item."""
+        item = {self.partition_key: {"S": session}, **self.fixed}
+        return item if self.sort_key is None or sort is None else {**item, self.sort_key: {"S": sort}}
+
+    async def scan(self, client: Any, prefix: str, **options: Any) -> list[dict[str, Any]]:
+        """Return the items whose partition key starts with `prefix`, from all pages, if they have the fixed key."""
+        items: list[dict[str, Any]] = []
+        if prefix:
+            condition = "begins_with(#p, :p)"
+            options["FilterExpression"] = " AND ".join(filter(None, [options.get("FilterExpression"), condition]))
+            options["ExpressionAttributeValues"] = {**options.get("ExpressionAttributeValues", {}), ":p": {"S": prefix}}
+            options["ExpressionAttributeNames"] = {
+                **options.get("ExpressionAttributeNames", {}),
+                "#p": self.partition_key,
+            }
+        while True:
+            page = await settle(client.scan(TableName=self.name, ConsistentRead=True, **options))
+            items += [item for item in page["Items"] if self.fixed.items() <= item.items()]
+            if (start := page.get("LastEvaluatedKey")) is None:
+                return items
+            options["ExclusiveStartKey"] = start
+
+
+class TableOperations(Operations[Any]):
+    """What the operations of both layouts have in common: the service's errors, and the table that set-up found."""
+
+    name = "dynamodb"
+    driver_errors = (BotoCoreError, ClientError)
+
+    @property
+    def table(self) -> Table:
+        """The table that set-up found."""
+        table: Table = self.found.what
+        return table
+
+    def is_unavailable(self, error: Exception) -> bool:
+        if isinstance(error, ClientError):
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return code_of(error) in _UNAVAILABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return isinstance(error, BotoCoreError) or super().is_unavailable(error)
