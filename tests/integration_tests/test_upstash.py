@@ -49,7 +49,7 @@ class TestUpstashStore(MessageStoreTests):
     def traces(self, store):
         cursor, names = -1, []
         while cursor != 0:
-            cursor, found = store.client.scan(max(cursor, 0), match=f"*{store.key_prefix}*", count=1000)
+            cursor, found = store.client.scan(max(cursor, 0), match=f"*{store.operations.key_prefix}*", count=1000)
             names += found
         return sorted(names)
 
@@ -249,8 +249,10 @@ def test_histories_at_once_share_a_pool(upstash_server, prefix):
 
         async def turns():
             counts = await asyncio.gather(*(turn(number) for number in range(300)))
-            pool = (await store._clients.native())._http._client._transport._pool
-            return counts, len(pool.connections)
+            lent = await store._clients.lend_native(store)
+            connections = len(lent.client._http._client._transport._pool.connections)
+            await store._clients.give_back_native(lent)
+            return counts, connections
 
         counts, connections = asyncio.run(turns())
         assert counts == [1] * 300
@@ -259,7 +261,7 @@ def test_histories_at_once_share_a_pool(upstash_server, prefix):
 
 def test_clients_of_your_own(upstash_server, prefix):
     blocking = upstash_redis.Redis(*address(upstash_server))
-    with UpstashStore(redis_client=blocking, key_prefix=prefix) as store:
+    with UpstashStore(client=blocking, key_prefix=prefix) as store:
         assert Capability.NATIVE_ASYNC not in store.capabilities
         store.append("s", [HumanMessage("é")])
         assert asyncio.run(store.aread("s")) == [HumanMessage("é")]
@@ -268,13 +270,13 @@ def test_clients_of_your_own(upstash_server, prefix):
 
     async def use():
         client = upstash_redis.asyncio.Redis(*address(upstash_server), rest_encoding=None)
-        async with UpstashStore(async_redis_client=client, key_prefix=prefix) as store:
+        async with UpstashStore(async_client=client, key_prefix=prefix) as store:
             assert Capability.NATIVE_ASYNC in store.capabilities
             await store.aappend("s", [HumanMessage("x")])
             with pytest.raises(ConfigurationError, match="async client alone"):
                 store.read("s")
         assert await client.ping() == "PONG"
-        async with UpstashStore(redis_client=blocking, async_redis_client=client, key_prefix=prefix) as both:
+        async with UpstashStore(client=blocking, async_client=client, key_prefix=prefix) as both:
             assert await both.aread("s") == both.read("s") == [HumanMessage("x")]
         history = UpstashRedisChatMessageHistory(
             "s", key_prefix=prefix, redis_client=blocking, async_redis_client=client
@@ -313,7 +315,7 @@ def test_a_retry_of_your_own_client_that_stored_a_batch_twice(upstash_server, pr
     for ttl in (None, 60):
         client = upstash_redis.Redis(*address(upstash_server), rest_retries=1, rest_retry_interval=0)
         client._http._client = httpx.Client(transport=CutAfterFirst())
-        with UpstashStore(redis_client=client, key_prefix=prefix, ttl=ttl) as store:
+        with UpstashStore(client=client, key_prefix=prefix, ttl=ttl) as store:
             store.append("s", [HumanMessage("a"), AIMessage("b")])
             assert client.llen(f"{prefix}s") == 4
             assert [message.content for message in store.read("s")] == ["a", "b"]

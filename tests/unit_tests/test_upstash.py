@@ -259,14 +259,14 @@ def test_tokens_are_not_shown():
 
 def test_clients_of_the_wrong_kind_or_beside_a_url():
     blocking, native = upstash_redis.Redis(URL, "t"), upstash_redis.asyncio.Redis(URL, "t")
-    with pytest.raises(ConfigurationError, match=r"must be a upstash_redis.*\.Redis"):
-        UpstashStore(redis_client=native)
+    with pytest.raises(ConfigurationError, match=r"must be a blocking client of upstash_redis, not upstash_redis.*\.Redis"):
+        UpstashStore(client=native)
     with pytest.raises(ConfigurationError, match="asyncio"):
-        UpstashStore(async_redis_client=blocking)
+        UpstashStore(async_client=blocking)
     for options in ({"url": URL}, {"token": "t"}, {"client_options": {"allow_telemetry": False}}):
         with pytest.raises(ConfigurationError, match="not both"):
-            UpstashStore(redis_client=blocking, **options)
-    assert repr(UpstashStore(redis_client=blocking)) == "UpstashStore('<client>')"
+            UpstashStore(client=blocking, **options)
+    assert repr(UpstashStore(client=blocking)) == "UpstashStore('<client>')"
 
 
 def test_options_reach_the_driver():
@@ -275,11 +275,13 @@ def test_options_reach_the_driver():
     assert "Upstash-Telemetry-Sdk" in UpstashStore(URL, token="t").client._headers
 
 
-def test_histories_share_a_store():
+def test_histories_share_a_client():
     histories = [UpstashRedisChatMessageHistory(str(n), URL, "t") for n in range(1000)]
-    assert len({id(history.store) for history in histories}) == 1
+    assert len({id(history.redis_client) for history in histories}) == 1
     one = histories[0]
     assert (one.session_id, one.key_prefix, one.ttl, one.key) == ("0", "message_store:", None, "message_store:0")
     assert one.redis_client is histories[1].redis_client
-    assert UpstashRedisChatMessageHistory("0", URL, "other").store is not one.store
-    assert UpstashRedisChatMessageHistory("0", URL, "t", ttl=0).store is one.store
+    assert UpstashRedisChatMessageHistory("0", URL, "other").redis_client is not one.redis_client
+    assert UpstashRedisChatMessageHistory("0", URL, "t", ttl=0).store.ttl is None
+    for options in ({"ttl": 60}, {"key_prefix": "other:"}):
+        assert UpstashRedisChatMessageHistory("0", URL, "t", **options).redis_client is one.redis_client

@@ -1,0 +1,112 @@
+"""Where an Upstash database is, and how upstash-redis connects to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import upstash_redis
+import upstash_redis.asyncio
+
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import Clients, check_given_clients, settle
+
+URL_VARIABLE = "UPSTASH_REDIS_REST_URL"
+TOKEN_VARIABLE = "UPSTASH_REDIS_REST_TOKEN"  # noqa: S105  # its name
+
+
+def clients_of(
+    url: str | None,
+    token: str | None,
+    *,
+    client: Any,
+    async_client: Any,
+    timeout: float | None,
+    client_options: dict[str, Any] | None,
+) -> tuple[str | None, Clients[Any]]:
+    """Return the address that a URL or the environment names, and its clients; or the clients of the caller alone.
+
+    Raises:
+        ConfigurationError: The URL or the token cannot be used, a client is of another kind, or both were given.
+    """
+    if client is not None or async_client is not None:
+        check_given_clients(
+            "upstash_redis",
+            client=client,
+            async_client=async_client,
+            is_blocking=lambda it: isinstance(it, upstash_redis.Redis),
+            is_native=lambda it: isinstance(it, upstash_redis.asyncio.Redis),
+            instead_of={"url": url, "token": token, "client_options": client_options},
+        )
+        return None, Clients.shared("upstash", client=client, async_client=async_client)
+    address, token = _address_and_token(url, token)
+    connections = _Connections(address, token, timeout, client_options or {})
+    place = (address, token, timeout, client_options)
+    return address, Clients.shared("upstash", *place, connect=connections.connect, close=connections.close)
+
+
+class _Connections:
+    """Opens and closes clients for an address."""
+
+    def __init__(self, address: str, token: str, timeout: float | None, client_options: dict[str, Any]) -> None:
+        self._address, self._token = address, token
+        self._timeout, self._client_options = timeout, client_options
+
+    async def connect(self, native: bool) -> Any:
+        """Open a client."""
+        if not native:
+            return self._open(upstash_redis.Redis)
+        # The driver reads the certificates of the system at once, which takes too long for an event loop.
+        return await settle(asyncio.to_thread(self._open, upstash_redis.asyncio.Redis))
+
+    def _open(self, kind: Any) -> Any:
+        # The driver would send a batch again when the answer got lost: the batch could be stored twice.
+        client = kind(self._address, self._token, **{"rest_retries": 0, **self._client_options})
+        # The driver would wait for ever, and has no option for that.
+        client._http._client.timeout = self._timeout  # noqa: SLF001
+        return client
+
+    async def close(self, client: Any) -> None:
+        """Close a client."""
+        await settle(client.close())
+
+
+def _address_and_token(url: str | None, token: str | None) -> tuple[str, str]:
+    """Return the REST address and the token, from the arguments or else from the environment.
+
+    Raises:
+        ConfigurationError: They cannot be used, or one is missing.
+    """
+    if not url or url == "upstash://":
+        url = os.environ.get(URL_VARIABLE, "")
+        if not url:
+            raise ConfigurationError(
+                f"Upstash: a url is missing, such as 'upstash://:<token>@<host>', and {URL_VARIABLE} is not set."
+            )
+    parts = urlsplit(url)
+    if parts.scheme not in ("upstash", "upstash+http", "https", "http"):
+        raise ConfigurationError(
+            f"Upstash: the url is the one for REST, 'https://<host>' or 'upstash://<host>', not {parts.scheme!r}; "
+            "for 'rediss://' use the Redis store."
+        )
+    host = parts.netloc.rpartition("@")[2]
+    try:
+        is_wrong = not parts.hostname or parts.username or parts.fragment or parts.port == 0
+    except ValueError:
+        is_wrong = True
+    name, _, value = parts.query.partition("=")
+    if is_wrong or name not in ("", "token"):
+        # The message does not repeat the wrong part, because that may be the token.
+        raise ConfigurationError(
+            "Upstash: the url cannot be read. It is 'upstash://:<token>@<host>' or 'upstash://<host>?token=<token>', "
+            "without a user's name, and '/' in a token is written '%2F'."
+        )
+    token = token or unquote(parts.password or value) or os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        raise ConfigurationError(
+            f"Upstash: a token is missing: in the url, as token=, or in the environment's {TOKEN_VARIABLE}."
+        )
+    scheme = "http" if parts.scheme in ("http", "upstash+http") else "https"
+    return f"{scheme}://{host}{parts.path.rstrip('/')}", token
