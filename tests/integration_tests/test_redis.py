@@ -49,7 +49,7 @@ class TestRedisStore(MessageStoreTests):
         return redis_server
 
     def traces(self, store):
-        return sorted(key.decode() for key in store.client.scan_iter(f"*{store.key_prefix}*"))
+        return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))
 
 
 class TestRedisCluster(MessageStoreTests):
@@ -64,7 +64,7 @@ class TestRedisCluster(MessageStoreTests):
         return redis_cluster
 
     def traces(self, store):
-        return sorted(key.decode() for key in store.client.scan_iter(f"*{store.key_prefix}*"))
+        return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))
 
 
 @pytest.fixture
@@ -198,15 +198,15 @@ def test_the_stored_shape(redis_server, prefix):
     ours.add_messages([HumanMessage("é"), AIMessage("2")])
     newest, oldest = map(json.loads, ours.redis_client.lrange(ours.key, 0, -1))
     assert set(oldest) == {"type", "data", "meta"}
-    assert (oldest["type"], oldest["data"]["content"], oldest["meta"]["n"]) == ("human", "é", 2)
-    assert (newest["type"], "n" in newest["meta"]) == ("ai", False)
+    assert (oldest["type"], oldest["data"]["content"], set(oldest["meta"])) == ("human", "é", {"v", "id", "at"})
+    assert (newest["type"], set(newest["meta"])) == ("ai", {"v", "id", "at"})
     assert "é".encode() in ours.redis_client.lindex(ours.key, -1)
 
 
 def test_drop_in_attributes_and_sharing(redis_server, prefix):
     one = RedisChatMessageHistory("a", redis_server.url, prefix, 60)
     other = RedisChatMessageHistory("b", redis_server.url, prefix, 60)
-    assert one.store is other.store
+    assert one.store.client is other.store.client
     assert (one.session_id, one.key_prefix, one.ttl, one.key) == ("a", prefix, 60, f"{prefix}a")
     one.add_user_message("x")
     assert 0 < one.redis_client.ttl(one.key) <= 60
@@ -214,6 +214,7 @@ def test_drop_in_attributes_and_sharing(redis_server, prefix):
     with pytest.raises(UnsupportedOperationError):
         one.messages = []
     assert RedisChatMessageHistory("c", redis_server.url, prefix, ttl=0).store.ttl is None
+    assert RedisChatMessageHistory("c", redis_server.url, "other:", ttl=3600).redis_client is one.redis_client
 
 
 def test_a_thousand_histories_share_one_pool(redis_server, prefix):
@@ -244,7 +245,7 @@ def test_more_histories_at_once_than_connections(redis_server, prefix):
 
 def test_clients_of_your_own(redis_server, prefix):
     blocking = redis.Redis.from_url(redis_server.url, decode_responses=True)
-    with RedisStore(redis_client=blocking, key_prefix=prefix) as store:
+    with RedisStore(client=blocking, key_prefix=prefix) as store:
         assert Capability.NATIVE_ASYNC not in store.capabilities
         store.append("s", [HumanMessage("é")])
         assert asyncio.run(store.aread("s")) == [HumanMessage("é")]
@@ -253,13 +254,13 @@ def test_clients_of_your_own(redis_server, prefix):
 
     async def use():
         client = redis.asyncio.Redis.from_url(redis_server.url)
-        async with RedisStore(async_redis_client=client, key_prefix=prefix) as store:
+        async with RedisStore(async_client=client, key_prefix=prefix) as store:
             assert Capability.NATIVE_ASYNC in store.capabilities
             await store.aappend("s", [HumanMessage("x")])
             with pytest.raises(ConfigurationError, match="async client alone"):
                 store.read("s")
         assert await client.ping()
-        async with RedisStore(redis_client=blocking, async_redis_client=client, key_prefix=prefix) as both:
+        async with RedisStore(client=blocking, async_client=client, key_prefix=prefix) as both:
             assert await both.aread("s") == both.read("s") == [HumanMessage("x")]
         await client.aclose()
 
@@ -269,11 +270,11 @@ def test_clients_of_your_own(redis_server, prefix):
 
 def test_clients_of_the_wrong_kind():
     with pytest.raises(ConfigurationError, match="blocking"):
-        RedisStore(redis_client=redis.asyncio.Redis())
+        RedisStore(client=redis.asyncio.Redis())
     with pytest.raises(ConfigurationError, match="asyncio"):
-        RedisStore(async_redis_client=redis.Redis())
+        RedisStore(async_client=redis.Redis())
     with pytest.raises(ConfigurationError, match="not both"):
-        RedisStore("redis://h", redis_client=redis.Redis())
+        RedisStore("redis://h", client=redis.Redis())
     with pytest.raises(ConfigurationError, match="url"):
         RedisStore()
 
@@ -321,7 +322,7 @@ class CutAfterPush(redis.Connection):
 def test_a_retry_of_your_own_client_that_stored_a_batch_twice(redis_server, prefix, monkeypatch):
     monkeypatch.setattr(CutAfterPush, "cut", False)
     pool = redis.ConnectionPool.from_url(redis_server.url, connection_class=CutAfterPush, retry=Retry(NoBackoff(), 3))
-    with RedisStore(redis_client=redis.Redis(connection_pool=pool), key_prefix=prefix) as store:
+    with RedisStore(client=redis.Redis(connection_pool=pool), key_prefix=prefix) as store:
         store.append("s", [HumanMessage("a"), AIMessage("b")])
         assert store.client.llen(f"{prefix}s") == 4
         assert [message.content for message in store.read("s")] == ["a", "b"]
@@ -392,7 +393,8 @@ def test_a_server_that_dies_mid_turn(servers, prefix, caplog):
     server = servers.get("redis", password="dies-mid-turn")
     told = []
     registry = HistoryRegistry.from_config(
-        {"histories": {"a": {"url": server.url, "key_prefix": prefix}}}, on_save_error=lambda *given: told.append(given)
+        {"histories": {"a": {"url": server.url, "key_prefix": prefix}}},
+        save_error_callback=lambda *given: told.append(given),
     )
 
     def answer_while_the_server_dies(_):

@@ -19,7 +19,7 @@ def client():
 
 @pytest.fixture
 def store(client):
-    return RedisStore(redis_client=client)
+    return RedisStore(client=client)
 
 
 def test_a_session_is_a_list_with_the_newest_first(store, client):
@@ -41,7 +41,7 @@ def test_a_batch_is_one_command(store, client, monkeypatch):
 
 
 def test_ttl_is_set_on_list_and_state(client):
-    store = RedisStore(redis_client=client, ttl=60)
+    store = RedisStore(client=client, ttl=60)
     store.put_state("42", {"a": 1})
     client.persist("{message_store:42}:state")
     store.append("42", [HumanMessage("a")])
@@ -52,20 +52,20 @@ def test_ttl_is_set_on_list_and_state(client):
 
 
 def test_a_changed_state_expires_as_a_stored_one(client):
-    store = RedisStore(redis_client=client, ttl=60)
+    store = RedisStore(client=client, ttl=60)
     name = "{message_store:42}:state"
     for number in range(2):
         assert store.update_state("42", lambda _, number=number: {"n": number}) == {"n": number}
         assert 0 < client.ttl(name) <= 60
         client.persist(name)
     client.expire(name, 60)
-    RedisStore(redis_client=client).update_state("42", lambda _: {"n": 2})
+    RedisStore(client=client).update_state("42", lambda _: {"n": 2})
     assert client.ttl(name) == -1
 
 
 def test_a_state_of_a_client_that_decodes():
     """What was read is compared with what is stored, as text or as bytes."""
-    store = RedisStore(redis_client=fakeredis.FakeRedis(decode_responses=True))
+    store = RedisStore(client=fakeredis.FakeRedis(decode_responses=True))
     store.put_state("42", {"a": "Привет \x00 👍"})
     assert store.update_state("42", lambda state: state | {"b": 1}) == {"a": "Привет \x00 👍", "b": 1}
     assert store.update_state("42", lambda _: None) is None
@@ -91,6 +91,23 @@ def test_both_faces_over_clients_of_your_own():
 def test_url_and_client_exclude_each_other(client):
     with pytest.raises(ConfigurationError, match="not both"):
         RedisChatMessageHistory("42", "redis://elsewhere", redis_client=client)
+
+
+def test_clients_of_the_wrong_kind(client):
+    """The error is the same for the store and the drop-in class, whose arguments have other names."""
+    native = fakeredis.FakeAsyncRedis()
+    for make in (
+        lambda: RedisStore(client=native),
+        lambda: RedisChatMessageHistory("42", redis_client=native),
+    ):
+        with pytest.raises(ConfigurationError, match=r"^The client must be a blocking client of redis, not fakeredis"):
+            make()
+    for make in (
+        lambda: RedisStore(async_client=client),
+        lambda: RedisChatMessageHistory("42", async_redis_client=client),
+    ):
+        with pytest.raises(ConfigurationError, match=r"^The async client must be an asyncio client of redis, not fake"):
+            make()
 
 
 def test_positions_say_where_a_corrupt_record_is(store, client):
