@@ -10,22 +10,7 @@ A record is the JSON text of LangChain's `message_to_dict(message)` with one mor
 
 LangChain's readers ignore `meta`, and a record without it, as LangChain's classes write it, is read all the same.
 
-What JSON cannot hold is stored as an object with the key `lh:type`:
-
-| `lh:type` | `value` | restored as |
-|---|---|---|
-| `bytes` | base64 text | `bytes` |
-| `float` | `"nan"`, `"inf"` or `"-inf"` | `float` |
-| `datetime`, `date`, `time` | ISO 8601 text | `datetime.datetime`, `datetime.date`, `datetime.time` |
-| `decimal` | decimal text | `decimal.Decimal` |
-| `uuid` | text | `uuid.UUID` |
-| `tuple`, `set`, `frozenset` | array | the same |
-| `dict` | array of `[key, value]` pairs | a `dict` with keys that are not strings |
-| `document` | `{"page_content", "metadata", "id"}` | LangChain's `Document` |
-| `escaped` | the object | a user's own object that has the key `lh:type` |
-| `object` | name of its class, as text | itself: the object could not be kept, only its description |
-
-Pydantic models and dataclasses become plain objects of their fields, as in LangChain's own stored form.
+What JSON cannot hold is stored in a tagged form: the table of tags is in `_values`.
 
 With a `Codec` a record is `{"type": "lh:encoded", "data": "<what the codec made of the JSON text>", "meta": {...}}`.
 Nothing is ever unpickled or imported by name from stored data.
@@ -33,21 +18,16 @@ Nothing is ever unpickled or imported by name from stored data.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime as dt
-import decimal
 import hashlib
 import json
 import logging
-import math
 import os
-import uuid
 import zlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import pydantic_core
-from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
@@ -61,8 +41,8 @@ from langchain_core.messages import (
     message_chunk_to_message,
     messages_from_dict,
 )
-from pydantic import BaseModel
 
+from langchain_histories._values import TAG, decode_value, encode_value, from_json, to_json
 from langchain_histories.errors import CorruptRecordError, InvalidMessageError
 
 if TYPE_CHECKING:
@@ -75,11 +55,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-_TAG = "lh:type"
-_TAG_BYTES = _TAG.encode()
+_TAG_BYTES = TAG.encode()
 _ENCODED = "lh:encoded"
-_MAX_DEPTH = 200
-_MAX_INT_BITS = 14_000  # Python reads integers of up to 4,300 digits from text
 
 _TYPES: dict[str, type[BaseMessage]] = {
     "human": HumanMessage,
@@ -151,156 +128,6 @@ class Record(NamedTuple):
     at: dt.datetime | None
 
 
-def encode_value(value: Any, *, strict: bool = False) -> Any:
-    """Return `value` as data that JSON can hold, with tags where needed.
-
-    Args:
-        value: Anything.
-        strict: Refuse an object that cannot be kept, in place of a description of its type.
-
-    Raises:
-        InvalidMessageError: `strict`, and `value` contains such an object.
-    """
-    return _encode(value, strict, ())
-
-
-def _encode(value: Any, strict: bool, path: tuple[int, ...]) -> Any:  # noqa: PLR0911  # the fast cases, in a row
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {_TAG: "float", "value": str(value)}
-    if kind is int and value.bit_length() < _MAX_INT_BITS:
-        return value
-    if not value and (kind is dict or kind is list):
-        return value
-    if id(value) in path or len(path) > _MAX_DEPTH:
-        return _describe(value, strict)
-    path = (*path, id(value))
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            pairs = [[_encode(k, strict, path), _encode(v, strict, path)] for k, v in value.items()]
-            return {_TAG: "dict", "value": pairs}
-        plain = {str.__str__(key): _encode(item, strict, path) for key, item in value.items()}
-        return {_TAG: "escaped", "value": plain} if _TAG in plain else plain
-    if kind is list:
-        return [_encode(item, strict, path) for item in value]
-    return _encode_other(value, strict, path)
-
-
-def _encode_other(value: Any, strict: bool, path: tuple[int, ...]) -> Any:  # noqa: C901, PLR0911, PLR0912  # a table
-    """Encode the rarer types; the order of the cases matters (a `datetime` is a `date`)."""
-
-    def tagged(tag: str, content: Any) -> dict[str, Any]:
-        return {_TAG: tag, "value": content}
-
-    def items() -> list[Any]:
-        return [_encode(item, strict, path) for item in value]
-
-    match value:
-        case str():
-            return str.__str__(value)
-        case float():
-            return _encode(float(value), strict, path)
-        case int() if value.bit_length() < _MAX_INT_BITS:
-            return int(value)
-        case bytes() | bytearray() | memoryview():
-            return tagged("bytes", base64.b64encode(value).decode("ascii"))
-        case dt.datetime():
-            return tagged("datetime", value.isoformat())
-        case dt.date():
-            return tagged("date", value.isoformat())
-        case dt.time():
-            return tagged("time", value.isoformat())
-        case decimal.Decimal():
-            return tagged("decimal", str(value))
-        case uuid.UUID():
-            return tagged("uuid", str(value))
-        case tuple():
-            return tagged("tuple", items())
-        case frozenset():
-            return tagged("frozenset", items())
-        case set():
-            return tagged("set", items())
-        case list():
-            return items()
-        case Document():
-            fields = {"page_content": value.page_content, "metadata": value.metadata, "id": value.id}
-            return tagged("document", _encode(fields, strict, path))
-        case BaseModel():
-            return _encode({**dict(value), **(value.model_extra or {})}, strict, path)
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            return _encode(fields, strict, path)
-        case _:
-            return _describe(value, strict)
-
-
-def _describe(value: Any, strict: bool) -> dict[str, str]:
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
-    if strict:
-        raise InvalidMessageError(
-            f"A value of type {name} cannot be stored as JSON. Remove it, or leave on_unserializable='describe'."
-        )
-    logger.warning("A value of type %s cannot be stored as JSON: a description of its type is kept instead.", name)
-    return {_TAG: "object", "value": name}
-
-
-_RESTORE: dict[str, Callable[[Any], Any]] = {
-    "bytes": base64.b64decode,
-    "float": float,
-    "datetime": dt.datetime.fromisoformat,
-    "date": dt.date.fromisoformat,
-    "time": dt.time.fromisoformat,
-    "decimal": decimal.Decimal,
-    "uuid": uuid.UUID,
-    "tuple": lambda value: tuple(map(decode_value, value)),
-    "set": lambda value: set(map(decode_value, value)),
-    "frozenset": lambda value: frozenset(map(decode_value, value)),
-    "dict": lambda value: {decode_value(key): decode_value(item) for key, item in value},
-    "document": lambda value: Document(**decode_value(value)),
-    "escaped": lambda value: {key: decode_value(item) for key, item in value.items()},
-    "object": lambda value: {_TAG: "object", "value": value},
-}
-
-
-def decode_value(value: Any) -> Any:
-    """Restore what `encode_value` tagged.
-
-    Raises:
-        KeyError: The tag is unknown.
-    """
-    if isinstance(value, list):
-        return [decode_value(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if _TAG in value:
-        return _RESTORE[value[_TAG]](value["value"])
-    return {key: decode_value(item) for key, item in value.items()}
-
-
-def to_json(data: Any) -> str:
-    """JSON text in UTF-8, not escapes, unless a lone surrogate cannot be UTF-8."""
-    try:
-        return pydantic_core.to_json(data).decode()
-    except ValueError:
-        # The fast writer refuses lone surrogates and deep nesting, which Python's accepts.
-        return json.dumps(data, allow_nan=False)
-
-
-def from_json(text: str | bytes) -> Any:
-    """Read JSON text.
-
-    Raises:
-        ValueError: It is not JSON.
-    """
-    try:
-        return pydantic_core.from_json(text)
-    except ValueError:
-        # The fast parser refuses lone surrogates, which Python's accepts.
-        return json.loads(text)
-
-
 def _stored_type(message: BaseMessage) -> tuple[str, dict[str, Any]]:
     """The type a message is stored as, with the fields that this adds; unknown classes become their known base."""
     if message.type in _TYPES:
@@ -308,7 +135,8 @@ def _stored_type(message: BaseMessage) -> tuple[str, dict[str, Any]]:
     for name, known in _TYPES.items():
         if isinstance(message, known):
             return name, {"type": name}
-    return "chat", {"type": "chat", "role": message.type}
+    role = message.__dict__.get("role")
+    return "chat", {"type": "chat", "role": role if isinstance(role, str) else message.type}
 
 
 def encode_message(message: BaseMessage, *, strict: bool = False) -> dict[str, Any]:
@@ -317,23 +145,30 @@ def encode_message(message: BaseMessage, *, strict: bool = False) -> dict[str, A
     A chunk is stored as the whole message it stands for.
 
     Raises:
-        InvalidMessageError: It is not a message, or `strict` refuses a value in it.
+        InvalidMessageError: It is not a message, or a value in it is refused (see `encode_value`).
     """
-    if not isinstance(message, BaseMessage):
+    if not issubclass(type(message), BaseMessage):
         raise InvalidMessageError(
             f"A history stores messages (langchain_core.messages.BaseMessage), not {type(message).__name__}."
         )
-    if isinstance(message, BaseMessageChunk):
-        message = message_chunk_to_message(message)
-    kind, changes = _stored_type(message)
-    # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts. And not
-    # `dict(message)`, which says the same three times slower.
-    fields = {**message.__dict__, **(message.__pydantic_extra__ or {}), **changes}
-    data = {
-        name: value if value is None or type(value) is str else _encode(value, strict, ())
-        for name, value in fields.items()
-        if name[0] != "_"
-    }
+    try:
+        if isinstance(message, BaseMessageChunk):
+            message = message_chunk_to_message(message)
+        kind, changes = _stored_type(message)
+        # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts. And not
+        # `dict(message)`, which says the same three times slower.
+        fields = {name: value for name, value in message.__dict__.items() if not name.startswith("_")}
+        fields |= {**(message.__pydantic_extra__ or {}), **changes}
+        data = {
+            name: value if value is None or type(value) is str else encode_value(value, strict=strict)
+            for name, value in fields.items()
+        }
+    except InvalidMessageError:
+        raise
+    except Exception as error:
+        raise InvalidMessageError(
+            f"A message of type {type(message).__name__} cannot be read ({type(error).__name__}): nothing was stored."
+        ) from error
     return {"type": kind, "data": data}
 
 
@@ -352,6 +187,57 @@ def decode_message(payload: dict[str, Any]) -> BaseMessage:
     message = cls.__new__(cls)
     validate(data, self_instance=message)
     return message
+
+
+# What a reader takes for certain, by field; most messages have nothing else.
+_CERTAIN: dict[str, Callable[[Any], bool]] = {
+    "content": lambda value: type(value) is str,
+    "id": lambda value: value is None or type(value) is str,
+    "name": lambda value: value is None or type(value) is str,
+    "type": lambda value: value in _VALIDATORS,
+    "tool_call_id": lambda value: type(value) is str,
+    "status": lambda value: value in ("success", "error"),
+    "response_metadata": lambda value: type(value) is dict and TAG not in value,
+    **dict.fromkeys(("tool_calls", "invalid_tool_calls"), lambda value: value == []),
+    **dict.fromkeys(("usage_metadata", "artifact"), lambda value: value is None),
+    "additional_kwargs": lambda value: value == {},
+}
+
+
+_FIELDS = {name: _TYPES[name].model_fields.keys() for name in _VALIDATORS}
+
+
+def _is_plain(payload: dict[str, Any]) -> bool:
+    """Whether a message is so simple that a reader takes it for certain."""
+    data = payload["data"]
+    return data.keys() == _FIELDS.get(payload["type"]) and all(
+        name in _CERTAIN and _CERTAIN[name](value) for name, value in data.items()
+    )
+
+
+def _check_readable(payload: dict[str, Any], text: str) -> None:
+    """Refuse a message that could be stored and never read: pydantic does not check what is assigned to a field.
+
+    Raises:
+        InvalidMessageError: The reader would refuse it.
+    """
+    if _is_plain(payload):
+        return
+    try:
+        stored = from_json(text)
+        decode_message({"type": stored["type"], "data": decode_value(stored["data"])})
+    except Exception as error:  # noqa: BLE001  # validators can raise anything
+        fields = {str(part["loc"][0]) for part in error.errors() if part["loc"]} if _is_validation(error) else set()
+        where = f": look at {', '.join(sorted(fields))}" if fields else ""
+        # Not chained: a validator's error quotes the content.
+        raise InvalidMessageError(
+            f"A message of type {payload['type']!r} could be stored and never be read again "
+            f"({type(error).__name__}){where}. Nothing was stored."
+        ) from None
+
+
+def _is_validation(error: Exception) -> TypeGuard[pydantic_core.ValidationError]:
+    return isinstance(error, pydantic_core.ValidationError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,10 +278,11 @@ class RecordFormat:
         texts: list[str] = []
         for payload, record_id in zip(payloads, ids, strict=True):
             meta: dict[str, Any] = {"v": VERSION, "id": record_id, "at": at}
+            text = to_json({**payload, "meta": meta} if self.codec is None else payload)
+            _check_readable(payload, text)
             if self.codec is not None:
-                payload = {"type": _ENCODED, "data": self.codec.encode(to_json(payload))}  # noqa: PLW2901
-            payload["meta"] = meta
-            texts.append(to_json(payload))
+                text = to_json({"type": _ENCODED, "data": self.codec.encode(text), "meta": meta})
+            texts.append(text)
         return ids, texts
 
     def decode(self, rows: Sequence[Row], session_id: SessionId) -> list[Record]:
@@ -418,29 +305,32 @@ class RecordFormat:
         A row that is no record has a derived id, like one that LangChain's classes wrote.
         """
         try:
-            return str(from_json(row.text)["meta"]["id"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+            return _stored_id(from_json(row.text)["meta"])
+        except Exception:  # noqa: BLE001  # it may be anything
             return _derived_id(row)
 
     def _decode(
-        self, rows: Sequence[Row], session_id: SessionId, make: Callable[[BaseMessage, Row, str, str | None], T]
+        self, rows: Sequence[Row], session_id: SessionId, make: Callable[[BaseMessage, Row, dict[str, Any] | None], T]
     ) -> list[T]:
-        found: dict[str, T] = {}
-        for row in rows:
+        found: dict[str | int, T] = {}
+        for index, row in enumerate(rows):
             try:
                 payload, meta = self._payload(row.text)
-                record_id, at = (_derived_id(row), None) if meta is None else (meta["id"], meta["at"])
-                made = make(decode_message(payload), row, record_id, at)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                key = index if meta is None else _stored_id(meta)
+                made = make(decode_message(payload), row, meta)
+            except Exception as error:  # noqa: BLE001  # what is stored may be anything
                 reason = str(error) if isinstance(error, CorruptRecordError) else type(error).__name__
-                msg = f"Record at position {row.position} of session {session_id!r} cannot be read: {reason}"
+                record_id = self.record_id(row)
+                msg = (
+                    f"Record {record_id} at position {row.position} of session {session_id!r} cannot be read: {reason}"
+                )
                 if self.on_corrupt == "raise":
                     # Not chained: a validator's error quotes the content.
-                    raise CorruptRecordError(msg, str(session_id), row.position) from None
+                    raise CorruptRecordError(msg, str(session_id), row.position, record_id) from None
                 logger.warning("%s; it is skipped.", msg)
                 continue
-            found.pop(record_id, None)
-            found[record_id] = made
+            found.pop(key, None)
+            found[key] = made
         return list(found.values())
 
     def _payload(self, text: str | bytes) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -453,7 +343,7 @@ class RecordFormat:
             )
         if payload["type"] == _ENCODED:
             payload = from_json(self._open(payload["data"]))
-        elif (_TAG if isinstance(text, str) else _TAG_BYTES) not in text:  # type: ignore[operator]
+        elif (TAG if isinstance(text, str) else _TAG_BYTES) not in text:  # type: ignore[operator]
             return payload, meta
         return {"type": payload["type"], "data": decode_value(payload["data"])}, meta
 
@@ -469,8 +359,24 @@ class RecordFormat:
 
     def encode_state(self, state: dict[str, Any]) -> str:
         """Return the text of a state document."""
-        text = to_json(encode_value(state, strict=self.on_unserializable == "raise"))
+        data = encode_value(state, strict=self.on_unserializable == "raise")
+        text = to_json({TAG: "escaped", "value": data} if _ENCODED in data else data)
         return text if self.codec is None else to_json({_ENCODED: self.codec.encode(text)})
+
+    def is_same_state(self, text: str | bytes | None, state: dict[str, Any] | None) -> bool:
+        """Whether a state document would be stored as the text `text` is, but for the order of its keys.
+
+        The stored forms are compared, because values need not have an equality that answers.
+        """
+        if text is None or state is None:
+            return text is None and state is None
+        plain = dataclasses.replace(self, codec=None)
+        stored = self._state_data(text)
+        return _canonical(stored) == _canonical(from_json(plain.encode_state(state)))
+
+    def _state_data(self, text: str | bytes) -> Any:
+        data = from_json(text)
+        return from_json(self._open(data[_ENCODED])) if _ENCODED in data else data
 
     def decode_state(self, text: str | bytes, session_id: SessionId) -> dict[str, Any]:
         """Return the state document that `encode_state` wrote.
@@ -479,11 +385,8 @@ class RecordFormat:
             CorruptRecordError: It cannot be read.
         """
         try:
-            data = from_json(text)
-            if _ENCODED in data:
-                data = from_json(self._open(data[_ENCODED]))
-            return dict(decode_value(data))
-        except (ValueError, KeyError, TypeError) as error:
+            return _object(decode_value(_object(self._state_data(text))))
+        except Exception as error:  # noqa: BLE001  # what is stored may be anything
             reason = str(error) if isinstance(error, CorruptRecordError) else type(error).__name__
             msg = f"The state of session {session_id!r} cannot be read: {reason}"
             raise CorruptRecordError(msg, str(session_id)) from None
@@ -498,8 +401,27 @@ def _new_ids(count: int) -> list[str]:
     ]
 
 
-def _record(message: BaseMessage, row: Row, record_id: str, at: str | None) -> Record:
-    return Record(message, row.position, record_id, None if at is None else dt.datetime.fromisoformat(at))
+def _record(message: BaseMessage, row: Row, meta: dict[str, Any] | None) -> Record:
+    if meta is None:
+        return Record(message, row.position, _derived_id(row), None)
+    return Record(message, row.position, meta["id"], _time(meta))
+
+
+def _object(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise CorruptRecordError("it is no JSON object, so this package did not write it.")
+    return data
+
+
+def _canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True)
+
+
+def _stored_id(meta: dict[str, Any]) -> str:
+    record_id = meta["id"]
+    if type(record_id) is not str:
+        raise CorruptRecordError("the id in its envelope is no text.")
+    return record_id
 
 
 def _derived_id(row: Row) -> str:
@@ -507,9 +429,16 @@ def _derived_id(row: Row) -> str:
     return hashlib.sha256(row.position.encode() + b"\0" + text).hexdigest()[:32]
 
 
+def _time(meta: dict[str, Any]) -> dt.datetime | None:
+    try:
+        return dt.datetime.fromisoformat(meta["at"]).astimezone(dt.UTC)
+    except Exception:  # noqa: BLE001  # it may be anything, and order does not depend on it
+        return None
+
+
 def record_time(text: str | bytes) -> dt.datetime | None:
     """When a record was added, in UTC; `None` where LangChain's classes wrote it or it cannot be read."""
     try:
-        return dt.datetime.fromisoformat(from_json(text)["meta"]["at"])
-    except (ValueError, KeyError, TypeError):
+        return _time(from_json(text)["meta"])
+    except Exception:  # noqa: BLE001  # it may be anything
         return None

@@ -7,11 +7,12 @@ a message. A driver's own error is the `__cause__`.
 
 from __future__ import annotations
 
+import difflib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class HistoryError(Exception):
@@ -27,7 +28,7 @@ class ConfigurationError(HistoryError, ValueError):
 
 
 class InvalidMessageError(HistoryError, TypeError):
-    """Something that is not a message, or that was refused by `on_unserializable="raise"`."""
+    """Something that is no message, or a message that `on_unserializable="raise"` refused."""
 
 
 class MissingExtraError(HistoryError, ImportError):
@@ -35,22 +36,37 @@ class MissingExtraError(HistoryError, ImportError):
 
 
 def missing_extra(extra: str, *, package: str = "langchain-histories") -> MissingExtraError:
-    """The error for a package that is not installed, with the command that installs it.
+    """Return the error for a driver that is not installed, with the command that installs it.
 
     Args:
-        extra: The extra that brings it.
-        package: Whose extra that is; a plugin names itself.
+        extra: The extra that brings the driver.
+        package: The package that has this extra; a plugin gives its own name.
     """
     return MissingExtraError(f"This needs a package that is not installed: pip install '{package}[{extra}]'")
 
 
 @contextmanager
 def needs_extra(extra: str, *, package: str = "langchain-histories") -> Iterator[None]:
-    """Turn the `ImportError` of a driver that is imported inside into the error that names its extra."""
+    """Turn the `ImportError` of a driver into the error that names its extra; the driver is imported inside.
+
+    Args:
+        extra: As for `missing_extra`.
+        package: As for `missing_extra`.
+
+    Raises:
+        MissingExtraError: The driver is not installed.
+    """
     try:
         yield
     except ImportError as error:
         raise missing_extra(extra, package=package) from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
 
 
 class StoreError(HistoryError):
@@ -59,7 +75,7 @@ class StoreError(HistoryError):
     Attributes:
         store: Name of the store, such as `redis`.
         operation: What was called, such as `append`.
-        session_id: The session concerned, or `None` when the operation is about no single one.
+        session_id: The session concerned; `None` for an operation on several sessions or on none.
     """
 
     def __init__(self, message: str, store: str = "", operation: str = "", session_id: str | None = None) -> None:
@@ -71,30 +87,32 @@ class StoreError(HistoryError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store could not be reached, did not answer in time, or refused the credentials."""
+    """The store is down, did not answer in time, or refused the credentials."""
 
 
 class CorruptRecordError(HistoryError, ValueError):
     """A stored record that cannot be read.
 
     Attributes:
-        session_id: The session that holds it.
-        position: Its position in the session, as in `Record.position`.
+        session_id: The session of the record.
+        position: The position of the record, as in `Record.position`.
+        id: Its id, as in `Record.id`: `store.delete(session_id, [error.id])` removes it. Empty for a state.
     """
 
-    def __init__(self, message: str, session_id: str = "", position: str = "") -> None:
+    def __init__(self, message: str, session_id: str = "", position: str = "", record_id: str = "") -> None:
         """Keep where the record is."""
-        super().__init__(message, session_id, position)
+        super().__init__(message, session_id, position, record_id)
         self.session_id = session_id
         self.position = position
+        self.id = record_id
 
 
 class SummaryError(HistoryError):
-    """A summarizer that failed or returned nothing that can be used. The messages are stored."""
+    """A summarizer failed or returned no usable text. The messages are stored."""
 
 
 class SessionBusyError(HistoryError, RuntimeError):
-    """Another turn of the session is under way, and was not to be waited for."""
+    """Another turn of the session is under way, and this one was told not to wait."""
 
 
 class RecordTooLargeError(HistoryError, ValueError):
@@ -102,4 +120,4 @@ class RecordTooLargeError(HistoryError, ValueError):
 
 
 class UnsupportedOperationError(HistoryError, NotImplementedError):
-    """An operation that this store does not have; see its `capabilities`."""
+    """An operation that this store lacks; see its `capabilities`."""

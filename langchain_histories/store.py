@@ -528,23 +528,25 @@ class MessageStore(Closing):
         self, session_id: SessionId, old: str | bytes | None, change: StateChange
     ) -> tuple[dict[str, Any] | None, _Call[bool] | None]:
         """Return what `change` makes of the state with the text `old`, and how it is stored: not, if it is the same."""
-        # Two of them: `change` may return its own after changing it in place.
-        before, given = (None if old is None else self.format.decode_state(old, session_id) for _ in range(2))
-        changed = change(given)
-        if changed == before:
-            return before, None
+        changed = change(None if old is None else self.format.decode_state(old, session_id))
+        self._check_state(changed)
+        if self.format.is_same_state(old, changed):
+            return None if old is None else self.format.decode_state(old, session_id), None
         key, text = self._key(session_id), self._state_text(changed)
         state = None if text is None else self.format.decode_state(text, session_id)
-        # The texts are compared, for a codec may make another text of the same state each time.
         storing: _Call[bool] = _Call(
             "update_state", session_id, lambda client: self.operations.put_state(client, key, text, expected=old)
         )
         return state, storing
 
     def _state_text(self, state: dict[str, Any] | None) -> str | None:
-        if state is not None and not isinstance(state, dict):
-            raise ConfigurationError(f"A state must be a dict or None, not {type(state).__name__}.")
+        self._check_state(state)
         return None if state is None else self.format.encode_state(state)
+
+    @staticmethod
+    def _check_state(state: object) -> None:
+        if state is not None and not issubclass(type(state), dict):
+            raise ConfigurationError(f"A state must be a dict or None, not {type(state).__name__}.")
 
     def _setup(self, *, upgrade: bool) -> _Call[None]:
         async def body(client: Any) -> None:

@@ -128,16 +128,26 @@ def test_models_and_dataclasses_become_plain_objects():
 
 
 def test_what_cannot_be_kept_is_described(caplog):
-    cyclic = {}
-    cyclic["self"] = cyclic
-    deep = []
-    for _ in range(5000):
-        deep = [deep]
-    for value in (cyclic, deep, [10**5000], [object()], [print]):
+    for value in ([10**5000], [object()], [print], {1: object()}, {object()}, {object(): 1}):
         with caplog.at_level(logging.WARNING):
             assert "lh:type" in to_json(encode_value(value))
         with pytest.raises(InvalidMessageError):
             encode_value(value, strict=True)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_cycles_and_depth_are_refused(strict):
+    cyclic = {}
+    cyclic["self"] = [cyclic]
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    pairs = {}
+    for _ in range(100):
+        pairs = {1: (pairs,)}
+    for value in (cyclic, deep, pairs):
+        with pytest.raises(InvalidMessageError, match=r"contains itself|levels deep"):
+            encode_value(value, strict=strict)
 
 
 def test_the_callers_message_is_not_changed():
