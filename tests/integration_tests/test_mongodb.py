@@ -29,6 +29,7 @@ from langchain_histories import (
     StoreUnavailableError,
     open_history,
 )
+from langchain_histories.stores.mongodb.outbox import Outbox
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 DATABASE = "histories"
@@ -204,7 +205,7 @@ def _die_after_the_commit(url, place):
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    MongoDBStore._store = die
+    Outbox._deliver = die
     MongoDBStore(url, **place).append("s", batch("dead", 3))
 
 
@@ -352,12 +353,12 @@ def test_what_is_pending_leaves_no_room(store, monkeypatch):
         async def nothing(*_):
             pass
 
-        patch.setattr(MongoDBStore, "_store", nothing)
+        patch.setattr(Outbox, "_deliver", nothing)
         store.append("s", [HumanMessage("x" * 10_000_000)])
     store.append("s", [HumanMessage("y" * 10_000_000)])
     assert store.count("s") == 2
     with monkeypatch.context() as patch:
-        patch.setattr(MongoDBStore, "_store", nothing)
+        patch.setattr(Outbox, "_deliver", nothing)
         store.append("s", [HumanMessage("z" * 10_000_000)])
     store.put_state("s", {"large": "s" * 10_000_000})
     assert [message.content[0] for message in store.read("s")] == ["x", "y", "z"]
@@ -437,7 +438,7 @@ def test_clients_of_your_own(mongodb_server, place):
 def test_the_write_concern(mongodb_server, place):
     def concern(url, **options):
         with MongoDBStore(url, **place, client_options=options) as store:
-            return store._collections(store.client)[0].write_concern.document
+            return store.operations._collections(store.client)[0].write_concern.document
 
     assert concern(mongodb_server.url) == {"w": "majority"}
     assert concern(mongodb_server.url, w=0) == {"w": "majority"}

@@ -27,7 +27,8 @@ from langchain_histories import (
     StoreError,
     StoreUnavailableError,
 )
-from langchain_histories.stores import mongodb
+from langchain_histories.stores.base import prefix_end
+from langchain_histories.stores.mongodb import operations
 
 
 class Died(BaseException):
@@ -49,21 +50,22 @@ class Steps:
 
 
 class SteppedStore(MongoDBStore):
-    """Calls `at_step(number, name)` before each of its operations."""
+    """Calls `at_step(number, name)` before each step of its operations."""
 
     def __init__(self, client, at_step=lambda number, name: None):
         super().__init__(client=client)
         self.steps = itertools.count()
-        self.at_step = at_step
+        collections = self.operations._collections
 
-    def _collections(self, client):
-        return tuple(
-            Steps(collection, lambda name: self.at_step(next(self.steps), name))
-            for collection in super()._collections(client)
-        )
+        def stepped(client):
+            return tuple(
+                Steps(collection, lambda name: at_step(next(self.steps), name)) for collection in collections(client)
+            )
 
-    async def _setup(self, client, *, upgrade=False):
-        pass
+        async def no_setup(client, *, upgrade=False):
+            pass
+
+        self.operations._collections, self.operations.setup = stepped, no_setup
 
 
 def texts(messages):
@@ -451,7 +453,7 @@ def test_values_that_look_like_operators():
 
 
 def test_listing_in_pages(monkeypatch):
-    monkeypatch.setattr(mongodb, "_PAGE", 3)
+    monkeypatch.setattr(operations, "_SESSIONS_PER_PAGE", 3)
     client = mongomock.MongoClient()
     store = MongoDBStore(client=client)
     for number in range(8):
@@ -493,7 +495,7 @@ def test_listing_shows_what_is_pending():
 
 
 def test_the_end_of_a_prefix():
-    end = mongodb._end_of
+    end = prefix_end
     assert (end("ab"), end(""), end("a\U0010ffff"), end("\U0010ffff"), end("\ud7ff")) == (
         "ac",
         None,
@@ -580,7 +582,7 @@ def test_clients_of_the_wrong_kind():
     blocking, native = pymongo.MongoClient(connect=False), pymongo.AsyncMongoClient(connect=False)
     with pytest.raises(ConfigurationError, match=r"client must be .*AsyncMongoClient"):
         MongoDBStore(client=native)
-    with pytest.raises(ConfigurationError, match=r"async_client must be .* not pymongo.*\.MongoClient"):
+    with pytest.raises(ConfigurationError, match=r"async client must be .* not pymongo.*\.MongoClient"):
         MongoDBStore(async_client=blocking)
     with pytest.raises(ConfigurationError, match="Database"):
         MongoDBStore(client=blocking.db)
@@ -589,9 +591,11 @@ def test_clients_of_the_wrong_kind():
         MongoDBStore(client=motor)
     with pytest.raises(ConfigurationError, match=r"Motor's, not motor"):
         MongoDBStore(async_client=motor)
-    for given in ({}, {"url": "mongodb://h", "client": blocking}, {"client": blocking, "client_options": {"w": 1}}):
+    for given in ({"url": "mongodb://h", "client": blocking}, {"client": blocking, "client_options": {"w": 1}}):
         with pytest.raises(ConfigurationError, match="not both"):
             MongoDBStore(**given)
+    with pytest.raises(ConfigurationError, match="clients of your own"):
+        MongoDBStore()
     assert Capability.NATIVE_ASYNC not in MongoDBStore(client=blocking).capabilities
     assert MongoDBStore(client=blocking, async_client=native).capabilities == ~Capability.TTL & ~Capability(0)
     assert MongoDBStore("mongodb://h").capabilities == MongoDBStore(async_client=native).capabilities
@@ -615,6 +619,33 @@ def test_bad_urls(url):
         MongoDBStore(url)
     assert "cret" not in f"{caught.value}"
     assert caught.value.__cause__ is None
+
+
+def test_set_up_is_repeated_only_for_what_it_depends_on(monkeypatch):
+    made, make_index = [], operations.MongoDBOperations._make_index
+
+    async def record(self, messages, keys, **options):
+        made.append((messages.name, keys if isinstance(keys, str) else keys[0][0]))
+        await make_index(self, messages, keys, **options)
+
+    monkeypatch.setattr(operations.MongoDBOperations, "_make_index", record)
+    client = mongomock.MongoClient()
+    for options in (
+        {"create_index": False},
+        {},
+        {"history_key": "Text", "on_corrupt": "skip"},
+        {"collection_name": "c"},
+        {"collection_name": "c", "session_id_key": "sid"},
+        {"collection_name": "c", "index_kwargs": {"name": "mine"}},
+    ) * 2:
+        MongoDBStore(client=client, **options).read("s")
+    assert made == [
+        ("message_store", "SessionId"),
+        ("c", "SessionId"),
+        ("c", "sid"),
+        ("c", "SessionId"),
+        ("c", "SessionId"),
+    ]
 
 
 @pytest.mark.parametrize("field", ["", "_id", "seq", "$a", "a.b"])
@@ -650,7 +681,7 @@ def test_the_drop_in_class():
     options = {"client": client, "session_id_key": "sid", "history_key": "h"}
     for size, shown in ((0, []), (2, ["a1", "a2"]), (9, ["a0", "a1", "a2"])):
         limited = MongoDBChatMessageHistory(None, "s", "db", "c", history_size=size, **options)
-        assert limited.store is history.store
+        assert limited.store._clients is history.store._clients
         assert texts(limited.messages) == shown
     with pytest.raises(ValueError, match="not both"):
         MongoDBChatMessageHistory("mongodb://h", "s", client=client)

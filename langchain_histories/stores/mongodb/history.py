@@ -1,0 +1,85 @@
+"""`MongoDBChatMessageHistory`: langchain-mongodb's class of this name, over `MongoDBStore`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.stores.mongodb.store import MongoDBStore
+
+if TYPE_CHECKING:
+    from langchain_histories.stores.base import SessionId
+
+
+class MongoDBChatMessageHistory(StoredChatMessageHistory):
+    """A history in MongoDB with the constructor of langchain-mongodb's class of this name; uses the same collection.
+
+    All histories of one URL in a process share one client, so a program may make one for each turn.
+
+    Args:
+        connection_string: As `url` for `MongoDBStore`; `None` with a client of your own.
+        session_id: The session.
+        database_name: The database.
+        collection_name: The collection.
+        session_id_key: The field of the session id.
+        history_key: The field of the JSON text.
+        create_index: Whether to make the index on first use.
+        history_size: `messages` shows only so many, the newest.
+        index_kwargs: As for `MongoDBStore`.
+        client: Your own `pymongo.MongoClient`.
+        async_client: Your own `pymongo.AsyncMongoClient`.
+    """
+
+    store: MongoDBStore
+
+    def __init__(
+        self,
+        connection_string: str | None,
+        session_id: SessionId,
+        database_name: str = "chat_history",
+        collection_name: str = "message_store",
+        *,
+        session_id_key: str = "SessionId",
+        history_key: str = "History",
+        create_index: bool = True,
+        history_size: int | None = None,
+        index_kwargs: dict[str, Any] | None = None,
+        client: Any = None,
+        async_client: Any = None,
+    ) -> None:
+        """Join the place that the connection string names."""
+        store = MongoDBStore(
+            connection_string,
+            client=client,
+            async_client=async_client,
+            database_name=database_name,
+            collection_name=collection_name,
+            session_id_key=session_id_key,
+            history_key=history_key,
+            create_index=create_index,
+            index_kwargs=index_kwargs,
+        )
+        super().__init__(store, session_id, last=history_size)
+        self.database_name = database_name
+        self.collection_name = collection_name
+        self.session_id_key = session_id_key
+        self.history_key = history_key
+        self.history_size = history_size
+
+    @property
+    def client(self) -> Any:
+        """The blocking client; it is opened when it has not been used yet."""
+        return self.store.client
+
+    @property
+    def db(self) -> Any:
+        """The database, of the blocking client."""
+        return self.client[self.database_name]
+
+    @property
+    def collection(self) -> Any:
+        """The collection of the messages, of the blocking client."""
+        return self.db[self.collection_name]
+
+    def close(self) -> None:
+        """Does nothing, because other histories use the client too: `history.store.close()` lets it go."""

@@ -1,0 +1,270 @@
+"""What a store in MongoDB can do: set-up, listing and states here, messages by the outbox."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from bson.errors import BSONError
+from pymongo import errors
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import (
+    ANY_STATE,
+    Capability,
+    ExpectedState,
+    Operations,
+    Row,
+    SessionRow,
+    each,
+    prefix_end,
+    settle,
+)
+from langchain_histories.stores.mongodb.connections import is_unavailable
+from langchain_histories.stores.mongodb.outbox import Outbox, check_state_size
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from pymongo import AsyncMongoClient
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    Client = AsyncMongoClient[dict[str, Any]]
+    Collection = AsyncCollection[dict[str, Any]]
+
+logger = logging.getLogger(__name__)
+
+_SESSIONS_PER_PAGE = 500
+_UNAUTHORIZED = 13
+_INDEX_EXISTS_OTHERWISE = (85, 86)
+
+
+class MongoDBOperations(Operations["Client"]):
+    """The operations over a client of PyMongo. `MongoDBStore` documents the arguments."""
+
+    name = "mongodb"
+    capabilities = ~Capability.TTL
+    driver_errors = (errors.PyMongoError, BSONError)
+
+    def __init__(
+        self,
+        *,
+        database_name: str,
+        collection_name: str,
+        session_id_key: str,
+        history_key: str,
+        create_index: bool,
+        index_kwargs: dict[str, Any] | None,
+    ) -> None:
+        """Keep the names."""
+        super().__init__()
+        self._database_name = database_name
+        self._collection_name = collection_name
+        self._session_id_key = session_id_key
+        self._history_key = history_key
+        self._create_index = create_index
+        self._index_kwargs = index_kwargs
+
+    @property
+    def place(self) -> Hashable:
+        names = (self._database_name, self._collection_name, self._session_id_key)
+        return (*names, self._create_index, repr(self._index_kwargs))
+
+    def is_unavailable(self, error: Exception) -> bool:
+        return is_unavailable(error)
+
+    def _collections(self, client: Client) -> tuple[Collection, Collection]:
+        """The messages and the sessions."""
+        concern = client.write_concern
+        # The majority, because a failover can roll back less. Nothing can be built on unacknowledged writes.
+        if not isinstance(concern, WriteConcern) or concern.is_server_default or not concern.acknowledged:
+            concern = WriteConcern("majority")
+        database = client.get_database(
+            self._database_name, write_concern=concern, read_preference=ReadPreference.PRIMARY
+        )
+        return database[self._collection_name], database[f"{self._collection_name}_sessions"]
+
+    def _outbox(self, client: Client) -> Outbox:
+        return Outbox(*self._collections(client), self._session_id_key, self._history_key)
+
+    # Set-up.
+
+    async def setup(self, client: Client, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+        await self._check_collation(client)
+        if not self._create_index:
+            return
+        messages, _ = self._collections(client)
+        await self._make_index(messages, [(self._session_id_key, 1), ("seq", 1), ("_id", 1)])
+        if self._index_kwargs is not None:
+            await self._make_index(messages, self._session_id_key, **self._index_kwargs)
+
+    async def _check_collation(self, client: Client) -> None:
+        """Refuse a collection that takes `ivan` and `Ivan` for the same session."""
+        database = client.get_database(self._database_name)
+        try:
+            found = await settle(database.list_collections(filter={"name": self._collection_name}))
+            described = [collection async for collection in each(found)]
+        except NotImplementedError:
+            return  # mongomock
+        except errors.OperationFailure as error:
+            if error.code != _UNAUTHORIZED:
+                raise
+            return
+        for collection in described:
+            if locale := collection.get("options", {}).get("collation", {}).get("locale"):
+                raise ConfigurationError(
+                    f"The collection {self._database_name}.{self._collection_name} compares text by the collation "
+                    f"{locale!r}, so sessions would be mixed up: histories need one without a collation."
+                )
+
+    async def _make_index(self, messages: Collection, keys: str | list[tuple[str, int]], **options: Any) -> None:
+        try:
+            await settle(messages.create_index(keys, **options))
+        except errors.OperationFailure as error:
+            if error.code in _INDEX_EXISTS_OTHERWISE:
+                return
+            if error.code != _UNAUTHORIZED:
+                raise
+            logger.debug("The index on %s of %s may not be made with these rights.", keys, messages.full_name)
+
+    # Messages.
+
+    async def append(self, client: Client, key: str, rows: Sequence[str]) -> None:
+        await self._outbox(client).append(key, rows)
+
+    async def read(
+        self,
+        client: Client,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
+        return await self._outbox(client).read(key, last=last, first=first, after=after)
+
+    async def count(self, client: Client, key: str) -> int:
+        return await self._outbox(client).count(key)
+
+    async def clear(self, client: Client, key: str) -> None:
+        await self._outbox(client).clear(key)
+
+    async def replace(self, client: Client, key: str, rows: Sequence[str]) -> None:
+        await self._outbox(client).replace(key, rows)
+
+    async def delete(self, client: Client, key: str, rows: Sequence[Row]) -> int:
+        return await self._outbox(client).delete(key, rows)
+
+    # Listing.
+
+    async def sessions(
+        self, client: Client, *, prefix: str, limit: int | None, after: str | None
+    ) -> Sequence[SessionRow]:
+        found: list[SessionRow] = []
+        while limit is None or len(found) < limit:
+            size = _SESSIONS_PER_PAGE if limit is None else min(_SESSIONS_PER_PAGE, limit - len(found))
+            keys = await self._keys(client, prefix, size, after)
+            found += await self._page(client, keys)
+            if len(keys) < size:
+                break
+            after = keys[-1]
+        return found
+
+    async def _keys(self, client: Client, prefix: str, limit: int, after: str | None) -> list[str]:
+        """Return the next session ids, in byte order; also of sessions that have a state alone."""
+        messages, sessions = self._collections(client)
+        within = {"$gte": prefix}
+        if (end := prefix_end(prefix)) is not None:
+            within["$lt"] = end
+        if after is not None:
+            within["$gt"] = after
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {self._session_id_key: within}},
+            {"$group": {"_id": f"${self._session_id_key}"}},
+            {"$sort": {"_id": 1}},
+            {"$limit": limit},
+        ]
+        keys = {document["_id"] async for document in each(await settle(messages.aggregate(pipeline)))}
+        documents = sessions.find({"_id": within}, {"_id": 1}, sort=[("_id", 1)], limit=limit)
+        keys |= {document["_id"] async for document in each(documents)}
+        return sorted(keys, key=str.encode)[:limit]
+
+    async def _page(self, client: Client, keys: list[str]) -> list[SessionRow]:
+        """Return those of the sessions that have records.
+
+        The documents tell what is in a session, unless a writer has not finished it. Those are read one by one.
+        """
+        messages, sessions = self._collections(client)
+        unfinished = {"_id": {"$in": keys}, "$or": [{"pending.0": {"$exists": True}}, {"removing": {"$exists": True}}]}
+        unfinished_keys = {document["_id"] async for document in each(sessions.find(unfinished, {"_id": 1}))}
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {self._session_id_key: {"$in": keys}}},
+            {"$group": {"_id": f"${self._session_id_key}", "count": {"$sum": 1}, "newest": {"$max": "$seq"}}},
+        ]
+        groups = [document async for document in each(await settle(messages.aggregate(pipeline)))]
+        last = await self._last_texts(client, {group["_id"]: group["newest"] for group in groups if group["newest"]})
+        rows = {group["_id"]: SessionRow(group["_id"], group["count"], last.get(group["_id"])) for group in groups}
+        for key in unfinished_keys:
+            tail = await self._outbox(client).read(key, last=1)
+            rows[key] = SessionRow(key, await self._outbox(client).count(key), tail[0].text if tail else None)
+        return [rows[key] for key in keys if key in rows and rows[key].count]
+
+    async def _last_texts(self, client: Client, newest: dict[str, Any]) -> dict[str, str]:
+        """Return the texts of the records with these numbers, by session."""
+        if not newest:
+            return {}
+        messages, _ = self._collections(client)
+        outbox = self._outbox(client)
+        wanted = [{self._session_id_key: key, "seq": number} for key, number in newest.items()]
+        documents = messages.find({"$or": wanted}, {self._session_id_key: 1, self._history_key: 1})
+        return {document[self._session_id_key]: outbox.text_of(document) async for document in each(documents)}
+
+    async def erase(self, client: Client, prefix: str) -> int:
+        erased, after = 0, None
+        while keys := await self._keys(client, prefix, _SESSIONS_PER_PAGE, after):
+            for key in keys:
+                await self._outbox(client).clear(key)
+            erased, after = erased + len(keys), keys[-1]
+        return erased
+
+    # The state is a field of the session's document.
+
+    async def get_state(self, client: Client, key: str) -> str | None:
+        _, sessions = self._collections(client)
+        document = await settle(sessions.find_one({"_id": key}, {"state": 1}))
+        return document.get("state") if document else None
+
+    async def put_state(
+        self, client: Client, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE
+    ) -> bool:
+        _, sessions = self._collections(client)
+        this: dict[str, Any] = {"_id": key}
+        if expected is not ANY_STATE:
+            this["state"] = {"$exists": False} if expected is None else expected
+        if text is None:
+            return await self._remove_state(client, this) or expected is ANY_STATE
+        check_state_size(text, expected)
+        while True:
+            try:
+                if (await settle(sessions.update_one(this, {"$set": {"state": text}}))).matched_count:
+                    return True
+                if expected is not ANY_STATE and (expected or await self.get_state(client, key)):
+                    return False
+                await settle(sessions.insert_one(await self._outbox(client).new_session(key, state=text)))
+            except errors.DuplicateKeyError:
+                continue
+            except errors.OperationFailure:
+                if not await self._outbox(client).make_room(key, [text], replaced="state"):
+                    raise
+            else:
+                return True
+
+    async def _remove_state(self, client: Client, this: dict[str, Any]) -> bool:
+        """Remove the state where there is `this`, and a session that is empty then; tell whether `this` was there."""
+        _, sessions = self._collections(client)
+        result = await settle(sessions.update_one(this, {"$unset": {"state": ""}}))
+        nothing_left = {"appended": 0, "alone": {"$exists": False}, "state": {"$exists": False}}
+        await settle(sessions.delete_one({"_id": this["_id"], **nothing_left}))
+        return bool(result.matched_count)
