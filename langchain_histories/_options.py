@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from langchain_histories.errors import ConfigurationError
@@ -136,8 +135,3 @@ def bad_position(position: object) -> ConfigurationError:
     """The error for an `after=` that is no position of the store."""
     return ConfigurationError(f"after must be the position of a record of this store, not {position!r}.")
 
-
-def redact_url(url: str) -> str:
-    """Return `url` without passwords, for messages and `repr`."""
-    url = re.sub(r"//([^/?#]*)@", lambda m: f"//{m[1].split(':', 1)[0]}:***@" if ":" in m[1] else m[0], url)
-    return re.sub(r"(?i)([?&][^=&#]*(?:pass|pwd|secret|token|key|sig|oauthbearer)[^=&#]*=)[^&#]*", r"\1***", url)

@@ -21,9 +21,9 @@ from langchain_histories._options import (
     check_number,
     check_record_options,
     check_ttl,
-    redact_url,
 )
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
+from langchain_histories._urls import mentions, secrets_of, shown_url
 from langchain_histories.codec import Record, RecordFormat, Row, record_time
 from langchain_histories.errors import (
     ConfigurationError,
@@ -101,6 +101,7 @@ class MessageStore(Closing):
         operations: What the service can do.
         clients: The clients that the operations use.
         url: Where they connect to; `repr` and errors show it without secrets.
+        driver_options: What the driver was given beside the URL. Passwords, tokens and keys in it are in no error.
         record_format: How records are written and read, in place of the package's own format. `ttl` is then the only
             option.
         **options: See `StoreOptions`.
@@ -118,13 +119,15 @@ class MessageStore(Closing):
         clients: Clients[Any],
         url: str | None = None,
         *,
+        driver_options: Any = None,
         record_format: Any = None,
         **options: Unpack[StoreOptions],
     ) -> None:
         """Keep operations, clients and options. Called by subclasses."""
         self._operations = operations
         self._clients = clients
-        self._url = url
+        self._place = "<client>" if url is None else shown_url(url)
+        self._secrets = secrets_of(url, driver_options)
         operations.ttl = check_ttl(options.pop("ttl", None))
         operations.found = clients.found((type(operations), operations.place), Found)
         self.format = record_format or RecordFormat(**check_record_options(options))
@@ -143,7 +146,7 @@ class MessageStore(Closing):
 
     def __repr__(self) -> str:
         """Class and place, without secrets."""
-        return f"{type(self).__name__}({redact_url(self._url) if self._url else '<client>'!r})"
+        return f"{type(self).__name__}({self._place!r})"
 
     @property
     def name(self) -> str:
@@ -570,7 +573,8 @@ class MessageStore(Closing):
         except HistoryError:
             raise
         except self._expected_errors() as error:
-            raise self._failed(call, error) from error
+            failed = self._failed(call, error)
+        raise failed
 
     async def _arun(self, call: _Call[T]) -> T:
         clients = self._clients
@@ -586,7 +590,8 @@ class MessageStore(Closing):
             except HistoryError:
                 raise
             except self._expected_errors() as error:
-                raise self._failed(call, error) from error
+                failed = self._failed(call, error)
+        raise failed
 
     async def _prepared(self, call: _Call[T], client: Any) -> T:
         operations = self._operations
@@ -599,7 +604,7 @@ class MessageStore(Closing):
         return (OSError, *self._operations.driver_errors)
 
     def _failed(self, call: _Call[Any], error: Exception) -> StoreError:
-        """Turn the driver's error into ours."""
+        """Turn the driver's error into ours. It is the cause, unless it shows a secret."""
         unavailable = self._operations.is_unavailable(error)
         # The next call looks at the place again: somebody may have dropped the table.
         self._operations.found.is_complete = False
@@ -607,7 +612,12 @@ class MessageStore(Closing):
         if call.session_id is not None:
             where += f", session {str(call.session_id)!r}"
         what = "could not be reached" if unavailable else "failed"
-        msg = f"{self.name}: {where} {what} ({type(error).__name__}). See the cause for the driver's own words."
+        is_shown = not mentions(error, self._secrets)
+        more = "See the cause for the driver's own words." if is_shown else "The driver's own words hold a secret."
+        msg = f"{self.name}: {where} {what} ({type(error).__name__}). {more}"
         kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
         session_id = None if call.session_id is None else str(call.session_id)
-        return kind(msg, self.name, call.name, session_id)
+        failed = kind(msg, self.name, call.name, session_id)
+        # Raised outside of the handler, it has no context, which would show the driver's error too.
+        failed.__cause__ = error if is_shown else None
+        return failed
