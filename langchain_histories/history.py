@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from langchain_histories._session_ids import SessionId
     from langchain_histories.store import MessageStore
 
-    SaveErrorHook = Callable[[Exception, str, Sequence[BaseMessage]], object]
+    SaveErrorCallback = Callable[[Exception, str, Sequence[BaseMessage]], object]
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +110,8 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
         store: The store.
         session_id: The session.
         last: `messages` shows only the last n.
-        on_save_error: Called with the error, the session id and the messages when a save failed; the error is raised
-            after that.
+        save_error_callback: Called with the error, the session id and the messages of a save that failed. The error is
+            raised afterwards.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
         session_id: SessionId,
         *,
         last: int | None = None,
-        on_save_error: SaveErrorHook | None = None,
+        save_error_callback: SaveErrorCallback | None = None,
     ) -> None:
         """Keep store and session."""
         super().__init__(store, session_id, last=last)
-        self._on_save_error = on_save_error
+        self._save_error_callback = save_error_callback
         self._frozen: list[BaseMessage] | None = None
 
     def _visible(self) -> list[BaseMessage]:
@@ -172,5 +172,5 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
         # Another's error, such as that of a `before_save`, may quote the messages.
         what = error if isinstance(error, HistoryError) else type(error).__name__
         logger.error("%d messages of session %r were not saved: %s", len(messages), self.session_id, what)
-        if self._on_save_error is not None:
-            self._on_save_error(error, self.session_id, messages)
+        if self._save_error_callback is not None:
+            self._save_error_callback(error, self.session_id, messages)

@@ -116,7 +116,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         history_messages_key: Where the input dict is given the history; without it, before the new messages.
         history_factory_config: Keys of `config["configurable"]` that name a session: by default the `session_id`, for
             which the `thread_id` stands in.
-        on_error: What is stored when a turn fails or is cancelled: nothing, or the messages of the input.
+        on_turn_error: What is stored when a turn fails or is cancelled: nothing, or the messages of the input.
         on_save_error: Whether the error is raised or logged when a turn cannot be stored. If the turn failed before
             that, its own error is raised, and this one is logged and noted on it.
         save_partial_stream: Whether a stream that fails or is closed early stores its input and what came of the
@@ -136,19 +136,19 @@ class RunnableWithHistory(Runnable[Any, Any]):
         output_messages_key: str | None = None,
         history_messages_key: str | None = None,
         history_factory_config: Sequence[ConfigurableFieldSpec] | None = None,
-        on_error: Literal["discard", "input"] = "discard",
+        on_turn_error: Literal["discard", "input"] = "discard",
         on_save_error: Literal["raise", "warn"] = "raise",
         save_partial_stream: bool = False,
     ) -> None:
         """Keep the runnable, the factory and the options."""
-        check_option("on_error", on_error, "discard", "input")
+        check_option("on_turn_error", on_turn_error, "discard", "input")
         check_option("on_save_error", on_save_error, "raise", "warn")
         self.bound = runnable
         self._sessions = Sessions(get_session_history, history_factory_config)
         self.input_messages_key = input_messages_key
         self.output_messages_key = output_messages_key
         self.history_messages_key = history_messages_key
-        self.on_error = on_error
+        self.on_turn_error = on_turn_error
         self.on_save_error = on_save_error
         self.save_partial_stream = save_partial_stream
 
@@ -294,7 +294,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
     def _left(self, turn: _Turn, streamed: _Streamed | None = None) -> list[BaseMessage]:
         """Return what to store of a turn that did not come to its end."""
         if streamed is None or not self.save_partial_stream:
-            return turn.new if self.on_error == "input" else []
+            return turn.new if self.on_turn_error == "input" else []
         try:
             new = {message.id for message in turn.new}
             come = self._messages_of(turn, streamed.output())

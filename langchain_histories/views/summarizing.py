@@ -96,7 +96,7 @@ class SummarizingChatMessageHistory(HistoryView):
             that errors do not add up, at up to twice the cost.
         timeout: Seconds that a call may take; after that time in one turn no further summary is begun either. One
             stored turn that is too large for a call takes several. `None` for no limit.
-        on_error: `"raise"` raises `SummaryError` when a summary fails, after the messages are stored.
+        on_summary_error: `"raise"` raises `SummaryError` when a summary fails, after the messages are stored.
         on_event: Called with each `SummaryEvent`.
         state: For a history that is not of this package: one that is, in whose state the summary is kept.
 
@@ -119,7 +119,7 @@ class SummarizingChatMessageHistory(HistoryView):
         summary_role: Literal["human", "system"] = "human",
         rebuild: Literal["never", "doubling"] = "never",
         timeout: float | None = 30,
-        on_error: Literal["serve", "raise"] = "serve",
+        on_summary_error: Literal["serve", "raise"] = "serve",
         on_event: Callable[[SummaryEvent], object] | None = None,
         state: StoredChatMessageHistory | None = None,
     ) -> None:
@@ -130,12 +130,14 @@ class SummarizingChatMessageHistory(HistoryView):
             ("mode", mode, ("inline", "background", "manual")),
             ("summary_role", summary_role, ("human", "system")),
             ("rebuild", rebuild, ("never", "doubling")),
-            ("on_error", on_error, ("serve", "raise")),
+            ("on_summary_error", on_summary_error, ("serve", "raise")),
         ):
             if value not in known:
                 raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
-        if on_error == "raise" and mode == "background":
-            raise ConfigurationError("on_error='raise' has nobody to raise to in mode='background'; use on_event.")
+        if on_summary_error == "raise" and mode == "background":
+            raise ConfigurationError(
+                "on_summary_error='raise' has nobody to raise to in mode='background'; use on_event."
+            )
         if (
             isinstance(max_summary_tokens, bool)
             or not isinstance(max_summary_tokens, int)
@@ -162,7 +164,7 @@ class SummarizingChatMessageHistory(HistoryView):
         self._max_summary_tokens = max_summary_tokens
         self._rebuild = rebuild
         self._timeout = timeout
-        self._on_error = on_error
+        self._on_summary_error = on_summary_error
         self._on_event = on_event
         self._slot = slot
         self._session = session_of(slot)
@@ -322,7 +324,7 @@ class SummarizingChatMessageHistory(HistoryView):
             self._session.note(failures=1)
             logger.warning("The summary of session %r failed: %s", self._slot.session_id, type(error).__name__)
             self._emit(SummaryEvent("failed", self._slot.session_id, error=error))
-            if self._on_error == "raise":
+            if self._on_summary_error == "raise":
                 raise SummaryError(
                     f"No summary of session {self._slot.session_id!r} could be made ({type(error).__name__}); its "
                     "messages are stored. See the cause."

@@ -592,7 +592,7 @@ class TestNodes:
 
         failed = []
         store = MemoryStore(before_save=broken)
-        registry = HistoryRegistry({"chats": store}, on_save_error=lambda error, *_: failed.append(error))
+        registry = HistoryRegistry({"chats": store}, save_error_callback=lambda error, *_: failed.append(error))
         with pytest.raises(ZeroDivisionError):
             with_nodes(registry.get_session_history).invoke({"messages": [("human", "a")]}, config())
         assert len(failed) == 1

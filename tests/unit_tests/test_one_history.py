@@ -242,7 +242,7 @@ async def test_a_failed_save_is_reported_once(kind, face, caplog):
     told = []
     store = MemoryStore(before_save=broken)
     registry = HistoryRegistry(
-        {"chats": store}, on_save_error=lambda error, session_id, messages: told.append(session_id)
+        {"chats": store}, save_error_callback=lambda error, session_id, messages: told.append(session_id)
     )
     if kind == "graph":  # its node raises
         door, given = door_to(kind, registry)

@@ -387,24 +387,24 @@ FAILING = RunnableLambda(fail, afunc=fail_async)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("on_error", "stored"), [("discard", []), ("input", ["a"])])
-async def test_what_a_failed_turn_stores(store, mode, on_error, stored):
-    chain = RunnableWithHistory(FAILING, store.history, on_error=on_error)
+@pytest.mark.parametrize(("on_turn_error", "stored"), [("discard", []), ("input", ["a"])])
+async def test_what_a_failed_turn_stores(store, mode, on_turn_error, stored):
+    chain = RunnableWithHistory(FAILING, store.history, on_turn_error=on_turn_error)
     with pytest.raises(OSError, match="model down"):
         await call(chain, mode, "a")
     assert contents(store.read("s")) == stored
 
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream", "abatch"])
-@pytest.mark.parametrize(("on_error", "stored"), [("discard", []), ("input", ["a"])])
-async def test_what_a_cancelled_turn_stores(store, mode, on_error, stored):
+@pytest.mark.parametrize(("on_turn_error", "stored"), [("discard", []), ("input", ["a"])])
+async def test_what_a_cancelled_turn_stores(store, mode, on_turn_error, stored):
     under_way = asyncio.Event()
 
     async def hang(messages):
         under_way.set()
         await asyncio.Event().wait()
 
-    chain = RunnableWithHistory(Parrot(before=hang), store.history, on_error=on_error)
+    chain = RunnableWithHistory(Parrot(before=hang), store.history, on_turn_error=on_turn_error)
     turn = asyncio.ensure_future(call(chain, mode, "a"))
     await under_way.wait()
     turn.cancel()
@@ -415,7 +415,7 @@ async def test_what_a_cancelled_turn_stores(store, mode, on_error, stored):
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_output_without_messages_is_an_error_of_the_turn(store, mode):
-    chain = RunnableWithHistory(RunnableLambda(lambda _: 42), store.history, on_error="input")
+    chain = RunnableWithHistory(RunnableLambda(lambda _: 42), store.history, on_turn_error="input")
     with pytest.raises(InvalidMessageError, match="not int"):
         await call(chain, mode, "a")
     assert contents(store.read("s")) == ["a"]
@@ -450,7 +450,7 @@ async def test_a_failed_save_is_logged_if_asked(mode, error, reason, caplog):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("on_save_error", ["raise", "warn"])
 async def test_the_error_of_the_turn_is_raised_not_that_of_its_save(mode, on_save_error, caplog):
-    chain = RunnableWithHistory(FAILING, Histories(Broken).get, on_error="input", on_save_error=on_save_error)
+    chain = RunnableWithHistory(FAILING, Histories(Broken).get, on_turn_error="input", on_save_error=on_save_error)
     with pytest.raises(OSError, match="model down") as caught:
         await call(chain, mode, "a")
     assert caught.value.__notes__ == ["1 messages of session 's' were not saved: OSError"]
@@ -492,7 +492,7 @@ async def test_a_save_goes_to_its_end_however_often_it_is_cancelled(mode, error,
 
 async def test_the_input_of_a_cancelled_turn_is_saved_to_the_end(caplog):
     history = Slow(saving=asyncio.Event(), go_on=asyncio.Event())
-    chain = RunnableWithHistory(Parrot(before=stop), lambda session_id: history, on_error="input")
+    chain = RunnableWithHistory(Parrot(before=stop), lambda session_id: history, on_turn_error="input")
     turn = asyncio.ensure_future(chain.ainvoke("a", CONFIG))
     await history.saving.wait()
     turn.cancel()
@@ -522,14 +522,14 @@ def check_partial(store, options):
 @pytest.mark.parametrize("options", PARTIAL)
 @pytest.mark.parametrize("parsed", [False, True])
 async def test_what_an_abandoned_stream_stores(options, parsed):
-    partial, on_error = options
+    partial, on_turn_error = options
     for end in ("close", "del", "aclose", "adel", "cancel"):
         store = MemoryStore()
         chain = RunnableWithHistory(
             Parrot() | StrOutputParser() if parsed else Parrot(),
             store.history,
             save_partial_stream=partial,
-            on_error=on_error,
+            on_turn_error=on_turn_error,
         )
         if end in ("close", "del"):
             stream = chain.stream("a", CONFIG)
@@ -563,8 +563,10 @@ async def test_what_an_abandoned_stream_stores(options, parsed):
 @pytest.mark.parametrize("options", PARTIAL)
 @pytest.mark.parametrize("mode", ["stream", "astream"])
 async def test_what_a_failed_stream_stores(store, mode, options):
-    partial, on_error = options
-    chain = RunnableWithHistory(Parrot(fail_after=2), store.history, save_partial_stream=partial, on_error=on_error)
+    partial, on_turn_error = options
+    chain = RunnableWithHistory(
+        Parrot(fail_after=2), store.history, save_partial_stream=partial, on_turn_error=on_turn_error
+    )
     with pytest.raises(OSError, match="model down"):
         await call(chain, mode, "a")
     check_partial(store, options)
@@ -978,7 +980,7 @@ async def test_what_is_missing_is_named(store, mode):
     assert store.read("s") == []
 
 
-@pytest.mark.parametrize("option", ["on_error", "on_save_error"])
+@pytest.mark.parametrize("option", ["on_turn_error", "on_save_error"])
 def test_an_option_of_another_value_is_refused(store, option):
     with pytest.raises(ConfigurationError, match=f"{option} must be"):
         RunnableWithHistory(Parrot(), store.history, **{option: "no"})

@@ -741,7 +741,7 @@ def test_what_is_no_summary(face, store, bad):
         def summarize(self, summary, messages, max_tokens):
             return bad
 
-    view = make_view(store.history("s"), Bad(), on_error="raise")
+    view = make_view(store.history("s"), Bad(), on_summary_error="raise")
     fill(face, view, 6)
     with pytest.raises(SummaryError) as caught:
         fill(face, view, 4, start=6)
@@ -781,7 +781,7 @@ def test_a_summary_that_is_too_long_is_cut_with_a_mark(face, store, length):
 
 
 def test_errors_do_not_tell_the_conversation(face, store, caplog):
-    view = make_view(store.history("s"), RecordingSummarizer(itertools.repeat("raise")), on_error="raise")
+    view = make_view(store.history("s"), RecordingSummarizer(itertools.repeat("raise")), on_summary_error="raise")
     with pytest.raises(SummaryError) as caught:
         fill(face, view, 10)
     assert isinstance(caught.value.__cause__, FaultError)
@@ -1259,8 +1259,8 @@ def test_turns_that_overlap_are_not_cut_apart(face, store):
         ({"mode": "later"}, "mode must be one of inline, background, manual"),
         ({"summary_role": "ai"}, "summary_role"),
         ({"rebuild": "always"}, "rebuild"),
-        ({"on_error": "ignore"}, "on_error"),
-        ({"on_error": "raise", "mode": "background"}, "nobody"),
+        ({"on_summary_error": "ignore"}, "on_summary_error"),
+        ({"on_summary_error": "raise", "mode": "background"}, "nobody"),
         ({"timeout": 0}, "timeout"),
         ({"on_event": "print"}, "on_event"),
         ({"token_counter": "words"}, "token_counter"),
