@@ -302,9 +302,8 @@ class Clients(Generic[ClientT]):
             return not self._users
 
     def _close_all(self) -> None:
-        # What was found may be gone when somebody opens the place again.
-        self._found.clear()
         with self._lock:
+            self._forget()
             lent, self._own = self._own, None
             if lent is not None:
                 lent.is_retired = True
@@ -315,6 +314,11 @@ class Clients(Generic[ClientT]):
                     loop.call_soon_threadsafe(self._retire_on_loop, loop, entry)
         if lent is not None and is_over:
             drive(self._close(lent.client))
+
+    def _forget(self) -> None:
+        """Have all stores set up again: what was found may be gone when somebody opens the place again."""
+        for found in list(self._found.values()):
+            found.is_complete = False
 
     def _retire_on_loop(self, loop: asyncio.AbstractEventLoop, entry: _Loop[ClientT]) -> None:
         task = loop.create_task(self._retire(entry))
@@ -345,6 +349,8 @@ class Clients(Generic[ClientT]):
         _inherited.extend((self._own, self._loops))
         self._own, self._loops = None, {}
         self._lock, self._opening = threading.Lock(), threading.Lock()
+        # A place in memory is another one in this process.
+        self._forget()
 
 
 class _Itself:
