@@ -66,6 +66,7 @@ class _Call(NamedTuple, Generic[T]):
     name: str
     session_id: SessionId | None
     body: Callable[[Any], Coroutine[Any, Any, T]]
+    needs_setup: bool = True
 
 
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
@@ -383,7 +384,12 @@ class MessageStore(Closing):
         await self._clients.aclose(self)
 
     def run(
-        self, name: str, body: Callable[[Any], Coroutine[Any, Any, T]], *, session_id: SessionId | None = None
+        self,
+        name: str,
+        body: Callable[[Any], Coroutine[Any, Any, T]],
+        *,
+        session_id: SessionId | None = None,
+        needs_setup: bool = True,
     ) -> T:
         """Run an operation of the service's own, with set-up and errors as for the others.
 
@@ -391,14 +397,20 @@ class MessageStore(Closing):
             name: What errors call it.
             body: A neutral coroutine function of a client; see `langchain_histories.stores.base`.
             session_id: The session concerned, for errors.
+            needs_setup: Whether to make what is missing before.
         """
-        return self._run(_Call(name, session_id, body))
+        return self._run(_Call(name, session_id, body, needs_setup))
 
     async def arun(
-        self, name: str, body: Callable[[Any], Coroutine[Any, Any, T]], *, session_id: SessionId | None = None
+        self,
+        name: str,
+        body: Callable[[Any], Coroutine[Any, Any, T]],
+        *,
+        session_id: SessionId | None = None,
+        needs_setup: bool = True,
     ) -> T:
         """Async `run`."""
-        return await self._arun(_Call(name, session_id, body))
+        return await self._arun(_Call(name, session_id, body, needs_setup))
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
@@ -555,7 +567,7 @@ class MessageStore(Closing):
         async def body(client: Any) -> None:
             self._operations.found.is_complete = await self._operations.setup(client, upgrade=upgrade) is not False
 
-        return _Call("setup", None, body)
+        return _Call("setup", None, body, needs_setup=False)
 
     def _key(self, session_id: SessionId) -> str:
         return self._operations.key(session_id)
@@ -595,7 +607,7 @@ class MessageStore(Closing):
 
     async def _prepared(self, call: _Call[T], client: Any) -> T:
         operations = self._operations
-        if not operations.found.is_complete and call.name != "setup":
+        if call.needs_setup and not operations.found.is_complete:
             operations.found.is_complete = await operations.setup(client) is not False
         result: T = await operations.run(client, call.body)
         return result
