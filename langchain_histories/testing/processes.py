@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import HumanMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
     from langchain_core.messages import BaseMessage
@@ -27,21 +27,27 @@ _START_METHODS = multiprocessing.get_all_start_methods()
 _fork: Any = multiprocessing.get_context("fork" if "fork" in _START_METHODS else "spawn")
 
 
-def clean_process() -> concurrent.futures.ProcessPoolExecutor:
-    """A process that has inherited no client, no lock and no thread of this one."""
+@contextlib.contextmanager
+def clean_process(open_store: OpenStore) -> Iterator[concurrent.futures.Executor]:
+    """A process that has imported the store's driver, and has inherited no client, lock or thread of this one."""
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in _START_METHODS else "spawn")
     context.set_forkserver_preload([__name__])
-    return concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
+        process.submit(_import_driver, open_store).result()
+        yield process
+
+
+def _import_driver(open_store: OpenStore) -> None:
+    open_store()  # a constructor connects to nothing
 
 
 def run_in_processes(work: Callable[..., Any], open_store: OpenStore, arguments: Sequence[tuple[Any, ...]]) -> None:
     """Call `work(open_store, *each)` for each of `arguments`, all at once, each in a process of its own."""
-    with clean_process() as process:
+    with clean_process(open_store) as process:
         process.submit(_run_in_forks, work, open_store, arguments).result()
 
 
 def _run_in_forks(work: Callable[..., Any], open_store: OpenStore, arguments: Sequence[tuple[Any, ...]]) -> None:
-    open_store()  # imports the driver, and connects to nothing
     with concurrent.futures.ProcessPoolExecutor(len(arguments), mp_context=_fork) as pool:
         for future in [pool.submit(work, open_store, *each) for each in arguments]:
             future.result()
@@ -74,7 +80,6 @@ def batch(name: str, size: int) -> list[BaseMessage]:
 
 def kill_writers(open_store: OpenStore, session_id: str, size: int, kills: int) -> list[str]:
     """Kill processes amid their appends, one after another; return the batches that they were told are stored."""
-    open_store()  # imports the driver, and connects to nothing
     chance = random.Random(7)  # noqa: S311
     told: list[str] = []
     for kill in range(kills):

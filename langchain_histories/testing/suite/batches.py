@@ -131,7 +131,7 @@ class BatchTests(StoreFixtures):
         self.needs(Capability.ATOMIC_BATCH | Capability.PERSISTENT | Capability.MANY_PROCESSES)
         size = 150 if self.has(Capability.LARGE_SESSIONS) else 10
         ours: list[str] = []
-        with open_store() as store, clean_process() as process:
+        with open_store() as store, clean_process(open_store) as process:
             killing = process.submit(kill_writers, open_store, "s", size, kills=5)
             while not killing.done():
                 ours.append(f"ours, {len(ours)}")
