@@ -1,4 +1,4 @@
-"""Which driver serves which face: from a URL, or from the caller's engines."""
+"""Which driver serves the blocking methods, and which the async ones: by a URL, or by the caller's clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import missing_extra
 from langchain_histories.stores.sql.statements import KINDS, MYSQL
 from langchain_histories.stores.sql.yugabytedb import NAME, driver_urls
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Urls(NamedTuple):
-    """Where the two faces connect to."""
+    """Where the blocking methods connect to, and where the async ones."""
 
     blocking: sa.URL | None
     native: sa.URL | None
@@ -101,6 +102,7 @@ def _parse(url: object) -> sa.URL:
 
 
 def is_memory(url: sa.URL) -> bool:
+    """Whether a URL names a database of SQLite in memory."""
     database = url.database or ""
     return url.get_backend_name() == "sqlite" and (
         database in ("", ":memory:") or database.startswith("file::memory:") or url.query.get("mode") == "memory"
@@ -155,32 +157,38 @@ def _for_driver(url: sa.URL, driver: str, partner: str, *, has_connect_args: boo
     return url.set(drivername=f"{url.get_backend_name()}+{partner}", query=query)
 
 
-def given_engines(connection: Any, async_connection: Any) -> tuple[Any, Any]:
+def given_engines(client: Any, async_client: Any) -> tuple[Any, Any]:
     """Return the caller's `Engine` and `AsyncEngine`, or those over the caller's connections.
 
     Raises:
-        ConfigurationError: They are something else, or of a database that this store does not know.
+        ConfigurationError: They are of a database that this store does not know.
     """
-    connection, async_connection = _engine(connection), _engine(async_connection)
-    if isinstance(connection, AsyncEngine) and async_connection is None:
-        connection, async_connection = None, connection
-    for name, engine, kind in (
-        ("connection", connection, sa.Engine),
-        ("async_connection", async_connection, AsyncEngine),
-    ):
-        if engine is not None and not isinstance(engine, kind):
-            given = f"{type(engine).__module__}.{type(engine).__name__}"
-            raise ConfigurationError(
-                f"{name} must be a SQLAlchemy {kind.__name__}, a connection of psycopg or a URL, not {given}."
-            )
-        if engine is not None and engine.dialect.name not in KINDS:
-            raise ConfigurationError(f"Histories are kept in {', '.join(KINDS)}, not in {engine.dialect.name!r}.")
-    return connection, async_connection
+    engine, async_engine = _engine(client), _engine(async_client)
+    for given in (engine, async_engine):
+        if given is not None and given.dialect.name not in KINDS:
+            raise ConfigurationError(f"Histories are kept in {', '.join(KINDS)}, not in {given.dialect.name!r}.")
+    return engine, async_engine
+
+
+def is_blocking_client(given: object) -> bool:
+    """Whether it is an `Engine` or a blocking connection of psycopg."""
+    psycopg = _psycopg()
+    return isinstance(given, sa.Engine) or (psycopg is not None and isinstance(given, psycopg.Connection))
+
+
+def is_native_client(given: object) -> bool:
+    """Whether it is an `AsyncEngine` or an async connection of psycopg."""
+    psycopg = _psycopg()
+    return isinstance(given, AsyncEngine) or (psycopg is not None and isinstance(given, psycopg.AsyncConnection))
+
+
+def _psycopg() -> Any:
+    """Psycopg, if it is loaded: whoever has a connection of it has imported it."""
+    return sys.modules.get("psycopg")
 
 
 def _engine(given: Any) -> Any:
-    psycopg = sys.modules.get("psycopg")  # whoever has a connection of it has imported it
-    if psycopg is None or not isinstance(given, psycopg.Connection | psycopg.AsyncConnection):
+    if given is None or isinstance(given, sa.Engine | AsyncEngine):
         return given
     from langchain_histories.stores.sql.lent_connections import engine_of
 

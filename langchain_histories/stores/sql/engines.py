@@ -1,39 +1,28 @@
-"""The engines of an SQL store, how it uses them, and the meaning of their errors."""
+"""How operations use an engine, one opened for a URL or the caller's own, and what its errors mean."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib
+import os
 import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import StaticPool
 
-from langchain_histories._clients import Clients
-from langchain_histories._neutral import entered, settle
-from langchain_histories.errors import ConfigurationError
-from langchain_histories.store import (
-    Capability,
-    MessageStore,
-    StoreOptions,
-)
-from langchain_histories.stores.sql.drivers import Urls, engine_urls, given_engines, is_memory
-from langchain_histories.stores.sql.google import GoogleInstance, is_google
+from langchain_histories.stores.base import Capability, Operations, entered, settle
 from langchain_histories.stores.sql.statements import MYSQL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from typing import TypeVar, Unpack
 
-    T = TypeVar("T")
+    from langchain_histories.stores.sql.connections import Database
 
-_BUSY_TIMEOUT = 30  # seconds that a writer on SQLite waits for its turn; those who wait do not queue
+T = TypeVar("T")
+
 # No connection (08), refused login (28), no such database (3D), too many connections, shutdown.
 _UNAVAILABLE_STATES = ("08", "28", "3D000", "53300", "57P01", "57P02", "57P03")
 _UNAVAILABLE_NUMBERS = {
@@ -42,131 +31,102 @@ _UNAVAILABLE_NUMBERS = {
 }
 
 
-class SQLBase(MessageStore[Any]):
-    """The engines of a store, and the meaning of their errors."""
+def attached(owner: Any, name: Any, make: Callable[[], T]) -> T:
+    """Return the one object of this name that belongs to `owner`, and make it if need be.
 
-    name = "sql"
-    driver_errors: tuple[type[Exception], ...] = (exc.SQLAlchemyError, UnicodeError)
+    The owner's own attributes hold it, so both end together.
+    """
+    things: dict[Any, T] = vars(owner).setdefault("_langchain_histories", {})
+    return things[name] if name in things else things.setdefault(name, make())
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        connection: Any = None,
-        async_connection: Any = None,
-        async_url: str | None = None,
-        engine_args: dict[str, Any] | None = None,
-        **options: Unpack[StoreOptions],
-    ) -> None:
-        """Choose the drivers; nothing is connected."""
-        if (url is None) == (connection is None and async_connection is None):
-            raise ConfigurationError("Pass a url, or engines of your own (connection, async_connection), and not both.")
-        if url is None and (engine_args or async_url):
-            raise ConfigurationError("engine_args and async_url go with a url, not with engines of your own.")
-        self._engine_args = dict(engine_args or {})
-        self._views: dict[Any, View] = {}
-        self._given_async: AsyncEngine | None = None
-        self._google: GoogleInstance | None = None
-        if url is None:
-            engine, self._given_async = given_engines(connection, async_connection)
-            place_url = (engine or self._given_async).url
-            self._urls = Urls(None, None, is_memory=is_memory(place_url))
-            native = None if self._given_async is None else self._given_async.url
-            self.backend = (engine or self._given_async).dialect.name
-            clients: Clients[Any] = Clients(client=engine, async_client=self._given_async)
-            place = place_url.render_as_string()
-        else:
-            if is_google(url):
-                if async_url is not None:
-                    raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
-                self._google = GoogleInstance(url)
-                self._urls = Urls(self._google.blocking, self._google.native)
-            else:
-                self._urls = engine_urls(url, async_url, has_connect_args="connect_args" in self._engine_args)
-            native = self._urls.native
-            self.backend = next(url.get_backend_name() for url in self._urls[:2] if url is not None)
-            clients = Clients(connect=self._connect, close=self._close, native=native is not None)
-            place = url
-        super().__init__(clients, place, **options)
-        if native is not None and native.drivername.endswith("+asyncpg"):
-            # SQLAlchemy passes on what asyncpg raises while it connects.
-            asyncpg = importlib.import_module("asyncpg")
-            self.driver_errors = (*self.driver_errors, asyncpg.PostgresError, asyncpg.InterfaceError)
 
-    def async_engine(self) -> AsyncEngine:
-        """The caller's `AsyncEngine`; from a URL a new one without a pool, which works on any event loop.
+class EngineUse:
+    """An engine as operations use it; the engine itself is not changed.
 
-        Raises:
-            ConfigurationError: There is no async driver.
-        """
-        if self._given_async is not None:
-            return self._given_async
-        if self._urls.native is None or self._google is not None:
-            raise ConfigurationError(f"{self!r} has no async engine to give away.")
-        return create_async_engine(self._urls.native, poolclass=NullPool, hide_parameters=True)
+    Args:
+        engine: The engine.
+        is_own: Whether it was opened for a URL, and is not the caller's.
+    """
 
-    @property
-    def capabilities(self) -> Capability:
-        """What engines and place allow."""
-        found = ~Capability.TTL
-        if not self._clients.has_native:
-            found &= ~Capability.NATIVE_ASYNC
-        return found & ~Capability.PERSISTENT if self._urls.is_memory else found
+    def __init__(self, engine: Any, *, is_own: bool) -> None:
+        is_async, backend = isinstance(engine, AsyncEngine), engine.dialect.name
+        self.is_sqlite = backend == "sqlite"
+        self.is_mysql = backend in MYSQL
+        # On MySQL switching to autocommit costs more round trips than it saves.
+        self._for_statements = {} if self.is_mysql else {"isolation_level": "AUTOCOMMIT"}
+        # A transaction must see what was committed while it waited for its lock.
+        is_postgresql = backend in ("postgresql", "yugabytedb")
+        self.for_transactions = {"isolation_level": "READ COMMITTED"} if is_postgresql else self._for_statements
+        self._engine = engine.execution_options()
+        getattr(self._engine, "sync_engine", self._engine).hide_parameters = True
+        has_one_connection = isinstance(engine.pool, StaticPool)
+        self.is_own_file = is_own and self.is_sqlite and not has_one_connection
+        lock: Any = asyncio.Lock() if is_async else threading.Lock()
+        self._reading: Any = None
+        self._writing: Any = None
+        if has_one_connection:
+            # Everybody takes turns on it, also through other engines over the same pool.
+            self._reading = self._writing = attached(engine.pool, ("lock", os.getpid()), lambda: lock)
+        elif self.is_sqlite and (is_own or not is_async):
+            # Writers of this process wait here and not in SQLite, which polls. The caller's async engine may serve
+            # several event loops, and a lock serves one.
+            self._writing = lock
 
-    async def _connect(self, native: bool) -> Any:
-        """Make an engine. It connects when it is used."""
-        url = self._urls.native if native else self._urls.blocking
-        if url is None:
-            raise ConfigurationError(
-                f"{self!r} names an async driver, and no blocking one that goes with it is installed: call the async "
-                "methods, or pass a url with a blocking driver and the other one as async_url."
-            )
-        # Errors would show the text of messages.
-        args = {"hide_parameters": True, **self._engine_args}
-        if url.get_backend_name() == "sqlite":
-            connect_args = {} if "timeout" in url.query else {"timeout": _BUSY_TIMEOUT}
-            if self._urls.is_memory:
-                args["poolclass"] = StaticPool
-                connect_args["check_same_thread"] = False
-            args["connect_args"] = {**connect_args, **args.get("connect_args", {})}
-        make = functools.partial(create_async_engine if native else sa.create_engine, url, **args)
-        try:
-            engine = make() if self._google is None else self._google.engine(make, native=native)
-        except (exc.ArgumentError, TypeError) as error:
-            raise ConfigurationError(f"An engine for {self!r} cannot be made with these engine_args: {error}") from None
-        if self._urls.is_memory:
-            # A new engine is a new, empty database.
-            await self._setup(engine)
-        return engine
+    @classmethod
+    def of(cls, engine: Any, *, is_own: bool = False) -> EngineUse:
+        """Return how all stores use this engine. A forked child has locks of its own."""
+        owner = getattr(engine, "sync_engine", engine)
+        return attached(owner, ("use", os.getpid()), lambda: cls(engine, is_own=is_own))
 
-    async def _close(self, client: Any) -> None:
-        self._views.pop(client, None)
-        await settle(client.dispose())
-        if self._google is not None:
-            await self._google.close(client)
-
-    def _view(self, client: Any) -> View:
-        view = self._views.get(client)
-        if view is None:
-            view = self._views[client] = View(client, takes_turns=client is not self._given_async)
-        return view
+    def is_in_transaction(self) -> bool:
+        """Whether it is over a connection of psycopg on which the caller has a transaction open."""
+        connection = getattr(self._engine.pool, "lender", None)
+        return connection is not None and connection.info.transaction_status != 0  # psycopg's number for none
 
     @asynccontextmanager
-    async def _connected(self, client: Any, *, writing: bool = False, transaction: bool = False) -> AsyncGenerator[Any]:
-        """A connection on which each statement commits by itself, or one for a transaction."""
-        view = self._view(client)
-        options = view.transactions if transaction else view.statements
-        async with entered(view.connect(writing=writing)) as connection:
+    async def connection(self, *, writing: bool = False, transaction: bool = False) -> AsyncGenerator[Any]:
+        """Open a connection on which each statement commits by itself, or one for a transaction."""
+        options = self.for_transactions if transaction else self._for_statements
+        async with entered(self.plain_connection(writing=writing)) as connection:
             try:
                 if options:
                     # Not set on the engine: a connection would be lost if its opening were cancelled in the switch.
                     await settle(connection.execution_options(**options))
                 yield connection
             except BaseException:
-                if view.is_mysql:
-                    # A named lock may be held still; it goes with its connection.
+                if self.is_mysql:
+                    # It may still hold a named lock, which goes with its connection.
                     await settle(connection.invalidate())
                 raise
+
+    def plain_connection(self, *, writing: bool = False) -> Any:
+        """Open a connection as the engine gives it, in turn where that is needed: to be entered."""
+        lock = self._writing if writing else self._reading
+        return self._engine.connect() if lock is None else _in_turn(lock, self._engine)
+
+
+@asynccontextmanager
+async def _in_turn(lock: Any, engine: Any) -> AsyncGenerator[Any]:
+    async with entered(lock), entered(engine.connect()) as connection:
+        yield connection
+
+
+class EngineOperations(Operations[Any]):
+    """What the operations over an engine have in common.
+
+    Args:
+        database: Where the engines connect to.
+    """
+
+    name = "sql"
+    driver_errors: tuple[type[Exception], ...] = (exc.SQLAlchemyError, UnicodeError)
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+        self.driver_errors += database.async_driver_errors
+        if database.is_memory:
+            self.capabilities &= ~(Capability.PERSISTENT | Capability.MANY_PROCESSES)
 
     async def _in_sync(self, connection: Any, function: Callable[[sa.Connection], T]) -> T:
         """Call a function of SQLAlchemy's blocking interface, over a connection of either kind."""
@@ -174,7 +134,7 @@ class SQLBase(MessageStore[Any]):
             return await settle(connection.run_sync(function))
         return function(connection)
 
-    def _unavailable(self, error: Exception) -> bool:
+    def is_unavailable(self, error: Exception) -> bool:
         """Tell the loss of a connection and a refused login from a refused statement."""
         if isinstance(error, OSError | exc.TimeoutError):
             return True
@@ -192,50 +152,3 @@ class SQLBase(MessageStore[Any]):
         return isinstance(error, exc.OperationalError) or (
             not isinstance(error, exc.SQLAlchemyError) and type(cause).__name__ == "InterfaceError"
         )
-
-
-class View:
-    """An engine, its own or the caller's, as the store uses it; the engine itself is not changed.
-
-    Args:
-        engine: The engine.
-        takes_turns: Whether writers of this process may wait for each other here and not in SQLite, which polls.
-    """
-
-    def __init__(self, engine: Any, *, takes_turns: bool) -> None:
-        self.is_sqlite = engine.dialect.name == "sqlite"
-        self.is_mysql = engine.dialect.name in MYSQL
-        # On MySQL switching to autocommit costs more round trips than it saves.
-        self.statements = {} if self.is_mysql else {"isolation_level": "AUTOCOMMIT"}
-        # A transaction must see what was committed while it waited for its lock.
-        is_postgresql = engine.dialect.name in ("postgresql", "yugabytedb")
-        self.transactions = {"isolation_level": "READ COMMITTED"} if is_postgresql else self.statements
-        self.engine = engine.execution_options()
-        getattr(self.engine, "sync_engine", self.engine).hide_parameters = True
-        self.readers: Any = None
-        self.writers: Any = None
-        turns: Any = asyncio.Lock() if isinstance(engine, AsyncEngine) else threading.Lock()
-        if isinstance(engine.pool, StaticPool):
-            # One connection for all, of other stores too.
-            self.readers = self.writers = _turns.setdefault(engine.pool, turns)
-        elif self.is_sqlite and takes_turns:
-            self.writers = turns
-
-    def is_in_transaction(self) -> bool:
-        """Whether it is over a connection of psycopg with a transaction of the caller's."""
-        connection = getattr(self.engine.pool, "lender", None)
-        return connection is not None and connection.info.transaction_status != 0  # psycopg's for none
-
-    def connect(self, *, writing: bool) -> Any:
-        """Open a connection, in turn where that is needed."""
-        turns = self.writers if writing else self.readers
-        return self.engine.connect() if turns is None else _in_turn(turns, self.engine)
-
-
-_turns: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
-
-@asynccontextmanager
-async def _in_turn(turns: Any, engine: Any) -> AsyncGenerator[Any]:
-    async with entered(turns), entered(engine.connect()) as connection:
-        yield connection

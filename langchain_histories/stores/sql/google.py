@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import sqlalchemy as sa
 
-from langchain_histories._neutral import settle
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import needs_extra, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,23 +65,21 @@ class GoogleInstance:
         if not at or not user or not database or not names or not all(names) or len(names) < wanted:
             raise ConfigurationError(f"url cannot be read: use a form like {_FORMS[self._scheme]!r}.")
         if self._scheme == "alloydb":
-            self._place = "projects/{}/locations/{}/clusters/{}/instances/{}".format(*names)
+            self._instance = "projects/{}/locations/{}/clusters/{}/instances/{}".format(*names)
         else:
-            self._place = host
+            self._instance = host
         self._login = {"user": unquote(user), "db": database}
         if password:
             self._login["password"] = unquote(password)
-        try:
+        with needs_extra(self._scheme):
             self._module: Any = importlib.import_module(_MODULES[self._scheme])
             importlib.import_module("psycopg")
-        except ImportError as error:
-            raise missing_extra(self._scheme) from error
         self._options = self._checked(dict(parse_qsl(parts.query, keep_blank_values=True)))
         self.blocking, self.native = _BLOCKING, _NATIVE
         self._connectors: dict[Any, Any] = {}
 
     def _checked(self, query: dict[str, str]) -> dict[str, Any]:
-        """Return the connector's arguments, as their defaults are: flags, numbers and texts."""
+        """Return the connector's arguments, each a flag, a number or a text as its default is one."""
         parameters = inspect.signature(self._module.Connector).parameters
         found: dict[str, Any] = {}
         for name, text in query.items():
@@ -100,7 +98,7 @@ class GoogleInstance:
         return found
 
     def engine(self, make: Callable[..., Any], *, native: bool) -> Any:
-        """Make an engine, whose connections the connector opens.
+        """Make an engine whose connections the connector opens.
 
         Args:
             make: Called with the arguments of the creation.
@@ -111,19 +109,19 @@ class GoogleInstance:
         def connect() -> Any:
             if not opened:
                 opened.append(self._connector(self._credentials()))
-            return self._reached(lambda: opened[0].connect(self._place, "psycopg", **self._login))
+            return self._reached(lambda: opened[0].connect(self._instance, "psycopg", **self._login))
 
-        turns = asyncio.Lock()
+        opening = asyncio.Lock()
 
         async def aconnect(*_: Any, **__: Any) -> Any:
-            async with turns:
+            async with opening:
                 if not opened:
-                    # It asks files, programs and the network.
+                    # Google's chain asks files, programs and the network for credentials.
                     opened.append(self._connector(await asyncio.to_thread(self._credentials), native=True))
             connector = opened[0]
             call = getattr(connector, "connect_async", None) or connector.connect
             try:
-                return await call(self._place, "asyncpg", **self._login)
+                return await call(self._instance, "asyncpg", **self._login)
             except Exception as error:
                 if self._is_plain(error):
                     raise
@@ -173,4 +171,4 @@ class GoogleInstance:
         return isinstance(error, OSError) or type(error).__module__.startswith(("psycopg", "asyncpg"))
 
     def _failed(self, error: Exception) -> ConnectionError:
-        return ConnectionError(f"Google's connector could not connect to {self._place} ({type(error).__name__})")
+        return ConnectionError(f"Google's connector could not connect to {self._instance} ({type(error).__name__})")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql
 
-from langchain_histories.codec import from_json, to_json
+from langchain_histories._values import from_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,13 +1,13 @@
 """A psycopg connection of the caller's, as the one connection of a SQLAlchemy engine.
 
-What runs on it runs in a block of psycopg's `connection.transaction()`: in a transaction of its own, or in a savepoint
-of the one that the caller has open. So nothing of the caller's is committed or rolled back, a read leaves no
-transaction open, and a failure leaves the connection usable.
+Each statement or transaction of the engine runs in a block of psycopg's `connection.transaction()`: in a transaction of
+its own, or in a savepoint of the transaction that the caller has open. So nothing of the caller's is committed or
+rolled back, a read leaves no transaction open, and a failure leaves the connection usable.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import sqlalchemy as sa
@@ -16,19 +16,12 @@ from psycopg.rows import tuple_row
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
+from langchain_histories.stores.sql.engines import attached
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Self
 
-T = TypeVar("T")
-
 _URL = "postgresql+psycopg://"
-
-
-def kept(connection: Any, key: Any, make: Callable[[], T]) -> T:
-    """Return what was made for a connection. It is kept in the connection itself, so both end together."""
-    things: dict[Any, T] = vars(connection).setdefault("_langchain_histories", {})
-    return things[key] if key in things else things.setdefault(key, make())
 
 
 class _OnePool(StaticPool):
@@ -38,7 +31,7 @@ class _OnePool(StaticPool):
 
 
 def engine_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Any:
-    """Return the engine over the caller's connection: one for all stores, so that they take turns."""
+    """Return the engine over the caller's connection: one for all stores, so that they take turns on it."""
 
     def make() -> Any:
         options: dict[str, Any] = {"poolclass": _OnePool, "use_native_hstore": False}
@@ -54,11 +47,11 @@ def engine_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
         engine.pool.lender = connection
         return engine
 
-    return kept(connection, "engine", make)
+    return attached(connection, "engine", make)
 
 
 class _LentBase:
-    """The connection as SQLAlchemy uses it. The settings that it makes are kept here, not made there."""
+    """The connection as SQLAlchemy uses it. Settings of SQLAlchemy's stay here and never reach the connection."""
 
     autocommit = False
     isolation_level: psycopg.IsolationLevel | None = None
@@ -74,13 +67,13 @@ class _LentBase:
     def add_notice_handler(self, handler: object) -> None:
         """The caller's connection has handlers of its own."""
 
-    def level(self) -> str | None:
-        """What a transaction that begins now must begin with: the caller's may see nothing new after its start."""
+    def first_statement(self) -> str | None:
+        """The first statement of a transaction that begins now: only before its first query can its level be set."""
         if self.isolation_level is None or self.lender.info.transaction_status != TransactionStatus.IDLE:
             return None
         return f"SET TRANSACTION ISOLATION LEVEL {self.isolation_level.name.replace('_', ' ')}"
 
-    def ended(self) -> None:
+    def check_connection(self) -> None:
         if self.transaction.status is psycopg.Transaction.Status.FAILED:
             # psycopg says nothing when the connection was closed in the block.
             raise psycopg.OperationalError("the connection was closed before the commit")
@@ -92,16 +85,16 @@ class _Lent(_LentBase):
 
     def begin(self) -> None:
         if self.block is None:
-            level, block = self.level(), self.lender.transaction()
+            first, block = self.first_statement(), self.lender.transaction()
             self.transaction, self.block = block.__enter__(), block
-            if level is not None:
-                psycopg.Cursor(self.lender).execute(level)
+            if first is not None:
+                psycopg.Cursor(self.lender).execute(first)
 
     def commit(self) -> None:
         if self.block is not None:
             block, self.block = self.block, None
             block.__exit__(None, None, None)
-            self.ended()
+            self.check_connection()
 
     def rollback(self) -> None:
         if self.block is not None:
@@ -112,7 +105,7 @@ class _Lent(_LentBase):
 
 
 class _Cursor(psycopg.Cursor[Any]):
-    """A cursor of psycopg's own: what the caller's connection makes may return anything."""
+    """A cursor of psycopg's own: the caller's connection may make cursors that return anything but tuples."""
 
     def __init__(self, lent: _Lent) -> None:
         super().__init__(lent.lender, row_factory=tuple_row)
@@ -138,16 +131,16 @@ class _LentAsync(_LentBase):
 
     async def begin(self) -> None:
         if self.block is None:
-            level, block = self.level(), self.lender.transaction()
+            first, block = self.first_statement(), self.lender.transaction()
             self.transaction, self.block = await block.__aenter__(), block
-            if level is not None:
-                await psycopg.AsyncCursor(self.lender).execute(level)
+            if first is not None:
+                await psycopg.AsyncCursor(self.lender).execute(first)
 
     async def commit(self) -> None:
         if self.block is not None:
             block, self.block = self.block, None
             await block.__aexit__(None, None, None)
-            self.ended()
+            self.check_connection()
 
     async def rollback(self) -> None:
         if self.block is not None:

@@ -1,34 +1,25 @@
-"""Histories in the tables with JSONB of langchain-postgres and of langchain-community.
+"""`PostgresChatMessageHistory`: the class of langchain-postgres and that of langchain-community, over `SQLStore`.
 
-The store is `SQLStore`, which sees what a table is made of; see `_sql_jsonb` for how a record is kept in JSONB.
+The store sees what a table is made of; how it keeps a record in JSONB is in `jsonb.py`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from langchain_histories._neutral import entered, settle
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.store import Operation
+from langchain_histories.stores.base import needs_extra
 from langchain_histories.stores.sql.store import SQLStore
-
-try:
-    import psycopg
-    import sqlalchemy as sa
-    from psycopg import conninfo
-except ImportError as error:
-    raise missing_extra("postgres") from error
-
-from langchain_histories.stores.sql.lent_connections import kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
+    import psycopg
     from langchain_core.messages import BaseMessage
 
-    from langchain_histories.store import SessionId
+    from langchain_histories.stores.base import SessionId
 
 
 class _CommunityArguments(TypedDict, total=False):
@@ -43,9 +34,9 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         PostgresChatMessageHistory("chat_history", session_id, sync_connection=connection)
         PostgresChatMessageHistory(session_id="42", connection_string="postgresql://user@host/chats")
 
-    The first form uses your connections and never closes them. What it does is done in a transaction of its own, or, in
-    one that you have open, in a savepoint: it lasts when you commit. All histories on one connection take turns. The
-    second form shares one store for all histories of a configuration in this process.
+    The first form uses your connections and never closes them. It writes in a transaction of its own, or, while you
+    have one open, in a savepoint, which lasts when you commit. All histories on one connection take turns. In the
+    second form all histories of one connection string in a process share their engines.
 
     The table is used as it is found: langchain-postgres' has a column of UUIDs and refuses other session ids; one that
     is made here, on first use or by `create_tables`, takes any, and LangChain's classes read and write it too.
@@ -60,6 +51,7 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
 
     Raises:
         ConfigurationError: There is neither a connection nor a connection string, or one cannot be used.
+        MissingExtraError: psycopg is not installed.
     """
 
     store: SQLStore
@@ -74,18 +66,19 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         async_connection: psycopg.AsyncConnection[Any] | None = None,
         **community: Unpack[_CommunityArguments],
     ) -> None:
-        """Join the store of these connections."""
-        store: SQLStore
+        """Join the place of these connections."""
         if sync_connection is None and async_connection is None:
-            store, session = _community(table_name, session_id, community)
+            given = _community_arguments(table_name, session_id, community)
+            store = SQLStore(_url(given["connection_string"]), table_name=given["table_name"], jsonb=True)
+            session_id = given["session_id"]
         elif community or table_name is None or session_id is None:
             raise ConfigurationError(
                 "With a connection pass the table and the session first: "
                 "PostgresChatMessageHistory('chat_history', session_id, sync_connection=connection)."
             )
         else:
-            store, session = _store(table_name, sync_connection, async_connection), session_id
-        super().__init__(store, session)
+            store = _store(table_name, sync_connection, async_connection)
+        super().__init__(store, session_id)
 
     @property
     def messages(self) -> list[BaseMessage]:
@@ -109,58 +102,39 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
     @staticmethod
     def drop_table(connection: psycopg.Connection[Any], table_name: str, /) -> None:
         """Remove the table with all its sessions, and the table of states."""
-        _store(table_name, connection, None).drop()
+        store = _store(table_name, connection, None)
+        operations: Any = store.operations
+        store.run("drop", operations.drop, needs_setup=False)
 
     @staticmethod
     async def adrop_table(connection: psycopg.AsyncConnection[Any], table_name: str, /) -> None:
         """Async `drop_table`."""
-        await _store(table_name, None, connection).adrop()
-
-
-class _ConnectionStore(SQLStore):
-    """The store of a table on the caller's connections."""
-
-    def drop(self) -> None:
-        self._run(self._dropping())
-
-    async def adrop(self) -> None:
-        await self._arun(self._dropping())
-
-    def _dropping(self) -> Operation[Any, None]:
-        async def body(client: Any) -> None:
-            try:
-                async with entered(self._locked(client, "")) as connection:
-                    for name in (self._state_table, self.table_name):
-                        table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData())
-                        await settle(connection.execute(sa.schema.DropTable(table, if_exists=True)))
-            finally:
-                self._is_set_up = False
-
-        self._is_set_up = True  # there is nothing to make before
-        return Operation("drop", None, body)
+        store = _store(table_name, None, connection)
+        operations: Any = store.operations
+        await store.arun("drop", operations.drop, needs_setup=False)
 
 
 def _store(
     table_name: str, connection: psycopg.Connection[Any] | None, async_connection: psycopg.AsyncConnection[Any] | None
-) -> _ConnectionStore:
+) -> SQLStore:
+    """The store of a table on the caller's connections."""
+    with needs_extra("postgres"):
+        import psycopg
     for name, given, kind in (
         ("sync_connection", connection, psycopg.Connection),
         ("async_connection", async_connection, psycopg.AsyncConnection),
     ):
         if given is not None and not isinstance(given, kind):
             raise ConfigurationError(f"{name} must be a psycopg.{kind.__name__}, not {type(given).__name__}.")
-
-    def make() -> _ConnectionStore:
-        return _ConnectionStore(
-            connection=connection, async_connection=async_connection, table_name=table_name, jsonb=True
-        )
-
-    return kept(connection or async_connection, (table_name, id(async_connection)), make)
+    return SQLStore(client=connection, async_client=async_connection, table_name=table_name, jsonb=True)
 
 
-def _community(*positional: Any) -> Any:
-    """Return store and session of langchain-community's arguments."""
-    first, second, named = positional
+def _community_arguments(first: Any, second: Any, named: Any) -> dict[str, Any]:
+    """Return langchain-community's arguments, from positions and names.
+
+    Raises:
+        ConfigurationError: One is unknown, missing or given twice.
+    """
     given = {name: value for name, value in (("session_id", first), ("connection_string", second)) if value is not None}
     if given.keys() & named.keys():
         raise ConfigurationError(f"{', '.join(given.keys() & named.keys())} is given twice.")
@@ -171,12 +145,15 @@ def _community(*positional: Any) -> Any:
         raise ConfigurationError(
             "Pass a sync_connection or an async_connection of psycopg, or a session_id and a connection_string."
         )
-    table_name = given.get("table_name", "message_store")
-    return SQLStore.shared(_url(given["connection_string"]), table_name=table_name, jsonb=True), given["session_id"]
+    return {"table_name": "message_store", **given}
 
 
 def _url(text: str) -> str:
     """The URL for SQLAlchemy of what libpq reads."""
+    with needs_extra("postgres"):
+        import psycopg
+        import sqlalchemy as sa
+        from psycopg import conninfo
     if isinstance(text, str) and "+" in text.partition("://")[0]:
         return text
     try:
@@ -195,6 +172,6 @@ def _url(text: str) -> str:
         names = {}
     if "/" in str(options.get("host", "")):
         names.pop("host", None)  # of a socket: in a URL it would be the database
-    place = {names[key]: options.pop(key) for key in list(options) if key in names}
-    url = sa.URL.create("postgresql+psycopg", **place, query={key: str(value) for key, value in options.items()})
+    parts = {names[key]: options.pop(key) for key in list(options) if key in names}
+    url = sa.URL.create("postgresql+psycopg", **parts, query={key: str(value) for key, value in options.items()})
     return url.render_as_string(hide_password=False)

@@ -1,4 +1,4 @@
-"""The statements over a table of texts, and what differs in them between the databases."""
+"""The statements over one table, and what differs in them between the databases."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
+from langchain_histories.stores.base import prefix_end
 from langchain_histories.stores.sql.jsonb import Shape, from_jsonb, to_jsonb
 from langchain_histories.stores.sql.yugabytedb import INSERT as YUGABYTE_INSERT
 
@@ -20,19 +21,20 @@ KINDS = ("sqlite", "postgresql", *MYSQL, "yugabytedb")
 COLLATIONS = {"sqlite": None, "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
 _BYTEWISE = ("C", "utf8mb4_0900_bin", "utf8mb4_nopad_bin")
 COMPOUND_ROWS = 100
-_INDEX_PREFIX = 255  # characters of a session id in MySQL's index
-LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its turn
+MAX_ID = 2**63 - 1
+LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its lock
 _COMPOUND = """BEGIN NOT ATOMIC
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; DO RELEASE_LOCK(:lock); RESIGNAL; END;
   IF GET_LOCK(:lock, {timeout}) IS NOT TRUE THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'lock timeout'; END IF;
   INSERT INTO {table} ({session}, {text}) VALUES {rows};
   COMMIT; DO RELEASE_LOCK(:lock);
 END"""
+# PostgreSQL runs the CTE only because FROM mentions it. Ids are assigned above the join, so after the lock is held.
 _POSTGRESQL_INSERT = """
 WITH l AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0)))
 INSERT INTO {table} ({session}, {columns}) SELECT CAST(:s AS {session_type}), {values}
 FROM l CROSS JOIN json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
-"""  # Rows get their ids above the join, so behind the lock: which the statement must mention, or it is not taken.
+"""
 _SQLITE_INSERT = "INSERT INTO {table} ({session}, {text}) SELECT :s, value FROM json_each(:rows) ORDER BY key"
 
 
@@ -47,11 +49,12 @@ class Limit:
     is_uuid: bool = False
 
     def __str__(self) -> str:
+        """The limits, for messages."""
         limits = {"characters": self.characters, "bytes": self.octets, "character set": self.charset}
         return ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None) or "any text"
 
     def holds(self, text: str) -> bool:
-        """Whether it holds `text` unchanged."""
+        """Whether the column holds `text` unchanged."""
         if self.characters is not None and len(text) > self.characters:
             return False
         if self.octets is not None and len(text.encode()) > self.octets:
@@ -66,34 +69,7 @@ class Limit:
         return self.collation in _BYTEWISE
 
 
-@dataclass
-class Layout:
-    """What the set-up found in the database."""
-
-    kind: str
-    database: str
-    packet: int = 0
-    charset: str | None = None
-    messages: Rows | None = None
-    states: Rows | None = None
-    has_index: bool = False
-    has_state: bool = False
-    has_state_index: bool = False
-    is_yugabyte: bool = False
-    has_locks: bool = True
-
-    def sends(self, row: str) -> bool:
-        """Whether a statement with this row fits into one of MySQL's packets, in which some characters are escaped."""
-        if not self.packet or 8 * len(row) < self.packet:
-            return True
-        return len(row.encode()) + sum(map(row.count, "\\'\"\n\r\0\x1a")) + 8192 < self.packet
-
-    @property
-    def is_complete(self) -> bool:
-        return self.messages is not None and self.has_index and self.has_state_index and self.has_locks
-
-
-class Rows:
+class Statements:
     """The statements over one table, which holds a text a row; built once.
 
     Args:
@@ -125,7 +101,7 @@ class Rows:
         if session_limit.is_uuid:
             exact = [session == sa.cast(wanted, postgresql.UUID())]
         elif kind != "sqlite" and not session_limit.is_bytewise:
-            # This one can use an index of the column. What its character set cannot hold would be an error.
+            # This condition can use an index of the column. A text that its character set cannot hold is an error.
             if kind in MYSQL:
                 wanted = sa.cast(wanted, mysql.CHAR(charset=session_limit.charset))
                 wanted = sa.collate(wanted, str(session_limit.collation))
@@ -134,7 +110,7 @@ class Rows:
         self.count = sa.select(sa.func.count()).select_from(table).where(*exact)
         self.delete = table.delete().where(number.in_(sa.bindparam("ids", expanding=True)))
         beyond = number > sa.bindparam("after", type_=sa.BigInteger())
-        # Of the last rows, the first ones, or all; and whether behind a position.
+        # Keys: (True = last rows, False = first rows, None = all; True = only after a position).
         self.read: dict[tuple[bool | None, bool], Any] = {}
         for from_end in (None, False, True):
             for has_after in (False, True):
@@ -143,9 +119,9 @@ class Rows:
                 self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
         self._names = {
-            "table": quoted(table.name, mark),
-            "session": quoted(session.name, mark),
-            "text": quoted(text.name, mark),
+            "table": _quoted(table.name, mark),
+            "session": _quoted(session.name, mark),
+            "text": _quoted(text.name, mark),
         }
         if kind in MYSQL:
             self.insert: Any = table.insert().values({session: sa.bindparam("s"), text: sa.bindparam("m")})
@@ -158,15 +134,15 @@ class Rows:
         self.compound = functools.lru_cache(COMPOUND_ROWS)(self._compound)
 
     def encode(self, row: str) -> str:
-        """The row as the table keeps it."""
+        """Return the row as the table keeps it."""
         return row if self.shape is None else to_jsonb(row)
 
     def decode(self, text: str | None) -> str:
-        """The row that `encode` was given."""
+        """Return the row that `encode` was given."""
         return text or "" if self.shape is None else from_jsonb(text or "")
 
     def _compound(self, count: int) -> Any:
-        """MariaDB's statement that takes the lock, inserts so many rows, commits and lets go of the lock."""
+        """MariaDB's statement that takes the lock, inserts so many rows, commits and releases the lock."""
         rows = ", ".join(f"(:s, :m{number})" for number in range(count))
         return sa.text(_COMPOUND.format(timeout=LOCK_TIMEOUT, rows=rows, **self._names))
 
@@ -187,7 +163,7 @@ class Rows:
             return self._by_bytes(sa.literal(text, sa.Text()))
 
         found = [self._key > value(after or ""), self._key >= value(prefix)]
-        end = successor(prefix)
+        end = prefix_end(prefix)
         return found if end is None else [*found, self._key < value(end)]
 
     def with_prefix(self, prefix: str) -> Any:
@@ -203,34 +179,15 @@ class Rows:
         return sa.select(sessions.c.k, sessions.c.n, self._text).join(self._table, number == sessions.c.m)
 
 
-def mysql_options(collation: str | None) -> Any:
-    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": collation}
-    return {f"{dialect}_{name}": value for dialect in MYSQL for name, value in options.items()}
-
-
-def table_index(table: sa.Table, limit: int | None = None) -> sa.Index:
-    number, session, *_ = table.c
-    prefix = None if limit is not None and limit <= _INDEX_PREFIX else {session.name: _INDEX_PREFIX}
-    return sa.Index(f"{table.name}_ix", session, number, mysql_length=prefix, mariadb_length=prefix)
-
-
-def quoted(name: str, mark: str) -> str:
+def _quoted(name: str, mark: str) -> str:
     return mark + name.replace(mark, mark * 2).replace(":", "\\:") + mark
 
 
-def successor(prefix: str) -> str | None:
-    """The first text behind all that begin with `prefix`; `None` if there is none."""
-    for length in range(len(prefix), 0, -1):
-        last = ord(prefix[length - 1])
-        if last < 0x10FFFF:  # noqa: PLR2004  # the last character
-            return prefix[: length - 1] + chr(0xE000 if last == 0xD7FF else last + 1)  # noqa: PLR2004  # no surrogates
-    return None
-
-
 def key_text(key: str | bytes) -> str:
+    """Return a selected key as text: MySQL's is binary where the column does not compare byte for byte."""
     return key.decode() if isinstance(key, bytes) else key
 
 
 def escape_row(row: str) -> str:
-    """The same JSON in ASCII, for a column whose character set has not all of Unicode."""
+    """Return the same JSON in ASCII, for a column whose character set has not all of Unicode."""
     return re.sub(r"[^\x00-\x7f]+", lambda found: json.dumps(found[0])[1:-1], row)

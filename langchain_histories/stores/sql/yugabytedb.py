@@ -1,29 +1,34 @@
 """YugabyteDB: its drivers, which spread connections over the nodes, and what it does in its own way.
 
 * `yugabytedb://` is `sqlalchemy-yugabytedb` with `psycopg2-yugabytedb`, and for the async methods `psycopg-yugabytedb`.
-  The two name their options differently; here they have the names of the first in both.
-* Its older releases have no advisory locks, and all programs must use the same lock. So a writer holds one of the rows
-  of the table `<table>_lock`, chosen by its session; they are always the same rows, and name no session. The row is
-  changed, not only locked: by default READ COMMITTED is snapshot isolation here, in which a writer that waited for a
-  mere lock goes on with what was there before it waited. That a row changed makes the server give it up.
-* A connection takes numbers from a sequence by the hundred, in advance. Under the lock it lets go of those that it has
-  left, or rows that it stores after another one's would get lower numbers.
-* It gives up a transaction for another one's sake (SQLSTATE 40001) and leaves it to the program to try again.
+  The two name their options differently; URLs have the names of the first for both.
+* Its older releases have no advisory locks, and all programs must use the same lock. So a writer locks one of the rows
+  of the table `<table>_lock`, chosen by its session; the rows never change in number, and name no session. The writer
+  updates the row, because READ COMMITTED is by default snapshot isolation here: a writer that waited for a mere lock
+  goes on with what was there before it waited. Because the row was updated, the server gives such a writer up.
+* A connection takes numbers from a sequence by the hundred, in advance. Under the lock a writer discards those that its
+  connection has left, or rows that it stores after another writer's would get lower numbers.
+* The server gives up a transaction for the sake of another (SQLSTATE 40001) and leaves it to programs to try again.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import missing_extra, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
 NAME = "yugabytedb"
-SLOTS = 256
+VERSION_MARK = "-YB-"  # in what its `version()` says
 TRIES = 10
+_LOCKS = 256  # rows in the table of locks
 _GIVEN_UP = ("40001", "40P01")
 # Options of psycopg2-yugabytedb, and what psycopg-yugabytedb calls them.
 _OPTIONS = {
@@ -33,23 +38,38 @@ _OPTIONS = {
     "failed_host_ttl_seconds": "failed_host_reconnect_delay_secs",
     "fallback_to_topology_keys_only": None,
 }
-# Run under the lock, which another statement takes.
+# Another statement takes the lock before.
 INSERT = """
 INSERT INTO {table} ({session}, {columns}) SELECT CAST(:s AS {session_type}), {values}
 FROM json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
 """
-LET_GO_OF_NUMBERS = sa.text("DISCARD SEQUENCES")
+DISCARD_NUMBERS = sa.text("DISCARD SEQUENCES")
 
 
-def is_given_up(error: exc.DBAPIError) -> bool:
-    """Whether the server gave up a transaction for another one's: nothing of it was stored."""
-    cause: Any = error.orig
-    return (getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)) in _GIVEN_UP
+async def tried_again(client: Any, body: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    """Run the body of an operation again as long as the server gives its transactions up: nothing was stored then."""
+    tries = TRIES
+    while True:
+        try:
+            return await settle(body(client))
+        except exc.DBAPIError as error:
+            cause: Any = error.orig
+            state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+            tries -= 1
+            if not tries or state not in _GIVEN_UP:
+                raise
 
 
-def lock_statement(table: str) -> Any:
-    """The statement that takes a lock until the transaction ends."""
-    return sa.text(f"UPDATE {_locks(table)} SET turn = turn + 1 WHERE slot = :lock")  # noqa: S608  # it is quoted
+async def take_lock(connection: Any, table: str, lock_name: str) -> None:
+    """Take the lock of a session until the transaction ends.
+
+    Raises:
+        ConfigurationError: Somebody removed its row.
+    """
+    statement = sa.text(f"UPDATE {_locks(table)} SET turn = turn + 1 WHERE slot = :lock")  # noqa: S608  # it is quoted
+    taken = await settle(connection.execute(statement, {"lock": int(lock_name[-8:], 16) % _LOCKS}))
+    if taken.rowcount != 1:
+        raise ConfigurationError(f"Table {table}_lock has lost rows: drop it, and a set-up makes it anew.")
 
 
 def _locks(table: str) -> str:
@@ -61,14 +81,14 @@ def has_locks(connection: sa.Connection, inspector: sa.Inspector, table: str) ->
     if not inspector.has_table(f"{table}_lock"):
         return False
     count = sa.select(sa.func.count()).select_from(sa.table(sa.quoted_name(f"{table}_lock", quote=True)))
-    return bool(connection.execute(count).scalar_one() == SLOTS)
+    return bool(connection.execute(count).scalar_one() == _LOCKS)
 
 
 def make_locks(connection: sa.Connection, table: str) -> None:
     """Make the rows to lock."""
     columns = "slot INTEGER PRIMARY KEY, turn BIGINT NOT NULL"
     connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_locks(table)} ({columns})"))
-    rows = f"INSERT INTO {_locks(table)} SELECT generate_series(0, {SLOTS - 1}), 0 ON CONFLICT DO NOTHING"
+    rows = f"INSERT INTO {_locks(table)} SELECT generate_series(0, {_LOCKS - 1}), 0 ON CONFLICT DO NOTHING"
     connection.execute(sa.text(rows))
 
 
@@ -95,7 +115,7 @@ def driver_urls(url: sa.URL) -> tuple[sa.URL | None, sa.URL | None]:
     if is_balanced:
         value = str(asked["load_balance"]).lower()
         unknown = "fallback_to_topology_keys_only" in asked or value not in ("true", "any")
-        # With options that this driver does not have, the async methods run the other one in threads.
+        # psycopg does not have all options. With the others the async methods run psycopg2 in threads.
         has_psycopg = has_psycopg and not unknown and _has("psycopg.yb")
         names = {_OPTIONS[name] or name: item for name, item in asked.items()} | {"load_balance_hosts": "true"}
         psycopg = psycopg.difference_update_query(_OPTIONS).update_query_dict(names)

@@ -1,0 +1,194 @@
+"""Where an SQL store connects to: which engines serve it, who opens them and who closes them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool, StaticPool
+
+from langchain_histories._urls import shown_url
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.sql.drivers import (
+    Urls,
+    engine_urls,
+    given_engines,
+    is_blocking_client,
+    is_memory,
+    is_native_client,
+)
+from langchain_histories.stores.sql.engines import EngineUse, attached
+from langchain_histories.stores.sql.google import GoogleInstance, is_google
+
+_BUSY_TIMEOUT = 30  # seconds that a writer on SQLite waits for the writers of other processes
+
+
+@dataclass(frozen=True)
+class Database:
+    """The database of a store.
+
+    Attributes:
+        url: Names it in messages.
+        clients: The engines, one pair for all stores of the database.
+        backend: SQLAlchemy's name of its kind, such as `postgresql`.
+        async_url: Where async engines connect to; `None` if there are none.
+        is_memory: Whether it is SQLite in memory.
+        engine_args: What the engines were made with, beside the URL.
+        given_async_engine: The async engine, if it is the caller's.
+    """
+
+    url: str
+    clients: Clients[Any]
+    backend: str
+    async_url: sa.URL | None
+    is_memory: bool
+    engine_args: dict[str, Any] | None = None
+    given_async_engine: AsyncEngine | None = None
+
+    def async_engine(self) -> AsyncEngine:
+        """Return the caller's `AsyncEngine`; for a URL a new one without a pool, which works on any event loop.
+
+        Raises:
+            ConfigurationError: There is no async driver.
+        """
+        if self.given_async_engine is not None:
+            return self.given_async_engine
+        if self.async_url is None or is_google(self.url):
+            raise ConfigurationError(f"{shown_url(self.url)!r} has no async engine to give away.")
+        return create_async_engine(self.async_url, poolclass=NullPool, hide_parameters=True)
+
+    @property
+    def async_driver_errors(self) -> tuple[type[Exception], ...]:
+        """The errors of asyncpg: SQLAlchemy does not wrap those of its connecting."""
+        if self.async_url is None or not self.async_url.drivername.endswith("+asyncpg"):
+            return ()
+        asyncpg = importlib.import_module("asyncpg")
+        return asyncpg.PostgresError, asyncpg.InterfaceError
+
+
+def database_of(
+    url: str | None = None,
+    *,
+    client: Any = None,
+    async_client: Any = None,
+    async_url: str | None = None,
+    engine_args: dict[str, Any] | None = None,
+) -> Database:
+    """Return the database of a store: that of a URL, or of the caller's clients. Nothing is connected.
+
+    Raises:
+        ConfigurationError: There is neither, or both, or one cannot be used.
+        MissingExtraError: No driver is installed.
+    """
+    if isinstance(client, Database):  # from `database_of_histories`
+        return client
+    if check_given_clients(
+        "SQLAlchemy (an engine) or psycopg (a connection)",
+        client=client,
+        async_client=async_client,
+        is_blocking=is_blocking_client,
+        is_native=is_native_client,
+        instead_of={"url": url, "engine_args": engine_args, "async_url": async_url},
+    ):
+        return _given(*given_engines(client, async_client))
+    return _named(url, async_url, engine_args)
+
+
+def database_of_histories(url: str, async_url: str | None, engine_args: dict[str, Any] | None) -> Database:
+    """Return the database of a URL for a single history; in memory it is one for all of them, for the whole process."""
+    database = _named(url, async_url, engine_args, is_joined=True)
+    if database.is_memory:
+        # This user never lets the place go. To lend an engine connects to nothing.
+        database.clients.give_back(database.clients.lend(_this_process))
+    return database
+
+
+class _Process:
+    """A user of places in memory that lives as long as the process."""
+
+
+_this_process = _Process()
+
+
+def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Database:
+    """The database of the caller's engines. Its clients are attached to an engine, so both end together."""
+    one: Any = async_engine if engine is None else engine
+    clients: Clients[Any] = attached(
+        getattr(one, "sync_engine", one),
+        ("clients", id(async_engine)),
+        lambda: Clients(client=engine, async_client=async_engine),
+    )
+    async_url = None if async_engine is None else async_engine.url
+    return Database(
+        one.url.render_as_string(),
+        clients,
+        one.dialect.name,
+        async_url,
+        is_memory(one.url),
+        given_async_engine=async_engine,
+    )
+
+
+def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, *, is_joined: bool = False) -> Database:
+    """The database of a URL."""
+    args = dict(engine_args or {})
+    google = GoogleInstance(url) if is_google(url) else None
+    if google is None:
+        urls = engine_urls(url, async_url, has_connect_args="connect_args" in args)
+    elif async_url is None:
+        urls = Urls(google.blocking, google.native)
+    else:
+        raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
+    engines = _Engines(url, urls, args, google)
+    how: dict[str, Any] = {"connect": engines.connect, "close": engines.close, "native": urls.native is not None}
+    clients: Clients[Any]
+    # A database in memory belongs to its engine, and so to one store.
+    is_alone = urls.is_memory and not is_joined
+    clients = Clients(**how) if is_alone else Clients.shared("sql", url, async_url, args, **how)
+    backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
+    return Database(url, clients, backend, urls.native, urls.is_memory, args)
+
+
+class _Engines:
+    """Opens and closes the engines of a URL."""
+
+    def __init__(self, url: str, urls: Urls, engine_args: dict[str, Any], google: GoogleInstance | None) -> None:
+        self._url, self._urls, self._engine_args, self._google = url, urls, engine_args, google
+
+    async def connect(self, native: bool) -> Any:
+        """Make an engine. It connects when it is used."""
+        url = self._urls.native if native else self._urls.blocking
+        if url is None:
+            raise ConfigurationError(
+                f"{shown_url(self._url)!r} names an async driver, and no blocking one that goes with it is installed: "
+                "call the async methods, or pass a url with a blocking driver and the other one as async_url."
+            )
+        # Errors would show the text of messages.
+        args = {"hide_parameters": True, **self._engine_args}
+        if url.get_backend_name() == "sqlite":
+            connect_args = {} if "timeout" in url.query else {"timeout": _BUSY_TIMEOUT}
+            if self._urls.is_memory:
+                args["poolclass"] = StaticPool
+                connect_args["check_same_thread"] = False
+            args["connect_args"] = {**connect_args, **args.get("connect_args", {})}
+        make = functools.partial(create_async_engine if native else sa.create_engine, url, **args)
+        try:
+            engine = make() if self._google is None else self._google.engine(make, native=native)
+        except (exc.ArgumentError, TypeError) as error:
+            raise ConfigurationError(
+                f"An engine for {shown_url(self._url)!r} cannot be made with these engine_args: {error}"
+            ) from None
+        EngineUse.of(engine, is_own=True)
+        return engine
+
+    async def close(self, client: Any) -> None:
+        """Close an engine."""
+        await settle(client.dispose())
+        if self._google is not None:
+            await self._google.close(client)

@@ -1,0 +1,107 @@
+"""`SQLChatMessageHistory`: LangChain's class of this name, over `SQLStore` or a model of the user's own."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.stores.base import MessageStore, needs_extra
+from langchain_histories.stores.sql.converters import DefaultMessageConverter
+from langchain_histories.stores.sql.store import SQLStore
+
+if TYPE_CHECKING:
+    import psycopg
+    import sqlalchemy as sa
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from langchain_histories.stores.base import SessionId
+
+    Connection = str | sa.Engine | AsyncEngine | psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+
+
+class SQLChatMessageHistory(StoredChatMessageHistory):
+    """A history in SQL with the constructor of LangChain's class of this name; reads and writes the same table.
+
+    One object serves sync and async code, whichever way it connects. All histories of one URL in a process share their
+    engines, so a program may make one for each turn. The table is made on first use.
+
+    Args:
+        session_id: The session.
+        table_name: The table.
+        session_id_field_name: Its column of session ids.
+        custom_message_converter: Your own model in place of the table: an object with the methods of
+            `BaseMessageConverter`. Nothing is stored but what the converter makes of a message.
+        connection: A URL, an `Engine` or an `AsyncEngine`.
+        engine_args: More arguments for `create_engine` and `create_async_engine`; only with a URL.
+        async_mode: Kept as an attribute; both modes always work.
+        async_connection: Your own `AsyncEngine`, beside an `Engine`.
+    """
+
+    def __init__(  # noqa: PLR0917  # LangChain's
+        self,
+        session_id: SessionId,
+        table_name: str = "message_store",
+        session_id_field_name: str = "session_id",
+        custom_message_converter: Any = None,
+        connection: Connection | None = None,
+        engine_args: dict[str, Any] | None = None,
+        async_mode: bool | None = None,
+        *,
+        async_connection: AsyncEngine | psycopg.AsyncConnection[Any] | None = None,
+    ) -> None:
+        """Join the place of the connection."""
+        with needs_extra("sql"):
+            from langchain_histories.stores.sql.connections import database_of, database_of_histories
+            from langchain_histories.stores.sql.drivers import is_native_client
+            from langchain_histories.stores.sql.models import ModelStore
+        database: Any
+        if isinstance(connection, str) and async_connection is None:
+            database, self.async_mode = database_of_histories(connection, None, engine_args), async_mode
+        else:
+            self.async_mode = is_native_client(connection)
+            is_alone = self.async_mode and async_connection is None
+            client, async_client = (None, connection) if is_alone else (connection, async_connection)
+            database = database_of(client=client, async_client=async_client)
+        store: MessageStore
+        if custom_message_converter is None:
+            store = SQLStore(client=database, table_name=table_name, session_id_field_name=session_id_field_name)
+        else:
+            store = ModelStore(database, custom_message_converter, session_id_field_name)
+        super().__init__(store, session_id)
+        if custom_message_converter is not None:
+            # The model's column may be of any type.
+            self.session_id: Any = session_id
+        self.session_id_field_name = session_id_field_name
+        self._database, self._table_name, self._converter = database, table_name, custom_message_converter
+
+    @property
+    def engine(self) -> Any:
+        """The `Engine`."""
+        return self.store.client
+
+    @functools.cached_property
+    def async_engine(self) -> AsyncEngine:
+        """Your own `AsyncEngine`; from a URL, one without a pool, which works on any event loop."""
+        engine: AsyncEngine = self._database.async_engine()
+        return engine
+
+    @functools.cached_property
+    def session_maker(self) -> Any:
+        """A maker of ORM sessions, for what this package does not do."""
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+        from sqlalchemy.orm import scoped_session, sessionmaker
+
+        if self.async_mode:
+            return async_sessionmaker(bind=self.async_engine)
+        return scoped_session(sessionmaker(bind=self.engine))
+
+    @functools.cached_property
+    def converter(self) -> Any:
+        """The converter given, or LangChain's for the table."""
+        return self._converter or DefaultMessageConverter(self._table_name)
+
+    @property
+    def sql_model_class(self) -> Any:
+        """The converter's model."""
+        return self.converter.get_sql_model_class()

@@ -1,0 +1,254 @@
+"""What the tables of an SQL store are: what set-up finds, what the columns can hold, and what is made.
+
+A table that exists is used as it is, if it can hold histories at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.sql.jsonb import MAX_BYTES, shape_of
+from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements
+from langchain_histories.stores.sql.yugabytedb import NAME as YUGABYTEDB
+from langchain_histories.stores.sql.yugabytedb import VERSION_MARK, has_locks, make_locks
+
+_INDEX_PREFIX = 255  # characters of a session id in MySQL's index
+_SEQUENCE_CACHE = sa.text(
+    "SELECT seqcache FROM pg_sequence "
+    "WHERE seqrelid = CAST(pg_get_serial_sequence(quote_ident(CAST(:table AS text)), 'id') AS regclass)"
+)
+_POSTGRESQL = sa.text("SELECT current_setting('server_encoding'), version()")
+_MYSQL = sa.text("SELECT DATABASE(), @@max_allowed_packet")
+_MYSQL_COLUMNS = sa.text(
+    "SELECT column_name, character_maximum_length, character_octet_length, character_set_name, collation_name "
+    "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = :table "
+    "AND character_set_name IS NOT NULL"
+)
+
+
+@dataclass
+class Layout:
+    """What set-up found in the database.
+
+    Attributes:
+        kind: Of the database: `sqlite`, `postgresql`, `mysql` or `mariadb`.
+        is_yugabyte: Whether it is a YugabyteDB, which is a `postgresql` too.
+        database: Its name, on MySQL.
+        packet: The largest statement in bytes, on MySQL.
+        charset: The character set of the whole database, on PostgreSQL, unless it is UTF-8.
+        messages: The statements over the table of messages.
+        states: The statements over the table of states.
+        has_messages: Whether the table of messages exists.
+        has_index: Whether it has an index on session ids.
+        has_states: Whether the table of states exists.
+        has_state_index: Whether it has an index on session ids.
+        has_locks: Whether YugabyteDB's rows to lock exist.
+        is_provisional: Whether something was made in a transaction of the caller's, who may yet roll it back.
+    """
+
+    kind: str
+    is_yugabyte: bool = False
+    database: str = ""
+    packet: int = 0
+    charset: str | None = None
+    messages: Statements = field(init=False)
+    states: Statements = field(init=False)
+    has_messages: bool = False
+    has_index: bool = False
+    has_states: bool = False
+    has_state_index: bool = False
+    has_locks: bool = True
+    is_provisional: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to make."""
+        return self.has_messages and self.has_index and self.has_state_index and self.has_locks
+
+    def sends(self, row: str) -> bool:
+        """Whether a statement with this row fits into one of MySQL's packets, in which some characters are escaped."""
+        if not self.packet or 8 * len(row) < self.packet:
+            return True
+        return len(row.encode()) + sum(map(row.count, "\\'\"\n\r\0\x1a")) + 8192 < self.packet
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The names of a store's tables and of their columns, and how a missing table is made.
+
+    Args:
+        messages: The table of messages; that of states has the same name and `_state`.
+        session_id: The column of session ids.
+        jsonb: Whether a new table keeps messages in JSONB.
+    """
+
+    messages: str
+    session_id: str
+    jsonb: bool
+
+    @property
+    def states(self) -> str:
+        """The table of states."""
+        return f"{self.messages}_state"
+
+    def inspect(self, connection: sa.Connection) -> Layout:
+        """See what is there.
+
+        Raises:
+            ConfigurationError: The table has another shape.
+        """
+        layout = _database(connection)
+        inspector = sa.inspect(connection)
+        if layout.is_yugabyte:
+            layout.has_locks = has_locks(connection, inspector, self.messages)
+        ours = Limit(charset=layout.charset, collation=COLLATIONS[layout.kind])
+        shape, limits = None, (ours, ours)
+        layout.has_messages = inspector.has_table(self.messages)
+        if layout.has_messages:
+            columns = {column["name"]: column["type"] for column in inspector.get_columns(self.messages)}
+            shape = shape_of(columns) if layout.kind == "postgresql" else None
+            limits = self._limits(connection, inspector, layout, columns, shape.column if shape else "message")
+            layout.has_index = self._is_indexed(inspector, self.messages)
+        messages = self._table(layout.kind, self.messages, shape.column if shape else "message")
+        layout.messages = Statements(messages, layout.kind, *limits, shape, is_yugabyte=layout.is_yugabyte)
+        states = self._table(layout.kind, self.states, "state")
+        layout.states = Statements(states, layout.kind, ours, ours, is_yugabyte=layout.is_yugabyte)
+        layout.has_states = inspector.has_table(self.states)
+        layout.has_state_index = layout.has_states and self._is_indexed(inspector, self.states)
+        return layout
+
+    def make(self, connection: sa.Connection, *, upgrade: bool) -> Layout:
+        """Make what is missing, and see what is there then. Called under the lock of the set-up.
+
+        Args:
+            connection: In a transaction.
+            upgrade: Whether a table that exists gets an index.
+        """
+        layout = self.inspect(connection)
+        if not layout.has_messages:
+            table = self._table(layout.kind, self.messages, "message", jsonb=self.jsonb)
+            connection.execute(CreateTable(table, if_not_exists=True))
+            connection.execute(CreateIndex(_index(table)))
+        elif upgrade and not layout.has_index:
+            table = self._table(layout.kind, self.messages, "message")
+            connection.execute(CreateIndex(_index(table, layout.messages.session_limit.characters)))
+        if not layout.has_locks:
+            make_locks(connection, self.messages)
+        states = self._table(layout.kind, self.states, "state")
+        if not layout.has_states:
+            connection.execute(CreateTable(states, if_not_exists=True))
+        if not layout.has_state_index:
+            # MySQL commits each of these by itself, so another set-up may have been stopped in between.
+            connection.execute(CreateIndex(_index(states)))
+        return self.inspect(connection)
+
+    def drop(self, connection: sa.Connection) -> None:
+        """Remove the tables."""
+        for name in (self.states, self.messages):
+            table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData())
+            connection.execute(sa.schema.DropTable(table, if_exists=True))
+
+    def _is_indexed(self, inspector: sa.Inspector, table: str) -> bool:
+        indexes = inspector.get_indexes(table)
+        return any(index["column_names"][:1] == [self.session_id] for index in indexes)
+
+    def _limits(
+        self, connection: sa.Connection, inspector: sa.Inspector, layout: Layout, columns: dict[str, Any], text: str
+    ) -> tuple[Limit, Limit]:
+        """What the columns of the existing table can hold."""
+        self._check_columns(inspector, layout.kind, columns, text)
+        if layout.kind == "postgresql" and not layout.is_yugabyte:
+            cache = connection.execute(_SEQUENCE_CACHE, {"table": self.messages}).scalar()
+            if cache is not None and cache > 1:
+                raise ConfigurationError(
+                    f"The sequence of table {self.messages!r} gives each connection {cache} numbers at a time, so "
+                    "rows would get out of order. Set it to one: ALTER SEQUENCE ... CACHE 1."
+                )
+        if layout.kind in MYSQL:
+            found = connection.execute(_MYSQL_COLUMNS, {"table": self.messages})
+            limits = {column.lower(): Limit(*limit) for column, *limit in found}
+            return limits[self.session_id.lower()], limits[text.lower()]
+
+        def limit(name: str) -> Limit:
+            return Limit(
+                None if layout.kind == "sqlite" else getattr(columns[name], "length", None),
+                MAX_BYTES if isinstance(columns[name], postgresql.JSON) else None,
+                charset=layout.charset,
+                collation=getattr(columns[name], "collation", None),
+                is_uuid=isinstance(columns[name], sa.types.Uuid),
+            )
+
+        return limit(self.session_id), limit(text)
+
+    def _check_columns(self, inspector: sa.Inspector, kind: str, columns: dict[str, Any], text: str) -> None:
+        """Refuse a table of another shape.
+
+        Raises:
+            ConfigurationError: A column is missing or of another type.
+        """
+        if missing := [name for name in ("id", self.session_id, text) if name not in columns]:
+            raise ConfigurationError(
+                f"Table {self.messages!r} is no table of messages: it has no column {', '.join(missing)} (it has "
+                f"{', '.join(columns)}). Choose another table_name or session_id_field_name."
+            )
+        for name in (self.session_id, text):
+            known = sa.String | sa.types.NullType
+            if kind == "postgresql":
+                known |= sa.types.Uuid if name == self.session_id else postgresql.JSON
+            if not isinstance(columns[name], known):
+                raise ConfigurationError(
+                    f"Table {self.messages!r} is no table of messages: its column {name} is not text but "
+                    f"{columns[name]}. Choose another table_name."
+                )
+        if kind == "sqlite" and inspector.get_pk_constraint(self.messages)["constrained_columns"] != ["id"]:
+            raise ConfigurationError(
+                f"Table {self.messages!r} has no primary key id: SQLite would not number its rows."
+            )
+
+    def _table(self, kind: str, name: str, text: str, *, jsonb: bool = False) -> sa.Table:
+        """A table of ids, session ids and texts."""
+        collation = COLLATIONS[kind]
+        id_type: Any = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+        text_type: Any = mysql.LONGTEXT() if kind in MYSQL else sa.Text()
+        others = []
+        if jsonb:
+            text_type, now = postgresql.JSONB(), sa.func.now()
+            others = [sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now)]
+        options: dict[str, Any] = {"engine": "InnoDB", "charset": "utf8mb4", "collate": collation}
+        return sa.Table(
+            sa.quoted_name(name, quote=True),  # unquoted, SQLAlchemy takes some names for others
+            sa.MetaData(),
+            sa.Column("id", id_type, primary_key=True),
+            sa.Column(self.session_id, sa.Text(collation=collation), nullable=not jsonb),
+            sa.Column(text, text_type, nullable=not jsonb),
+            *others,
+            sqlite_autoincrement=True,  # else SQLite gives numbers again after a clear, and a reader misses rows
+            **{f"{dialect}_{option}": value for dialect in MYSQL for option, value in options.items()},
+        )
+
+
+def _database(connection: sa.Connection) -> Layout:
+    """Begin a layout with what the database itself is."""
+    kind = connection.dialect.name
+    if kind in MYSQL:
+        name, packet = connection.execute(_MYSQL).one()
+        kind = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else "mysql"
+        return Layout(kind, database=name or "", packet=packet)
+    if kind in ("postgresql", YUGABYTEDB):
+        encoding, version = connection.execute(_POSTGRESQL).one()
+        charset = None if encoding == "UTF8" else encoding
+        return Layout("postgresql", is_yugabyte=VERSION_MARK in version, charset=charset)
+    return Layout(kind)
+
+
+def _index(table: sa.Table, limit: int | None = None) -> sa.Index:
+    """The index on session ids and numbers; MySQL wants a prefix of a column that may be longer."""
+    number, session, *_ = table.c
+    prefix = None if limit is not None and limit <= _INDEX_PREFIX else {session.name: _INDEX_PREFIX}
+    return sa.Index(f"{table.name}_ix", session, number, mysql_length=prefix, mariadb_length=prefix)

@@ -1,0 +1,380 @@
+"""What a store of SQLite, PostgreSQL, MariaDB, MySQL and YugabyteDB can do, in the table of LangChain's class.
+
+The table `message_store(id, session_id, message)` has one record a row, ordered by `id`; the states are in
+`message_store_state(id, session_id, state)`. A database numbers rows before their transactions commit. Two writers of a
+session would mix their batches, and a reader that goes on after the last id it saw would miss rows. So every writer
+here holds a lock of its session until its rows are committed: SQLite's write lock, PostgreSQL's advisory lock of the
+transaction, MariaDB's and MySQL's `GET_LOCK`, a row on YugabyteDB. LangChain's own class takes no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from langchain_histories.errors import ConfigurationError, RecordTooLargeError
+from langchain_histories.stores.base import (
+    ANY_STATE,
+    Capability,
+    ExpectedState,
+    Row,
+    SessionRow,
+    entered,
+    position_number,
+    settle,
+)
+from langchain_histories.stores.sql.engines import EngineOperations, EngineUse
+from langchain_histories.stores.sql.jsonb import uuid_text
+from langchain_histories.stores.sql.layout import Layout, Tables
+from langchain_histories.stores.sql.statements import (
+    COMPOUND_ROWS,
+    LOCK_TIMEOUT,
+    MAX_ID,
+    MYSQL,
+    Statements,
+    escape_row,
+    key_text,
+)
+from langchain_histories.stores.sql.yugabytedb import DISCARD_NUMBERS, take_lock, tried_again
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Sequence
+
+    from langchain_histories.stores.sql.connections import Database
+
+logger = logging.getLogger(__name__)
+
+_COMPOUND_BYTES = 250_000
+_IDS_AT_ONCE = 900  # SQLite before 3.32 takes no more than 999 parameters
+_BEGIN_IMMEDIATE = sa.text("BEGIN IMMEDIATE")
+_START_TRANSACTION = sa.text("START TRANSACTION")
+_ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0))")
+_GET_LOCK = sa.text(f"SELECT GET_LOCK(:lock, {LOCK_TIMEOUT})")
+_RELEASE_LOCK = sa.text("DO RELEASE_LOCK(:lock)")
+
+
+class SQLOperations(EngineOperations):
+    """The operations on a table of messages and a table of states.
+
+    Args:
+        database: Where the tables are.
+        tables: Their names.
+    """
+
+    capabilities = ~Capability.TTL
+    unholdable = "\0"
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        super().__init__(database)
+        self.tables = tables
+        self._has_warned = False
+
+    # Set-up.
+
+    @property
+    def place(self) -> Hashable:
+        """The tables."""
+        return self.tables
+
+    @property
+    def _layout(self) -> Layout:
+        """What set-up found."""
+        layout: Layout = self.found.what
+        return layout
+
+    async def run(self, client: Any, body: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        layout: Layout | None = self.found.what
+        is_yugabyte = layout is not None and layout.is_yugabyte
+        return await settle(tried_again(client, body) if is_yugabyte else body(client))
+
+    async def setup(self, client: Any, *, upgrade: bool = False) -> bool:
+        return bool(await settle(tried_again(client, lambda client: self._set_up(client, upgrade=upgrade))))
+
+    async def _set_up(self, client: Any, *, upgrade: bool) -> bool:
+        use, before = EngineUse.of(client), self.found.what
+        if use.is_own_file:
+            await self._write_ahead(use)
+        async with entered(use.connection()) as connection:
+            layout: Layout = await self._in_sync(connection, self.tables.inspect)
+        # In a transaction that the caller may roll back nothing is made for good.
+        is_provisional = use.is_in_transaction() and (
+            not layout.is_complete or (before is not None and before.is_provisional)
+        )
+        for is_last in (False, True):
+            if layout.is_complete:
+                break
+            try:
+                async with entered(self._locked(use, layout, "")) as connection:
+                    layout = await self._in_sync(connection, lambda sync: self.tables.make(sync, upgrade=upgrade))
+                    self._warn(layout)
+                break
+            except exc.DBAPIError as error:
+                if upgrade or self.is_unavailable(error):
+                    raise
+                # Another program makes the table at this moment, or this user may not: what is there may do.
+                async with entered(use.connection()) as connection:
+                    layout = await self._in_sync(connection, self.tables.inspect)
+                if is_last and not layout.has_messages:
+                    raise
+                if is_last and not layout.has_states:
+                    logger.warning("There is no table %s for states, and none can be made.", self.tables.states)
+        layout.is_provisional = is_provisional
+        self.found.what = layout
+        return not is_provisional
+
+    def _warn(self, layout: Layout) -> None:
+        """Tell once that reads are slow. Called under the lock of the set-up."""
+        if not layout.has_index and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "Table %s has no index on %s, so a read searches all of it: call setup(upgrade=True) to add one.",
+                self.tables.messages,
+                self.tables.session_id,
+            )
+
+    async def _write_ahead(self, use: EngineUse) -> None:
+        """Switch a file to write-ahead logging, in which readers and the writer do not wait for each other."""
+        async with entered(use.connection(writing=True)) as connection:
+            for _ in range(20):
+                try:
+                    await settle(connection.execute(sa.text("PRAGMA journal_mode=WAL")))
+                except exc.OperationalError:
+                    # The switch does not wait for others that use the file; a transaction does.
+                    try:
+                        await settle(connection.execute(_BEGIN_IMMEDIATE))
+                        await settle(connection.commit())
+                    except exc.OperationalError:
+                        return
+                else:
+                    return
+
+    async def drop(self, client: Any) -> None:
+        """Remove both tables from PostgreSQL; the next operation makes them anew."""
+        try:
+            async with entered(self._locked(EngineUse.of(client), Layout("postgresql"), "")) as connection:
+                await self._in_sync(connection, self.tables.drop)
+        finally:
+            self.found.is_complete = False
+
+    # Locks.
+
+    @asynccontextmanager
+    async def _locked(self, use: EngineUse, layout: Layout, key: str) -> AsyncGenerator[Any]:
+        """A transaction in which nobody else here writes to the session; the empty key is for the set-up."""
+        lock = {"lock": self._lock_name(layout, key)}
+        async with entered(use.connection(writing=True, transaction=True)) as connection:
+            if use.is_sqlite:
+                await settle(connection.execute(_BEGIN_IMMEDIATE))
+            elif use.is_mysql:
+                if (await settle(connection.execute(_GET_LOCK, lock))).scalar() != 1:
+                    raise TimeoutError(f"another writer held the lock of the session for {LOCK_TIMEOUT} seconds")
+                await settle(connection.execute(_START_TRANSACTION))
+            elif not layout.is_yugabyte:
+                await settle(connection.execute(_ADVISORY_LOCK, lock))
+            elif key:
+                await settle(take_lock(connection, self.tables.messages, lock["lock"]))
+            yield connection
+            await settle(connection.commit())
+            if use.is_mysql:
+                await settle(connection.execute(_RELEASE_LOCK, lock))
+
+    def _lock_name(self, layout: Layout, key: str) -> str:
+        """Name the lock of a session. All releases must use the same names, or they would not lock each other out."""
+        # MySQL's names are of the whole server, and short. The lock of a set-up has no database in its name.
+        place = f"{layout.database if key else ''}/{self.tables.messages}/{key}"
+        return "lh:" + hashlib.sha1(place.encode(), usedforsecurity=False).hexdigest()
+
+    # Messages.
+
+    def _checked_id(self, table: Statements, key: str) -> str:
+        """Return the session id as the column holds it.
+
+        Raises:
+            ConfigurationError: It is not a UUID, and the column holds nothing else.
+        """
+        if not table.session_limit.is_uuid:
+            return key
+        if (text := uuid_text(key)) is None:
+            raise ConfigurationError(
+                f"The column {self.tables.session_id} of table {self.tables.messages!r} holds UUIDs, and the session "
+                f"id {key!r} is none. Use uuid.uuid4(), or a table with a column of texts."
+            )
+        return text
+
+    def _checked_rows(self, layout: Layout, table: Statements, key: str, rows: Sequence[str]) -> Sequence[str]:
+        """Return the rows as the columns can hold them.
+
+        Raises:
+            RecordTooLargeError: A row is too large for its column: a server in a lax mode would cut it.
+            ConfigurationError: The session id cannot be held.
+        """
+        if not table.session_limit.holds(key):
+            raise ConfigurationError(
+                f"The column {self.tables.session_id} of table {self.tables.messages!r} cannot hold the session id "
+                f"{key!r} ({table.session_limit}). Change its type."
+            )
+        if table.text_limit.charset not in (None, "utf8mb4"):
+            rows = [escape_row(row) for row in rows]
+        rows = [table.encode(row) for row in rows]
+        for row in rows:
+            if not table.text_limit.holds(row) or not layout.sends(row):
+                raise RecordTooLargeError(
+                    f"A record of {len(row.encode())} bytes is larger than table {self.tables.messages!r} can hold: "
+                    f"{table.text_limit}, max_allowed_packet {layout.packet or 'unlimited'}. Nothing was written."
+                )
+        return rows
+
+    async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        use, layout = EngineUse.of(client), self._layout
+        table = layout.messages
+        key = self._checked_id(table, key)
+        rows = self._checked_rows(layout, table, key, rows)
+        if not use.is_mysql and not layout.is_yugabyte:
+            # The insert takes the lock, and commits by itself.
+            async with entered(use.connection(writing=True)) as connection:
+                await self._insert(connection, layout, table, key, rows)
+        elif (
+            layout.kind == "mariadb"
+            and len(rows) <= COMPOUND_ROWS
+            and sum(map(len, rows)) <= min(_COMPOUND_BYTES, layout.packet // 16)
+        ):
+            texts = {f"m{number}": row for number, row in enumerate(rows)}
+            async with entered(use.connection()) as connection:
+                parameters = {"lock": self._lock_name(layout, key), "s": key, **texts}
+                await settle(connection.execute(table.compound(len(rows)), parameters))
+        else:
+            async with entered(self._locked(use, layout, key)) as connection:
+                await self._insert(connection, layout, table, key, rows)
+
+    async def _insert(self, connection: Any, layout: Layout, table: Statements, key: str, rows: Sequence[str]) -> None:
+        parameters: Any = {"s": key}
+        if layout.kind in MYSQL:
+            parameters = [{"s": key, "m": row} for row in rows]
+        else:
+            parameters["rows"] = json.dumps(rows, ensure_ascii=False)
+            if layout.is_yugabyte:
+                await settle(connection.execute(DISCARD_NUMBERS))
+            elif layout.kind == "postgresql":
+                parameters["lock"] = self._lock_name(layout, key)
+        await settle(connection.execute(table.insert, parameters))
+
+    async def read(
+        self,
+        client: Any,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[Row]:
+        table = self._layout.messages
+        parameters: dict[str, Any] = {"s": self._checked_id(table, key)}
+        if after is not None:
+            parameters["after"] = min(position_number(after), MAX_ID)
+        limit = first if last is None else last
+        if limit is not None:
+            parameters["limit"] = min(limit, MAX_ID)
+        statement = table.read[None if limit is None else last is not None, after is not None]
+        async with entered(EngineUse.of(client).connection()) as connection:
+            found = (await settle(connection.execute(statement, parameters))).all()
+        decode = table.decode
+        rows = [Row(decode(text), str(number)) for number, text in found]
+        return rows if last is None else rows[::-1]
+
+    async def count(self, client: Any, key: str) -> int:
+        table = self._layout.messages
+        parameters = {"s": self._checked_id(table, key)}
+        async with entered(EngineUse.of(client).connection()) as connection:
+            return int((await settle(connection.execute(table.count, parameters))).scalar_one())
+
+    async def clear(self, client: Any, key: str) -> None:
+        layout = self._layout
+        key = self._checked_id(layout.messages, key)
+        async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
+            for table in await self._tables_with_traces(connection):
+                await self._remove(connection, table, key)
+
+    async def _tables_with_traces(self, connection: Any) -> list[Statements]:
+        """The tables that may hold traces of a session; another program may have made that of the states by now."""
+        layout = self._layout
+        if not layout.has_states:
+            layout = self.found.what = await self._in_sync(connection, self.tables.inspect)
+        return [layout.messages, layout.states] if layout.has_states else [layout.messages]
+
+    async def _remove(self, connection: Any, table: Statements, key: str) -> None:
+        # By number: on MySQL a deletion by session would also lock the gaps between rows, where others append.
+        numbers = (await settle(connection.execute(table.ids, {"s": key}))).scalars().all()
+        await self._remove_numbers(connection, table, numbers)
+
+    async def _remove_numbers(self, connection: Any, table: Statements, numbers: Sequence[int]) -> int:
+        removed = 0
+        for start in range(0, len(numbers), _IDS_AT_ONCE):
+            some = {"ids": list(numbers[start : start + _IDS_AT_ONCE])}
+            removed += (await settle(connection.execute(table.delete, some))).rowcount
+        return removed
+
+    async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        layout = self._layout
+        table = layout.messages
+        key = self._checked_id(table, key)
+        rows = self._checked_rows(layout, table, key, rows)
+        async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
+            await self._put(connection, layout, table, key, rows)
+
+    async def _put(self, connection: Any, layout: Layout, table: Statements, key: str, rows: Sequence[str]) -> None:
+        await self._remove(connection, table, key)
+        if rows:
+            await self._insert(connection, layout, table, key, rows)
+
+    async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
+        layout = self._layout
+        table = layout.messages
+        key = self._checked_id(table, key)
+        async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
+            return await self._remove_numbers(connection, table, [int(row.position) for row in rows])
+
+    # Sessions.
+
+    async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
+        statement = self._layout.messages.listing(prefix, limit, after)
+        async with entered(EngineUse.of(client).connection()) as connection:
+            found = (await settle(connection.execute(statement))).all()
+        return [SessionRow(key_text(key), count, last) for key, count, last in found]
+
+    async def erase(self, client: Any, prefix: str) -> int:
+        keys: set[str] = set()
+        async with entered(self._locked(EngineUse.of(client), self._layout, prefix)) as connection:
+            for table in await self._tables_with_traces(connection):
+                found = (await settle(connection.execute(table.with_prefix(prefix)))).all()
+                keys |= {key_text(key) for _, key in found}
+                await self._remove_numbers(connection, table, [number for number, _ in found])
+        return len(keys)
+
+    # States.
+
+    async def get_state(self, client: Any, key: str) -> str | None:
+        layout = self._layout
+        key = self._checked_id(layout.messages, key)
+        async with entered(EngineUse.of(client).connection()) as connection:
+            return await self._state(connection, layout.states, key)
+
+    async def _state(self, connection: Any, table: Statements, key: str) -> str | None:
+        found = (await settle(connection.execute(table.read[True, False], {"s": key, "limit": 1}))).first()
+        return None if found is None else str(found[1])
+
+    async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
+        layout = self._layout
+        table = layout.states
+        key = self._checked_id(layout.messages, key)
+        rows = [] if text is None else self._checked_rows(layout, table, key, [text])
+        async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
+            if expected is not ANY_STATE and expected != await self._state(connection, table, key):
+                return False
+            await self._put(connection, layout, table, key, rows)
+            return True
