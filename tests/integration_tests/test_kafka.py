@@ -25,12 +25,20 @@ from langchain_histories import (
     open_history,
     user_session_id,
 )
-from langchain_histories.stores.kafka.store import _partition
+from langchain_histories.stores.kafka.topics import partition_of
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
 class TestKafkaStore(MessageStoreTests):
-    capabilities = Capability.PERSISTENT | Capability.SESSIONS | Capability.TAIL_READ | Capability.ERASE
+    capabilities = (
+        Capability.PERSISTENT
+        | Capability.MANY_PROCESSES
+        | Capability.ATOMIC_BATCH
+        | Capability.SESSIONS
+        | Capability.TAIL_READ
+        | Capability.ERASE
+        | Capability.LEAVES_NO_TRACE
+    )
 
     @pytest.fixture
     def open_store(self, kafka_server):
@@ -51,11 +59,11 @@ class TestKafkaStore(MessageStoreTests):
 
     def traces(self, store):
         topics = store.client.admin.list_topics(timeout=10).topics
-        return sorted(topic for topic in topics if topic.startswith(store.topic_prefix))
+        return sorted(topic for topic in topics if topic.startswith(store.operations.topics.prefix))
 
 
 class TestKafkaStoreWithOneTopic(MessageStoreTests):
-    capabilities = Capability.PERSISTENT | Capability.SESSIONS
+    capabilities = Capability.PERSISTENT | Capability.MANY_PROCESSES | Capability.ATOMIC_BATCH | Capability.SESSIONS
 
     @pytest.fixture
     def open_store(self, kafka_server):
@@ -220,8 +228,8 @@ def test_the_latest_are_those_that_come_while_waiting(servers_of, name):
 
 def produce(store, session_id, records):
     """Write records as `(batch, index, size)`."""
-    topic, partition = store._topic(store.client, session_id)
-    producer = Producer({"bootstrap.servers": store._config["bootstrap.servers"], "enable.idempotence": True})
+    topic, partition = store.operations.topics.to_write(store.client, session_id)
+    producer = Producer({"bootstrap.servers": store.client._config["bootstrap.servers"], "enable.idempotence": True})
     for batch, number, size in records:
         _, rows = store.format.encode([HumanMessage(f"{batch} {number}")])
         header = [("lh", f"{batch} {number} {size}".encode())]
@@ -258,10 +266,10 @@ def test_a_message_that_is_too_large_writes_nothing(store):
     with pytest.raises(RecordTooLargeError, match=r"max\.message\.bytes"):
         store.append("s", [human(2), HumanMessage("x" * 2_000_000)])
     with store.client.consumer() as consumer:
-        assert consumer.get_watermark_offsets(TopicPartition(store.topic_prefix + "s", 0)) == (0, 1)
+        assert consumer.get_watermark_offsets(TopicPartition(store.operations.topics.prefix + "s", 0)) == (0, 1)
     store.client.admin.create_topics(
-        [NewTopic(store.topic_prefix + "large", 1, 1, config={"max.message.bytes": "5000000"})]
-    )[store.topic_prefix + "large"].result()
+        [NewTopic(store.operations.topics.prefix + "large", 1, 1, config={"max.message.bytes": "5000000"})]
+    )[store.operations.topics.prefix + "large"].result()
     store.append("large", [HumanMessage("x" * 2_000_000)])
     assert len(store.read("large")[0].content) == 2_000_000
 
@@ -297,7 +305,7 @@ def test_a_position_outlives_clear(store):
 
 
 def test_a_topic_that_others_delete_and_make_again(kafka_server, store):
-    with KafkaStore(kafka_server.url, topic_prefix=store.topic_prefix) as other:
+    with KafkaStore(kafka_server.url, topic_prefix=store.operations.topics.prefix) as other:
         for number in range(3):
             store.append("s", [human(number), human("more")])
             assert store.count("s") == other.count("s") == 2
@@ -330,7 +338,7 @@ def test_many_sessions_in_one_topic(kafka_server, name):
         for session_id in users:
             store.append(session_id, [HumanMessage(session_id), AIMessage("x")])
         assert [info.count for info in store.sessions(user_id="ivan")] == [2] * 9
-        assert {store._topic(store.client, session_id)[1] for session_id in users} == {0, 1, 2, 3}
+        assert {store.operations.topics.to_write(store.client, session_id)[1] for session_id in users} == {0, 1, 2, 3}
         position = store.records(users[0])[-1].position
         store.clear(users[0])
         store.clear(users[0])
@@ -352,13 +360,29 @@ def test_a_session_is_where_the_drivers_partitioner_puts_its_key(kafka_server, n
                 name, b"x", key, on_delivery=lambda _, message: placed.update({message.key(): message.partition()})
             )
         store.client.producer.flush(10)
-    assert placed == {key.encode(): _partition(key, 5) for key in ("a", "b", "c", "user/é")}
+    assert placed == {key.encode(): partition_of(key, 5) for key in ("a", "b", "c", "user/é")}
 
 
 def test_all_histories_share_one_client(servers_of, name):
     histories = [KafkaChatMessageHistory(f"{name}{number}", servers_of) for number in range(1000)]
-    assert len({id(history.store) for history in histories}) == 1
-    assert histories[0].producer is histories[-1].producer
+    assert len({id(history.producer) for history in histories}) == 1
+
+
+def test_stores_of_one_cluster_share_a_client(kafka_server, name):
+    with (
+        KafkaStore(kafka_server.url, topic_prefix=f"{name}.") as one,
+        KafkaStore(kafka_server.url, topic_prefix=f"{name}-", partitions=2) as other,
+        KafkaStore(f"{kafka_server.url}/{name}") as together,
+    ):
+        stores = {"one": one, "other": other, "together": together}
+        assert one.client is other.client is together.client
+        for _ in range(2):
+            for text, store in stores.items():
+                store.append("s.t", [HumanMessage(text)])
+        assert [texts(store.read("s.t")) for store in stores.values()] == [[text] * 2 for text in stores]
+        one.close()
+        other.append("s.t", [HumanMessage("more")])
+        assert other.count("s.t") == 3
 
 
 def test_more_readers_than_consumers(store):
@@ -376,7 +400,7 @@ def test_login(kafka_server, name):
 
 
 def test_what_is_there_already_is_left_as_it_is(servers_of, store):
-    topic = store.topic_prefix + "s"
+    topic = store.operations.topics.prefix + "s"
     admin = AdminClient({"bootstrap.servers": servers_of})
     admin.create_topics([NewTopic(topic, 2, 1, config={"retention.ms": "99999999"})])[topic].result()
     store.append("s", [human(1)])
@@ -387,23 +411,23 @@ def test_what_is_there_already_is_left_as_it_is(servers_of, store):
 
 def test_nothing_makes_a_topic_but_an_append(kafka_server, store):
     # As Kafka comes, the broker makes every topic that somebody asks for.
-    history = KafkaChatMessageHistory(store.topic_prefix + "h", kafka_server.url.removeprefix("kafka://"))
+    history = KafkaChatMessageHistory(store.operations.topics.prefix + "h", kafka_server.url.removeprefix("kafka://"))
     assert (store.read("s"), store.count("s"), history.messages, history.num_partitions) == ([], 0, [], 3)
     store.clear("s")
     history.clear()
     topics = store.client.admin.list_topics(timeout=10).topics
-    assert [topic for topic in topics if topic.startswith(store.topic_prefix)] == []
+    assert [topic for topic in topics if topic.startswith(store.operations.topics.prefix)] == []
     store.append("t", [human(1)])
     store.clear("t")
     assert store.read("t") == []
     topics = store.client.admin.list_topics(timeout=10).topics
-    assert [topic for topic in topics if topic.startswith(store.topic_prefix)] == []
+    assert [topic for topic in topics if topic.startswith(store.operations.topics.prefix)] == []
 
 
 def test_a_reader_while_others_clear(kafka_server, store):
     """What it finds is there or not; that a session is being deleted is no failure."""
     seen = set()
-    with KafkaStore(kafka_server.url, topic_prefix=store.topic_prefix, timeout=5) as other:
+    with KafkaStore(kafka_server.url, topic_prefix=store.operations.topics.prefix, timeout=5) as other:
 
         def work():
             for number in range(25):

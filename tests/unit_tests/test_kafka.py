@@ -17,8 +17,10 @@ from langchain_core.messages import HumanMessage
 
 from langchain_histories import ConfigurationError, KafkaChatMessageHistory, KafkaStore, StoreError, open_store
 from langchain_histories.stores.kafka.client import KafkaClient
+from langchain_histories.stores.kafka.connections import topic_and_config
 from langchain_histories.stores.kafka.log import Log
-from langchain_histories.stores.kafka.store import _escaped, _parse, _positions, _unescaped
+from langchain_histories.stores.kafka.positions import positions
+from langchain_histories.stores.kafka.topics import escaped, unescaped
 from langchain_histories.testing import odd_session_ids
 
 
@@ -44,7 +46,7 @@ from langchain_histories.testing import odd_session_ids
     ],
 )
 def test_urls(url, topic, config):
-    found, options = _parse(url)
+    found, options = topic_and_config(url)
     assert found == topic
     assert {name: options[name] for name in config} == config
 
@@ -90,39 +92,39 @@ def test_no_secret_is_shown():
 def test_ordinary_ids_name_their_topic():
     store = KafkaStore("kafka://a", topic_prefix="p-")
     for key in ("42", "user_1", "7d0a4f2c-0e56-4f9c-9a54-6f3b2a1c0d9e", "a.b"):
-        assert store._topics(key)[-1] == "p-" + key
-    assert KafkaStore("kafka://a/all")._topics("42") == ["all"]
+        assert store.operations.topics.names(key)[-1] == "p-" + key
+    assert KafkaStore("kafka://a/all").operations.topics.names("42") == ["all"]
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40), max_size=30), st.integers(80, 249))
 def test_every_id_has_a_legal_name_of_its_own(ids, room):
     ids = {*ids, *odd_session_ids()}
     # Kafka takes names that differ in these alone for the same.
-    names = {_escaped(key, room).replace(".", "_") for key in ids}
+    names = {escaped(key, room).replace(".", "_") for key in ids}
     assert len(names) == len(ids)
     for key in ids:
-        name = _escaped(key, room)
+        name = escaped(key, room)
         assert re.fullmatch(r"[a-zA-Z0-9_-]+", name)
         assert len(name) <= max(room, 110)
-        assert "--" in name or _unescaped(name) == key
+        assert "--" in name or unescaped(name) == key
 
 
 def test_no_session_is_in_a_topic_of_kafkas_own():
     for session_id in ("__consumer_offsets", "__transaction_state"):
-        assert not any(topic.startswith("__") for topic in KafkaStore("kafka://a")._topics(session_id))
-    assert KafkaStore("kafka://a", topic_prefix="p")._topics("__x")[-1] == "p__x"
+        assert not any(topic.startswith("__") for topic in KafkaStore("kafka://a").operations.topics.names(session_id))
+    assert KafkaStore("kafka://a", topic_prefix="p").operations.topics.names("__x")[-1] == "p__x"
 
 
 def test_an_escaped_name_is_no_other_sessions_own():
     store = KafkaStore("kafka://a")
-    odd = store._topics("a/b")[-1]
-    assert odd not in store._topics(odd)
+    odd = store.operations.topics.names("a/b")[-1]
+    assert odd not in store.operations.topics.names(odd)
 
 
 @pytest.mark.parametrize("bad", ["", "5", "0:1", "0:1.2.x,", "0:1.2.x y", "0:-1.0.x", "a:1.0.x", 7])
-def test_bad_positions(bad):
+def test_badpositions(bad):
     with pytest.raises(ConfigurationError, match="position"):
-        _positions(bad)
+        positions(bad)
 
 
 class Record:
@@ -212,7 +214,7 @@ def written(draw):
 def test_batches_are_whole_and_contiguous_wherever_reading_begins(session, data):
     records, expected = session
     log, _ = log_of(records)
-    entries = log.behind(None, None)
+    entries = log.after(None, None)
     assert [entry.text for entry in entries] == expected
     if not expected:
         return
@@ -220,12 +222,12 @@ def test_batches_are_whole_and_contiguous_wherever_reading_begins(session, data)
     assert [entry.text for entry in log.tail(last)] == expected[-last:]
     number = data.draw(st.integers(0, len(expected) - 1))
     position = entries[number].position
-    assert [entry.text for entry in log.behind(position, None)] == expected[number + 1 :]
-    assert [entry.text for entry in log.behind(position, 2)][:2] == expected[number + 1 :][:2]
+    assert [entry.text for entry in log.after(position, None)] == expected[number + 1 :]
+    assert [entry.text for entry in log.after(position, 2)][:2] == expected[number + 1 :][:2]
     # A reader that came when less was written, and goes on from there.
     early = data.draw(st.integers(1, len(records)))
-    seen = log_of(records[:early])[0].behind(None, None)
-    rest = log.behind(seen[-1].position, None) if seen else entries
+    seen = log_of(records[:early])[0].after(None, None)
+    rest = log.after(seen[-1].position, None) if seen else entries
     assert [entry.text for entry in [*seen, *rest]] == expected
 
 
@@ -238,15 +240,15 @@ def test_reads_cost_what_they_return():
     log, partition = log_of(records)
     assert [entry.text for entry in log.tail(5)] == [b"9995", b"9996", b"9997", b"9998", b"9999"]
     position = log.tail(3)[0].position
-    log.behind(position, None)
-    log.behind(None, 5)
+    log.after(position, None)
+    log.after(None, 5)
     assert partition.given < 100
 
 
 def test_what_is_left_of_a_dead_writer_does_not_make_reads_dearer():
     dead = Record(0, b"dead", "dead", 0, 2)
     log, partition = log_of([dead, *(single(number) for number in range(1, 10_000))])
-    log.behind(log.tail(1)[0].position, None)
+    log.after(log.tail(1)[0].position, None)
     assert partition.given < 100
 
 
@@ -255,7 +257,7 @@ def test_a_position_of_another_topic_of_this_name_begins_anew():
     position = log_of(old)[0].tail(1)[0].position
     for count in (2, 5, 9):
         fresh = [single(number) for number in range(count)]
-        assert len(log_of(fresh)[0].behind(position, None)) == count
+        assert len(log_of(fresh)[0].after(position, None)) == count
 
 
 def test_retention_takes_the_oldest_and_half_a_batch_is_left_out():
@@ -264,32 +266,32 @@ def test_retention_takes_the_oldest_and_half_a_batch_is_left_out():
         *(Record(1 + place, b"abc"[place : place + 1], "b", place, 3) for place in range(3)),
         single(4),
     ]
-    position = log_of(records)[0].behind(None, None)[3].position
+    position = log_of(records)[0].after(None, None)[3].position
     assert position.offset == 3
     log, _ = log_of(records, low=2, high=5)
-    assert [entry.text for entry in log.behind(None, None)] == [b"4"]
+    assert [entry.text for entry in log.after(None, None)] == [b"4"]
     assert [entry.text for entry in log.tail(9)] == [b"4"]
-    assert [entry.text for entry in log.behind(position, None)] == [b"4"]
-    gone = log_of(records)[0].behind(None, None)[0].position
-    assert [entry.text for entry in log.behind(gone, None)] == [b"4"]
+    assert [entry.text for entry in log.after(position, None)] == [b"4"]
+    gone = log_of(records)[0].after(None, None)[0].position
+    assert [entry.text for entry in log.after(gone, None)] == [b"4"]
 
 
 def test_records_that_no_reader_is_given_end_a_read():
     log, _ = log_of([single(0), single(1)], high=4)
-    assert [entry.text for entry in log.behind(None, None)] == [b"0", b"1"]
+    assert [entry.text for entry in log.after(None, None)] == [b"0", b"1"]
 
 
 def test_a_tombstone_hides_what_is_before_it():
     records = [single(0), single(1, b"other", b"o"), Record(2, None, "t", 0, 1), single(3)]
     log, _ = log_of(records, key="s")
-    assert [entry.text for entry in log.behind(None, 1)] == [b"3"]
+    assert [entry.text for entry in log.after(None, 1)] == [b"3"]
     assert [entry.text for entry in log.tail(9)] == [b"3"]
     first = log_of(records[:1], key="s")[0].tail(1)[0].position
-    assert [entry.text for entry in log.behind(first, None)] == [b"3"]
+    assert [entry.text for entry in log.after(first, None)] == [b"3"]
     log, _ = log_of(records, key="o")
-    assert [entry.text for entry in log.behind(None, None)] == [b"other"]
+    assert [entry.text for entry in log.after(None, None)] == [b"other"]
     log, _ = log_of(records)
-    assert [entry.text for entry in log.behind(None, None)] == [b"0", b"other", b"3"]
+    assert [entry.text for entry in log.after(None, None)] == [b"0", b"other", b"3"]
 
 
 def test_close_closes_every_consumer_and_all_can_be_lent_again(monkeypatch):
@@ -314,7 +316,7 @@ def test_a_producer_that_can_do_no_more_is_renewed():
     library = ctypes.CDLL(next(Path(confluent_kafka.__file__).parent.parent.glob("confluent_kafka.libs/librdkafka-*")))
     library.rd_kafka_test_fatal_error.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
     assert library.rd_kafka_test_fatal_error(handle, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, b"test") == 0
-    store.client.topics["s"] = "s", 1
+    store.client.topics["s",] = "s", 1
     with pytest.raises(StoreError):
         store.append("s", [HumanMessage("x")])
     assert store.client.producer is not broken

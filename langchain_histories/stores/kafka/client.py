@@ -1,4 +1,4 @@
-"""The driver's clients of one process for Kafka, and how a batch is delivered."""
+"""The clients of Kafka's driver in one process, and how a batch is delivered."""
 
 from __future__ import annotations
 
@@ -23,34 +23,45 @@ logger = logging.getLogger(__name__)
 
 _CONSUMERS = 4
 POLL = 0.01
-"""Seconds between two looks at what cannot be waited for."""
+"""Seconds between two looks, where the driver cannot wait for an event."""
 UNKNOWN_TOPIC = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001  # that is how the driver names them
 )
 
 
 class _DriverLog:
-    """Takes the driver's log, which repeats in an outage what the caller is told by an exception."""
+    """Lowers the driver's log to DEBUG, because in an outage it repeats the exceptions that callers get."""
 
     def log(self, _: int, *args: Any) -> None:
+        """Log a line of the driver."""
         logger.debug(*args)
 
 
 class KafkaClient:
-    """The producer, the consumers and the admin client of one process: each is made when it is first needed."""
+    """The producer, the consumers and the admin client of one process. The first use makes the last two.
+
+    Args:
+        config: Options of librdkafka.
+        timeout: Seconds to wait for an answer or a delivery.
+
+    Attributes:
+        producer: The producer. An error that it cannot recover from replaces it.
+        timeout: As given.
+        topics: Where sessions are, by the names that their topics may have: topic, and number of its partitions. May
+            be out of date.
+    """
 
     def __init__(self, config: dict[str, Any], timeout: float) -> None:
         """Make the producer."""
         defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000}
-        # Else a broker makes a topic whenever somebody asks whether there is one.
+        # Otherwise a broker makes a topic whenever somebody asks whether there is one.
         self._config, self.timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
         for _ in range(_CONSUMERS):
             self._consumers.put(None)
-        self.topics: dict[str, tuple[str, int]] = {}
-        """Where sessions are: topic and number of partitions. May be out of date."""
+        self.topics: dict[tuple[str, ...], tuple[str, int]] = {}
         self.producer = self._make_producer()
 
     def _make_producer(self) -> Producer:
@@ -80,7 +91,7 @@ class KafkaClient:
 
     def new_consumer(self, group: str) -> Consumer:
         """Make a consumer that knows the offsets of a group and joins none."""
-        # An unanswered request for more would keep a broker's connection busy for that long.
+        # A request that waits for more records keeps the connection to a broker busy for that long.
         defaults = {"fetch.wait.max.ms": 1, "fetch.queue.backoff.ms": 10}
         needed = {
             "group.id": group,
@@ -91,8 +102,7 @@ class KafkaClient:
         return Consumer({**defaults, **self._config, **needed})
 
     def partitions(self, client: Any, topic: str) -> list[int]:
-        """The partitions of a topic; none if there is no such topic."""
-        # Asked of the client that is used next, for it remembers the answer.
+        """The partitions of a topic, as the producer or consumer `client` knows it; none if there is no such topic."""
         found = client.list_topics(topic, timeout=self.timeout).topics[topic]
         if found.error is not None and found.error.code() not in UNKNOWN_TOPIC:
             raise KafkaException(found.error)
@@ -106,7 +116,7 @@ class KafkaClient:
         results: list[KafkaError | None] = []
 
         def delivered(error: KafkaError | None, _: KafkaMessage) -> None:
-            # In whatever thread polls the producer.
+            # Any thread that polls the producer calls this.
             results.append(error)
 
         for index, value in enumerate(values):
@@ -124,18 +134,18 @@ class KafkaClient:
             if any(results):
                 break
         while len(results) < sent:
-            # Sends what there is at once: mostly in one request, and with nobody's record in between.
+            # This sends the whole batch at once: mostly in one request, without another writer's record in between.
             producer.flush(POLL)
         return next(filter(None, results), None)
 
     def renew_producer(self, broken: Producer) -> None:
-        """Put a new producer in the place of one that can do no more."""
+        """Replace a producer that can do no more."""
         with self._lock:
             if self.producer is broken:
                 self.producer = self._make_producer()
 
     def close(self) -> None:
-        """Close what is not in use."""
+        """Close the consumers that no call uses."""
         self.producer.flush(self.timeout)
         idle = []
         with contextlib.suppress(queue.Empty):
