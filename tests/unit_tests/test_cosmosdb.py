@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from servers._cosmosdb_service import as_doubles
 
 from langchain_histories import Capability, ConfigurationError, CosmosDBChatMessageHistory, CosmosDBStore
-from langchain_histories.stores import _cosmosdb_documents as documents
+from langchain_histories.stores.cosmosdb import documents
 
 KEY = base64.b64encode(b"a secret key / of 64 bytes? no, but of Base64 all the same >>>???").decode()
 URL = "cosmosdb://account.documents.azure.com/database/container"
@@ -85,7 +85,15 @@ def test_bad_combinations():
         CosmosDBChatMessageHistory("https://account", "d", "c", "", "u", KEY)
 
 
-def test_where_the_endpoint_comes_from():
+class AsyncClient:
+    def __init__(self, *_, **__):
+        pass
+
+    def __aenter__(self):
+        return asyncio.sleep(0)
+
+
+def test_where_the_endpoint_comes_from(monkeypatch):
     quoted = KEY.replace("/", "%2F").replace("+", "%2B").replace("=", "%3D")
     string = f"AccountEndpoint=https://account.documents.azure.com:443/;AccountKey={KEY};"
     stores = {
@@ -95,8 +103,14 @@ def test_where_the_endpoint_comes_from():
         ),
         "http://localhost:8081/": CosmosDBStore("cosmosdb+http://localhost:8081/database/container", credential=KEY),
     }
+    opened = []
+    monkeypatch.setattr(azure.cosmos, "CosmosClient", lambda *account: opened.append(account))
+    monkeypatch.setattr(azure.cosmos.aio, "CosmosClient", lambda *account: AsyncClient(opened.append(account)))
     for endpoint, store in stores.items():
-        assert (store._endpoint, store._credential, store._async_credential) == (endpoint, KEY, KEY)
+        asyncio.run(store._clients._connect(False))
+        asyncio.run(store._clients._connect(True))
+        assert opened == [(endpoint, KEY)] * 2
+        opened.clear()
         assert (store.database_name, store.container_name) == ("database", "container")
         assert Capability.NATIVE_ASYNC in store.capabilities
         for secret in (KEY, quoted):
@@ -104,14 +118,14 @@ def test_where_the_endpoint_comes_from():
             assert secret not in repr(store.history("s"))
 
 
-def test_drop_in_histories_share_a_store_and_show_no_key():
+def test_drop_in_histories_share_their_clients_and_show_no_key():
     def make(session, **options):
         return CosmosDBChatMessageHistory(
             "https://account.documents.azure.com:443/", "d", "c", session, "u", KEY, **options
         )
 
-    assert make("a").store is make("b").store
-    assert make("a").store is not make("a", ttl=60).store
+    assert make("a").store._clients is make("b").store._clients is make("a", ttl=60).store._clients
+    assert (make("a").store.ttl, make("a", ttl=60).store.ttl) == (None, 60)
     assert make("a").session_id == "@u/a"
     assert KEY not in repr(make("a"))
 
@@ -150,7 +164,7 @@ def test_the_default_credential(monkeypatch):
 
     monkeypatch.setattr(azure.identity, "DefaultAzureCredential", fake("credential", native=False))
     monkeypatch.setattr(azure.identity.aio, "DefaultAzureCredential", fake("async credential", native=True))
-    monkeypatch.setattr("langchain_histories.stores.cosmosdb.CosmosClient", fake("client", native=False))
+    monkeypatch.setattr(azure.cosmos, "CosmosClient", fake("client", native=False))
     monkeypatch.setattr(azure.cosmos.aio, "CosmosClient", fake("async client", native=True))
     store = CosmosDBStore(URL)
     assert made == []
@@ -160,7 +174,7 @@ def test_the_default_credential(monkeypatch):
     assert closed == ["client", "credential"]
 
     async def use():
-        await store._clients.native()
+        await store._clients.give_back_native(await store._clients.lend_native(store))
         await store.aclose()
 
     asyncio.run(use())
@@ -228,14 +242,11 @@ def test_a_client_is_not_made_on_the_event_loop(monkeypatch):
     """The packages that it needs read files and start a process."""
     threads = []
 
-    class Client:
+    class Client(AsyncClient):
         def __init__(self, *_, **__):
             threads.append(threading.current_thread())
 
-        def __aenter__(self):
-            return asyncio.sleep(0)
-
     monkeypatch.setattr(azure.cosmos.aio, "CosmosClient", Client)
-    asyncio.run(CosmosDBStore(URL, credential=KEY)._connect(native=True))
+    asyncio.run(CosmosDBStore(URL, credential=KEY)._clients._connect(True))
     assert threads
     assert threading.main_thread() not in threads

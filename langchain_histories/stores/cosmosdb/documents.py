@@ -1,7 +1,8 @@
 """Sessions in documents of Cosmos DB, as LangChain's `CosmosDBChatMessageHistory` keeps them.
 
 The document `{id: <session>, user_id, messages}` has all messages of a session; all of it has to fit in 2 MB. A few
-messages are added by a patch, which the service does by itself, so that writers are never in each other's way.
+messages are added by a patch, which the service does by itself, so that writers are never in each other's way. Every
+other change replaces the document on condition that it has not changed meanwhile.
 
 Ours adds `state`, `expires` and `ttl`, which LangChain's class drops when it writes, and `session_id` where the service
 cannot hold the session's id as `id`. The session `@user/session` is the document `session` of the user `user`; a
@@ -18,15 +19,31 @@ from typing import TYPE_CHECKING, Any
 
 from azure.cosmos import exceptions
 
-from langchain_histories.codec import CheckedRow, Row
+from langchain_histories.codec import CheckedRow
 from langchain_histories.errors import RecordTooLargeError
-from langchain_histories.store import ANY_STATE, AnyState, SessionRow, position_number
-from langchain_histories.stores.shared.one_item import OneItemOperations
+from langchain_histories.stores.base import (
+    ANY_STATE,
+    Capability,
+    ExpectedState,
+    Found,
+    Row,
+    SessionRow,
+    pause,
+    position_number,
+)
+from langchain_histories.stores.cosmosdb.container import (
+    BATCH_ERRORS,
+    NOT_FOUND,
+    Container,
+    ContainerOperations,
+    is_async,
+    others_were_faster,
+    seconds_left,
+)
+from langchain_histories.stores.shared.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from langchain_histories.stores.cosmosdb.store import CosmosDBStore
 
 _ESCAPED = "lh%"
 _MAX_ID_BYTES = 1023
@@ -35,86 +52,29 @@ _EXACT = 2**53
 _MAX_CHANGES = 10  # in one patch
 _CONDITION_FAILED = 412
 _TOO_LARGE = 413
-NOT_FOUND = 404
-BATCH_ERRORS = (exceptions.CosmosBatchOperationError, exceptions.CosmosHttpResponseError)
-_RETRY_WITH = 449
-# A conflict, a condition that does not hold, and throttling that stands in the answer of an operation, which the driver
-# does not try again.
-_OTHERS_WERE_FASTER = (409, 412, 429)
 
 
-def others_were_faster(error: Exception) -> bool:
-    """Whether a batch is to be tried again, as nothing of it was written: others wrote, or had too much to write."""
-    status = getattr(error, "status_code", None)
-    if isinstance(error, exceptions.CosmosBatchOperationError) and status in _OTHERS_WERE_FASTER:
-        return True
-    # Two transactions met. The driver leaves it to its caller to try again.
-    return status == _RETRY_WITH
+class DocumentOperations(ContainerOperations):
+    """The operations with a document per session.
 
+    Args:
+        container: The container.
+        found: What set-up found there.
+        ttl: Seconds after its last append at which a session expires.
+    """
 
-def seconds_left(expires: int) -> int:
-    """The `ttl` of an item that is to expire at a time: the service counts from the second in which it is written."""
-    return max(1, expires - int(time.time()))
+    capabilities = ~(Capability.TAIL_READ | Capability.LARGE_SESSIONS)
 
-
-class DocumentOperations(OneItemOperations):
-    """What a store does with LangChain's documents. Each change is on condition that there was no other meanwhile."""
-
-    def __init__(self, store: CosmosDBStore) -> None:
-        self._ttl = store.ttl
-        self._fetch, self._batch, self._find = store._fetch, store._batch, store._find  # noqa: SLF001  # its own part
-        self._tries, self._sleep = store._tries, store._sleep  # noqa: SLF001
-
-    async def _found(self, client: Any, key: str) -> dict[str, Any] | None:
-        user, name, _ = _document(key)
-        document = await self._fetch(client, user, name)
-        return document if _is_live(document) else None
-
-    async def _texts(self, client: Any, key: str) -> list[str]:
-        return _texts(await self._found(client, key) or {})
-
-    async def _change(self, client: Any, key: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
-        """Replace the document of a session by what `change` makes of it; `None` removes it, the same leaves it."""
-        user, name, document = _document(key)
-        for pause in self._tries(key):
-            old = await self._fetch(client, user, name)
-            new = change(dict(old if old is not None and _is_live(old) else document))
-            if new == old:
-                return
-            condition = {} if old is None else {"if_match_etag": old["_etag"]}
-            operation: tuple[Any, ...] = ("delete", (name,), condition)
-            if new is not None:
-                _check_size(new)
-                operation = ("create", (new,)) if old is None else ("replace", (name, new), condition)
-            try:
-                await self._batch(client, user, [operation])
-            except BATCH_ERRORS as error:
-                gone = isinstance(error, exceptions.CosmosBatchOperationError) and error.status_code == NOT_FOUND
-                if not (gone or others_were_faster(error)):
-                    raise
-            else:
-                return
-            await self._sleep(client, pause)
-
-    async def _listed(self, client: Any, prefix: str) -> list[tuple[str, dict[str, Any]]]:
-        documents = await self._find(client, "SELECT * FROM c")
-        keys = [(_key_of(document), document) for document in documents]
-        return sorted((pair for pair in keys if pair[0].startswith(prefix)), key=lambda pair: pair[0].encode())
-
-    def _lasting(self, document: dict[str, Any], *, slide: bool) -> dict[str, Any]:
-        """Let the service remove a document when it expires."""
-        if self._ttl is not None and (slide or "expires" not in document):
-            document = {**document, "expires": time.time() + self._ttl}
-        if "expires" not in document:
-            return document
-        return {**document, "ttl": seconds_left(math.ceil(document["expires"]))}
+    def __init__(self, container: Container, found: Found, ttl: int | None) -> None:
+        """Keep the container."""
+        super().__init__(container)
+        self.found, self.ttl = found, ttl
 
     async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        """Add rows to the end."""
         new = [_message(row) for row in rows]
 
         def change(document: dict[str, Any]) -> dict[str, Any]:
-            return self._lasting({**document, "messages": [*document.get("messages", []), *new]}, slide=True)
+            return self._expiring({**document, "messages": [*document.get("messages", []), *new]}, slide=True)
 
         if not await self._patch(client, key, new):
             await self._change(client, key, change)
@@ -123,19 +83,19 @@ class DocumentOperations(OneItemOperations):
         """Let the service add messages to a document: one request, and no other writer can come in between.
 
         Returns:
-            `False` where nothing was done, because it cannot be done so: there is no document, it has expired, ...
+            `False` if nothing was done, because there is no document, or it has expired, or a patch cannot do it.
         """
         user, name, _ = _document(key)
         changes = [{"op": "add", "path": "/messages/-", "value": message} for message in new]
-        if self._ttl is not None:
-            lasting = self._lasting({}, slide=True)
-            changes += [{"op": "set", "path": f"/{field}", "value": value} for field, value in lasting.items()]
+        if self.ttl is not None:
+            fields = self._expiring({}, slide=True)
+            changes += [{"op": "set", "path": f"/{field}", "value": value} for field, value in fields.items()]
         if len(changes) > _MAX_CHANGES:
             return False
         is_live = f"FROM c WHERE IS_ARRAY(c.messages) AND (NOT IS_DEFINED(c.expires) OR c.expires > {time.time()})"
-        for pause in self._tries(key):
+        for seconds in tries(self, key):
             try:
-                await self._batch(client, user, [("patch", (name, changes), {"filter_predicate": is_live})])
+                await self.container.batch(client, user, [("patch", (name, changes), {"filter_predicate": is_live})])
             except BATCH_ERRORS as error:
                 if error.status_code in (NOT_FOUND, _CONDITION_FAILED, _TOO_LARGE):
                     return False
@@ -143,29 +103,26 @@ class DocumentOperations(OneItemOperations):
                     raise
             else:
                 return True
-            await self._sleep(client, pause)
+            await pause(seconds, is_async=is_async(client))
         return False
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        """Put rows in place of all."""
         new = [_message(row) for row in rows]
-        await self._change(client, key, lambda document: self._lasting({**document, "messages": new}, slide=True))
+        await self._change(client, key, lambda document: self._expiring({**document, "messages": new}, slide=True))
 
     async def read(
         self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
-    ) -> list[Row]:
-        """Return rows: the whole document is read."""
+    ) -> Sequence[Row]:
+        """The whole document is read."""
         rows: list[Row] = [CheckedRow(text, str(n)) for n, text in enumerate(await self._texts(client, key))]
         if after is not None:
             rows = rows[_behind(rows, after) :]
         return rows[:first] if last is None else rows[-last:]
 
     async def count(self, client: Any, key: str) -> int:
-        """Return the number of rows."""
         return len(await self._texts(client, key))
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        """Remove these rows, wherever they are now."""
         removed = 0
 
         def change(document: dict[str, Any]) -> dict[str, Any]:
@@ -177,52 +134,92 @@ class DocumentOperations(OneItemOperations):
                     at = at if texts[at : at + 1] == [text] else texts.index(str(text))
                     del left[at], texts[at]
             removed = len(document["messages"]) - len(left)
-            return self._lasting({**document, "messages": left}, slide=False) if removed else document
+            return self._expiring({**document, "messages": left}, slide=False) if removed else document
 
         await self._change(client, key, change)
         return removed
 
     async def clear(self, client: Any, key: str) -> None:
-        """Remove the document."""
         await self._change(client, key, lambda _: None)
 
-    async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> list[SessionRow]:
-        """List sessions: all documents are read."""
+    async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
+        """All documents are read."""
         live = [(key, document) for key, document in await self._listed(client, prefix) if _is_live(document)]
         listed = [(key, _texts(document)) for key, document in live]
         page = [(key, texts) for key, texts in listed if texts and (after is None or key.encode() > after.encode())]
         return [SessionRow(key, len(texts), texts[-1]) for key, texts in page[:limit]]
 
     async def erase(self, client: Any, prefix: str) -> int:
-        """Remove the documents whose key starts with `prefix`."""
         keys = [key for key, _ in await self._listed(client, prefix)]
         for key in keys:
-            await self._change(client, key, lambda _: None)
+            await self.clear(client, key)
         return len(keys)
 
     async def get_state(self, client: Any, key: str) -> str | None:
-        """Return the state."""
-        return (await self._found(client, key) or {}).get("state")
+        return (await self._live_document(client, key) or {}).get("state")
 
-    async def put_state(
-        self, client: Any, key: str, text: str | None, *, instead_of: str | bytes | AnyState | None = ANY_STATE
-    ) -> bool:
-        """Store the state, or remove it."""
+    async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         done = True
 
         def change(document: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal done
             stored = document.get("state")
-            done = instead_of is ANY_STATE or stored == instead_of
+            done = expected is ANY_STATE or stored == expected
             if not done or stored == text:
                 return document if "_etag" in document else None
             left = {name: value for name, value in document.items() if name != "state"}
             if text is None and not document["messages"]:
                 return None
-            return self._lasting(left if text is None else {**left, "state": text}, slide=False)
+            return self._expiring(left if text is None else {**left, "state": text}, slide=False)
 
         await self._change(client, key, change)
         return done
+
+    # Documents.
+
+    async def _live_document(self, client: Any, key: str) -> dict[str, Any] | None:
+        user, name, _ = _document(key)
+        document = await self.container.fetch(client, user, name)
+        return document if _is_live(document) else None
+
+    async def _texts(self, client: Any, key: str) -> list[str]:
+        return _texts(await self._live_document(client, key) or {})
+
+    async def _listed(self, client: Any, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+        documents = await self.container.find(client, "SELECT * FROM c")
+        keys = [(_key_of(document), document) for document in documents]
+        return sorted((pair for pair in keys if pair[0].startswith(prefix)), key=lambda pair: pair[0].encode())
+
+    async def _change(self, client: Any, key: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+        """Replace the document of a session by what `change` makes of it; `None` removes it, the same leaves it."""
+        user, name, document = _document(key)
+        for seconds in tries(self, key):
+            old = await self.container.fetch(client, user, name)
+            new = change(dict(old if old is not None and _is_live(old) else document))
+            if new == old:
+                return
+            condition = {} if old is None else {"if_match_etag": old["_etag"]}
+            operation: tuple[Any, ...] = ("delete", (name,), condition)
+            if new is not None:
+                _check_size(new)
+                operation = ("create", (new,)) if old is None else ("replace", (name, new), condition)
+            try:
+                await self.container.batch(client, user, [operation])
+            except BATCH_ERRORS as error:
+                gone = isinstance(error, exceptions.CosmosBatchOperationError) and error.status_code == NOT_FOUND
+                if not (gone or others_were_faster(error)):
+                    raise
+            else:
+                return
+            await pause(seconds, is_async=is_async(client))
+
+    def _expiring(self, document: dict[str, Any], *, slide: bool) -> dict[str, Any]:
+        """The document with the time when it expires, at which the service may remove it."""
+        if self.ttl is not None and (slide or "expires" not in document):
+            document = {**document, "expires": time.time() + self.ttl}
+        if "expires" not in document:
+            return document
+        return {**document, "ttl": seconds_left(math.ceil(document["expires"]))}
 
 
 def _is_live(document: dict[str, Any] | None) -> bool:
