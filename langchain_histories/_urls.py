@@ -65,7 +65,7 @@ def split_url(url: str, form: str) -> StoreUrl:
     except ValueError:
         found = None
     # A password with a slash ends the part before the host too early, and leaves its own @ behind.
-    if found is None or ("@" not in parts.netloc and ":" in parts.netloc and "@" in url.partition("?")[0]):
+    if found is None or ("@" in parts.path and (":" in parts.netloc or "@" in parts.netloc)):
         raise bad_url(form)
     return found
 
@@ -85,7 +85,7 @@ def shown_url(url: str) -> str:
     """
     found = _SCHEME.match(url)
     if found is None:
-        return "***"
+        return url if url.startswith("/") else "***"
     rest = url[found.end() :]
     userinfo, at, place = rest.rpartition("@")
     if re.search("[?#]", userinfo):
@@ -123,6 +123,8 @@ def _secrets_in_url(url: str) -> Iterator[str]:
     if at:
         user, colon, password = userinfo.partition(":")
         yield password if colon else user
+    else:
+        yield rest.partition("/")[0].partition(":")[2]
     for name, equals, value in (part.partition("=") for part in re.split("[?&#]", rest)[1:]):
         if equals and _SECRET_NAME.search(name):
             yield value
