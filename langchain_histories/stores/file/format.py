@@ -56,7 +56,7 @@ def array(lines: Sequence[Line], batch: Sequence[bytes]) -> bytes:
 
 
 def encode_row(text: str, encoding: str, *, ensure_ascii: bool) -> bytes:
-    """Return a record as bytes; characters that the encoding does not have are escaped."""
+    """Return a record as bytes, with JSON escapes for characters that the encoding does not have."""
     if not ensure_ascii:
         with suppress(UnicodeEncodeError):
             return text.encode(encoding)

@@ -40,7 +40,7 @@ class SingleFileStore(MessageStore):
         **options: Unpack[StoreOptions],
     ) -> None:
         """Keep the file."""
-        # Here, because the import of the package imports no filelock.
+        # Imported here, because programs that use other stores need no filelock.
         from langchain_histories.stores.file.operations import SingleFileOperations
 
         self.path = checked_path(path)

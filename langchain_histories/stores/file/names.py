@@ -53,8 +53,8 @@ def session_files(folder: Path, key: str) -> SessionFiles:
 
 
 def single_file(path: Path) -> SessionFiles:
-    """Return the files of a history that has a file of its own: what `FileStore` would take for its session."""
-    # Behind all symbolic links, because a replacement of the link would end it.
+    """Return the files of a history that has a file of its own: those that a `FileStore` of its folder would use."""
+    # Resolve symbolic links, because a replacement would otherwise take the place of the link.
     path = Path(os.path.realpath(path))
     state = path.name.removesuffix(".json") + ".state.json" if path.name.endswith(".json") else path.name + ".state"
     return SessionFiles(path.parent, path, path.with_name(state), lock_path(path.parent, path.name))

@@ -50,7 +50,7 @@ class FileStore(MessageStore):
         **options: Unpack[StoreOptions],
     ) -> None:
         """Keep the folder."""
-        # Here, because the import of the package imports no filelock.
+        # Imported here, because programs that use other stores need no filelock.
         from langchain_histories.stores.file.operations import FolderOperations
 
         if (path is None) == (url is None):

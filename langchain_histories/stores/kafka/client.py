@@ -38,7 +38,7 @@ class _DriverLog:
 
 
 class KafkaClient:
-    """The producer, the consumers and the admin client of one process. The first use makes the last two.
+    """The producer, the consumers and the admin client of one process; the last two open on first use.
 
     Args:
         config: Options of librdkafka.

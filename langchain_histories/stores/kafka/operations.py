@@ -131,8 +131,8 @@ class KafkaOperations(Operations[KafkaClient]):
                     entries = _entries(logs, seen, first, tail)
                     break
                 except KafkaException as error:
-                    # Another program may have deleted the topic meanwhile. A broker that is down does not find it
-                    # again, so the second attempt tells the two apart.
+                    # Another program may have deleted the topic meanwhile. The next attempt finds that out, because a
+                    # broker that is down does not say that there is no topic.
                     attempts = {TIMED_OUT: 2, **dict.fromkeys(UNKNOWN_TOPIC, _ATTEMPTS)}
                     if attempt + 1 >= attempts.get(error.args[0].code(), 0):
                         raise
@@ -152,7 +152,7 @@ class KafkaOperations(Operations[KafkaClient]):
         if self.topics.shared is None:
             self.topics.delete(client, key)
         elif self.topics.find(client, client.producer, key):
-            # A tombstone.
+            # The tombstone hides the records before it.
             self._produce(client, key, [None])
 
     async def sessions(
