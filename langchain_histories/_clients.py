@@ -93,6 +93,10 @@ async def _nothing_to_open(_: object) -> Any:
     raise RuntimeError("internal error: the caller's client is all there is")
 
 
+async def _nothing_to_close(_: object) -> None:
+    pass
+
+
 class Clients(Generic[ClientT]):
     """Opens each client of a place on first use, and closes only what it opened.
 
@@ -108,7 +112,7 @@ class Clients(Generic[ClientT]):
     Args:
         connect: Neutral coroutine that opens a client; its argument tells whether to open the async one. Needed
             unless a client is given.
-        close: Neutral coroutine that closes a client that `connect` opened.
+        close: Neutral coroutine that closes a client that `connect` opened, if there is anything to close.
         native: Whether there is an async client to open. Without one the async side runs in threads.
         client: The caller's own blocking client. It is never closed here.
         async_client: The caller's own async client. It is never closed here.
@@ -123,7 +127,7 @@ class Clients(Generic[ClientT]):
         client: ClientT | None = None,
         async_client: ClientT | None = None,
     ) -> None:
-        self._connect, self._close = connect or _nothing_to_open, close or _nothing_to_open
+        self._connect, self._close = connect or _nothing_to_open, close or _nothing_to_close
         self._given: Lent[ClientT] | None = None if client is None else Lent(client)
         self._given_async: Lent[ClientT] | None = None if async_client is None else Lent(async_client)
         given = client is not None or async_client is not None

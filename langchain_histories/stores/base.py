@@ -9,19 +9,22 @@ from langchain_histories._neutral import each, entered, pause, settle
 from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
 from langchain_histories._options import Capability, StoreOptions, bad_position, position_number
 from langchain_histories._session_ids import SessionId, prefix_end
-from langchain_histories.codec import Row
-from langchain_histories.errors import missing_extra, needs_extra
+from langchain_histories.codec import CheckedRow, Row
+from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra, needs_extra
 from langchain_histories.store import MessageStore
 
 __all__ = [
     "ANY_STATE",
     "Capability",
+    "CheckedRow",
     "ClientT",
     "Clients",
+    "ConfigurationError",
     "ExpectedState",
     "Found",
     "MessageStore",
     "Operations",
+    "RecordTooLargeError",
     "Row",
     "SessionId",
     "SessionRow",
