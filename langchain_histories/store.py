@@ -134,7 +134,8 @@ class MessageStore(Closing):
         self.format = record_format or RecordFormat(**check_record_options(options))
         if operations.ttl is not None and Capability.TTL not in self.capabilities:
             raise ConfigurationError(
-                f"The {self.name} store has no ttl; the stores that have it are {', '.join(STORES_WITH_TTL)}."
+                f"The {self.name} store has no ttl; of langchain-histories' own stores "
+                f"these have it: {', '.join(STORES_WITH_TTL)}."
             )
 
     @classmethod
