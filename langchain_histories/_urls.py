@@ -123,10 +123,11 @@ def _secrets_in_url(url: str) -> Iterator[str]:
     if at:
         user, colon, password = userinfo.partition(":")
         yield password if colon else user
-    else:
-        yield rest.partition("/")[0].partition(":")[2]
-    for name, equals, value in (part.partition("=") for part in re.split("[?&#]", rest)[1:]):
-        if equals and _SECRET_NAME.search(name):
+    elif not _WITHOUT_LOGIN.fullmatch(re.split("[/?#]", rest, maxsplit=1)[0]):
+        yield rest.partition(":")[2]
+    # A value may have any characters: it goes on until the next name, or to the end.
+    for name, value in re.findall(r"[?&]([^=&?#]*)=(.*?)(?=&[\w.-]+=|$)", rest, re.DOTALL):
+        if _SECRET_NAME.search(name):
             yield value
 
 

@@ -13,7 +13,6 @@ from langchain_histories import ConfigurationError, StoreError
 from langchain_histories._urls import mentions, secrets_of, shown_url, split_url
 
 FORMS = [
-    "redis://{}@host:6379/0",
     "redis://:{}@host",
     "redis://user:{}@host:6379/0?socket_timeout=5",
     "redis://host/0?password={}&db=1",
@@ -71,6 +70,7 @@ def test_what_is_no_secret_is_shown():
         "/var/lib/chats": "/var/lib/chats",
         "mongodb://a:1,b:2/db": "mongodb://a:1,b:2/db",
         "cloudsql://user@project:region:instance/db": "cloudsql://***@project:region:instance/db",
+        "redis://token@host/0": "redis://***@host/0",
         "not a url": "***",
     }
     assert {url: shown_url(url) for url in shown} == shown
