@@ -22,7 +22,8 @@ from langchain_histories import (
     TablestoreStore,
     open_history,
 )
-from langchain_histories.stores import _tablestore_rows
+from langchain_histories.stores.tablestore import rows as layout
+from langchain_histories.stores.tablestore.operations import TablestoreOperations
 from langchain_histories.testing import MessageStoreTests
 
 
@@ -142,18 +143,18 @@ def test_deletion_in_a_batch_of_several_rows(store):
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])
-def test_a_deletion_while_the_rows_of_a_batch_are_read(store, monkeypatch, face):
+def test_a_deletion_while_the_rows_of_a_batch_are_read(tablestore_server, store, monkeypatch, face):
     """What is read in several requests is whole: here a message goes between the first and the second."""
     kind = {"sync": tablestore.OTSClient, "async": tablestore.AsyncOTSClient}[face]
-    monkeypatch.setattr(_tablestore_rows, "_CELL_CHARACTERS", 1000)
-    monkeypatch.setattr(_tablestore_rows, "ROW_BYTES", 2500)
+    monkeypatch.setattr(layout, "_CELL_CHARACTERS", 1000)
+    monkeypatch.setattr(layout, "ROW_BYTES", 2500)
     ids = store.append("s", [HumanMessage("x" * 6000), AIMessage("z")])
     get_row, calls = kind.get_row, []
 
     def get_and_delete(*args, **options):
         calls.append(args)
         if len(calls) == 2:
-            with TablestoreStore(store._url, table_name=store.table_name) as other:
+            with TablestoreStore(tablestore_server.url, table_name=store.table_name) as other:
                 assert other.delete("s", [ids[0]]) == 1
         return get_row(*args, **options)
 
@@ -169,10 +170,10 @@ def test_two_deletions_of_one_message_count_once(store):
     from langchain_histories._neutral import drive
     from langchain_histories.codec import Row
 
-    rows = drive(store._read(store.client, "s"))
+    rows = drive(store.operations.read(store.client, "s"))
     assert isinstance(rows[0], Row)
-    assert drive(store._delete(store.client, "s", [rows[0]])) == 1
-    assert drive(store._delete(store.client, "s", [rows[0]])) == 0
+    assert drive(store.operations.delete(store.client, "s", [rows[0]])) == 1
+    assert drive(store.operations.delete(store.client, "s", [rows[0]])) == 0
     assert store.count("s") == 2
     assert row.id not in [record.id for record in store.records("s")]
 
@@ -206,7 +207,7 @@ def test_a_part_of_a_session_that_is_being_replaced(store):
     for number in range(6):
         store.append("s", [HumanMessage(f"old {number}")])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TablestoreStore, "_remove", None)
+        patch.setattr(TablestoreOperations, "_remove", None)
         with pytest.raises(TypeError):
             store.replace("s", [HumanMessage("new 0"), AIMessage("new 1")])
     assert len(rows_of(store)) == 7
@@ -271,7 +272,7 @@ def test_signature_version_4(store, tablestore_server, table):
 
 def test_clients_of_the_callers_own(tablestore_server, table):
     client = client_of(tablestore_server)
-    store = TablestoreStore(tablestore_client=client, table_name=table)
+    store = TablestoreStore(client=client, table_name=table)
     assert Capability.NATIVE_ASYNC not in store.capabilities
     assert store.client is client
     store.append("s", [HumanMessage("0")])
@@ -281,12 +282,12 @@ def test_clients_of_the_callers_own(tablestore_server, table):
 
     async def main():
         async with client_of(tablestore_server, tablestore.AsyncOTSClient) as async_client:
-            other = TablestoreStore(async_tablestore_client=async_client, table_name=table)
+            other = TablestoreStore(async_client=async_client, table_name=table)
             await other.aappend("s", [HumanMessage("1")])
             await other.aclose()
             with pytest.raises(ConfigurationError, match="async client alone"):
                 other.read("s")
-            both = TablestoreStore(tablestore_client=client, async_tablestore_client=async_client, table_name=table)
+            both = TablestoreStore(client=client, async_client=async_client, table_name=table)
             assert Capability.NATIVE_ASYNC in both.capabilities
             return both.read("s"), await both.aread("s")
 
@@ -332,7 +333,7 @@ def test_the_drop_in_class(tablestore_server, table):
     endpoint = f"http://{tablestore_server.host}:{tablestore_server.port}"
     arguments = (None, endpoint, "histories", "histories", "histories-password", table)
     one, other = (TablestoreChatMessageHistory(name, *arguments) for name in "ab")
-    assert one.store is other.store
+    assert one.store.client is other.store.client
     one.add_user_message("x")
     url = open_history(tablestore_server.url, "a", table_name=table)
     assert texts(url.messages) == texts(asyncio.run(one.aget_messages())) == ["x"]

@@ -580,7 +580,7 @@ def test_errors_of_the_driver(error, kind):
 
 def test_clients_of_the_wrong_kind():
     blocking, native = pymongo.MongoClient(connect=False), pymongo.AsyncMongoClient(connect=False)
-    with pytest.raises(ConfigurationError, match=r"client must be .*AsyncMongoClient"):
+    with pytest.raises(ConfigurationError, match=r"client must be .* not .*AsyncMongoClient"):
         MongoDBStore(client=native)
     with pytest.raises(ConfigurationError, match=r"async client must be .* not pymongo.*\.MongoClient"):
         MongoDBStore(async_client=blocking)

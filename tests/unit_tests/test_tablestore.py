@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_histories import ConfigurationError, TablestoreChatMessageHistory, TablestoreStore, open_store
-from langchain_histories.stores import _tablestore_rows
-from langchain_histories.stores.tablestore.rows import joined, packed
-from langchain_histories.stores.tablestore.store import _client_options
+from langchain_histories.stores.tablestore import rows
+from langchain_histories.stores.tablestore.connections import options_of_url
 
 HOST = "shop.cn-hangzhou.ots.aliyuncs.com"
 VARIABLES = ("TABLESTORE_ACCESS_KEY_", "ALIBABA_CLOUD_ACCESS_KEY_")
@@ -26,13 +25,13 @@ def no_keys(monkeypatch):
 
 
 def test_a_url_names_endpoint_instance_and_keys():
-    options = _client_options(f"tablestore://id:se%2Fcret@{HOST}/other?region=cn-hangzhou")
+    options = options_of_url(f"tablestore://id:se%2Fcret@{HOST}/other?region=cn-hangzhou")
     assert options["end_point"] == f"https://{HOST}"
     assert (options["instance_name"], options["region"]) == ("other", "cn-hangzhou")
     assert (options["access_key_id"], options["access_key_secret"]) == ("id", "se/cret")
-    options = _client_options("tablestore+http://id:secret@127.0.0.1:8080/shop")
+    options = options_of_url("tablestore+http://id:secret@127.0.0.1:8080/shop")
     assert (options["end_point"], options["instance_name"]) == ("http://127.0.0.1:8080", "shop")
-    assert _client_options(f"tablestore://{HOST}")["instance_name"] == "shop"
+    assert options_of_url(f"tablestore://{HOST}")["instance_name"] == "shop"
 
 
 @pytest.mark.parametrize("url", ["tablestore://", "tablestore:///shop", f"tablestore://{HOST}/shop?tabel=x"])
@@ -41,18 +40,25 @@ def test_bad_urls(url):
         TablestoreStore(url)
 
 
+def test_a_bad_url_tells_no_secret():
+    with pytest.raises(ConfigurationError, match="port") as caught:
+        TablestoreStore(f"tablestore://id:wrong/Secret7@{HOST}")
+    assert "wrong" not in f"{caught.value}"
+    assert caught.value.__cause__ is None
+
+
 def test_keys_of_the_environment(monkeypatch):
     monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", "cloud-id")
     monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "cloud-secret")
     monkeypatch.setenv("ALIBABA_CLOUD_SECURITY_TOKEN", "cloud-token")
-    options = _client_options(f"tablestore://{HOST}")
+    options = options_of_url(f"tablestore://{HOST}")
     assert (options["access_key_id"], options["access_key_secret"]) == ("cloud-id", "cloud-secret")
     assert options["sts_token"] == "cloud-token"
     monkeypatch.setenv("TABLESTORE_ACCESS_KEY_ID", "own-id")
     monkeypatch.setenv("TABLESTORE_ACCESS_KEY_SECRET", "own-secret")
-    options = _client_options(f"tablestore://{HOST}")
+    options = options_of_url(f"tablestore://{HOST}")
     assert (options["access_key_id"], options.get("sts_token")) == ("own-id", None)
-    assert _client_options(f"tablestore://a:b@{HOST}")["access_key_id"] == "a"
+    assert options_of_url(f"tablestore://a:b@{HOST}")["access_key_id"] == "a"
 
 
 def test_no_keys_at_all():
@@ -69,6 +75,16 @@ def test_options_reach_the_client():
         assert store.client.retry_policy is policy
 
 
+def test_other_keys_of_the_environment_are_another_place(monkeypatch):
+    monkeypatch.setenv("TABLESTORE_ACCESS_KEY_SECRET", "secret")
+    monkeypatch.setenv("TABLESTORE_ACCESS_KEY_ID", "one")
+    one, same = TablestoreStore(f"tablestore://{HOST}"), TablestoreStore(f"tablestore://{HOST}", table_name="t")
+    monkeypatch.setenv("TABLESTORE_ACCESS_KEY_ID", "two")
+    other = TablestoreStore(f"tablestore://{HOST}")
+    assert one.client is same.client is not other.client
+    assert one.operations.found is not same.operations.found
+
+
 def test_no_secret_in_a_repr():
     store = open_store(f"tablestore://id:wrong-Secret7@{HOST}/shop")
     history = TablestoreChatMessageHistory("s", None, f"https://{HOST}", None, "id", "wrong-Secret7")
@@ -78,11 +94,11 @@ def test_no_secret_in_a_repr():
 
 def test_what_is_no_client():
     client = tablestore.OTSClient(f"https://{HOST}", "id", "secret", "shop")
-    with pytest.raises(ConfigurationError, match=r"async_tablestore_client must be a tablestore\.AsyncOTSClient"):
-        TablestoreStore(async_tablestore_client=client)
+    with pytest.raises(ConfigurationError, match=r"async client must be .* tablestore, not tablestore.*\.OTSClient"):
+        TablestoreStore(async_client=client)
     with pytest.raises(ConfigurationError, match="not both"):
-        TablestoreStore(f"tablestore://{HOST}", tablestore_client=client)
-    with pytest.raises(ConfigurationError, match="not both"):
+        TablestoreStore(f"tablestore://{HOST}", client=client)
+    with pytest.raises(ConfigurationError, match="clients of your own"):
         TablestoreStore()
     with pytest.raises(ConfigurationError, match="endpoint"):
         TablestoreChatMessageHistory("s", endpoint=HOST)
@@ -97,11 +113,11 @@ def test_arguments_are_llama_indexs_in_their_order():
 @given(st.lists(st.text(), max_size=30))
 def test_any_batch_is_packed_within_the_limits_and_read_back(texts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tablestore_rows, "_CELL_CHARACTERS", 3)
-        patch.setattr(_tablestore_rows, "_ROW_CELLS", 4)
-        patch.setattr(_tablestore_rows, "ROW_BYTES", 40)
-        rows = packed(texts)
-    assert all(len(cells) <= 4 for cells in rows)
-    assert all(sum(len(name) + len(cell.encode()) for name, cell in cells) <= 40 for cells in rows)
-    columns = {name: cell for cells in rows for name, cell in cells}
-    assert [text for _, text in sorted(joined(columns).items())] == texts
+        patch.setattr(rows, "_CELL_CHARACTERS", 3)
+        patch.setattr(rows, "_ROW_CELLS", 4)
+        patch.setattr(rows, "ROW_BYTES", 40)
+        packed = rows.pack(texts)
+    assert all(len(cells) <= 4 for cells in packed)
+    assert all(sum(len(name) + len(cell.encode()) for name, cell in cells) <= 40 for cells in packed)
+    columns = {name: cell for cells in packed for name, cell in cells}
+    assert [text for _, text in sorted(rows.texts_of(columns).items())] == texts

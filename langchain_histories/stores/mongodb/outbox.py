@@ -84,11 +84,11 @@ _DUPLICATE_KEY = 11000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Session:
+class SessionDocument:
     """The document of a session, without its state.
 
     Attributes:
-        hides_older: The field `alone`.
+        hides_older: The field `alone`. The other attributes have the names of their fields.
     """
 
     generation: str
@@ -155,8 +155,8 @@ class Outbox:
         self._messages, self._sessions = messages, sessions
         self._session_id_key, self._history_key = session_id_key, history_key
 
-    async def _session(self, key: str) -> Session | None:
-        return Session.of(await settle(self._sessions.find_one({"_id": key}, {"state": 0})))
+    async def _session(self, key: str) -> SessionDocument | None:
+        return SessionDocument.of(await settle(self._sessions.find_one({"_id": key}, {"state": 0})))
 
     def text_of(self, document: Document) -> str:
         """The text of a record; the empty text, which is no record, where a document of somebody else's has none."""
@@ -327,7 +327,7 @@ class Outbox:
         documents.sort(key=lambda document: (number_of(document), str(document["_id"])))
         return documents
 
-    def _visible(self, key: str, session: Session | None) -> Document:
+    def _visible(self, key: str, session: SessionDocument | None) -> Document:
         """The query for the documents that a reader may see."""
         query: Document = {self._session_id_key: key}
         if session is None:
@@ -341,7 +341,7 @@ class Outbox:
             query["_id"] = {"$nin": session.removing}
         return query
 
-    async def _behind(self, key: str, session: Session | None, after: str | None) -> Document:
+    async def _behind(self, key: str, session: SessionDocument | None, after: str | None) -> Document:
         """The query for the documents behind a position."""
         if after is None:
             return {}
@@ -356,7 +356,7 @@ class Outbox:
         return {} if record is None else behind
 
     async def _is_whole(
-        self, key: str, session: Session | None, numbers: list[int], begin: int, *, is_full: bool
+        self, key: str, session: SessionDocument | None, numbers: list[int], begin: int, *, is_full: bool
     ) -> bool:
         """Whether a reader missed nothing. Mostly the numbers prove it, else the session is looked at again (rule 4).
 
@@ -379,7 +379,7 @@ class Outbox:
                 return True
         return await self._is_same_generation(key, session)
 
-    async def _is_same_generation(self, key: str, session: Session | None) -> bool:
+    async def _is_same_generation(self, key: str, session: SessionDocument | None) -> bool:
         now = await settle(self._sessions.find_one({"_id": key}, {"generation": 1}))
         return (now["generation"] if now else None) == (session.generation if session else None)
 

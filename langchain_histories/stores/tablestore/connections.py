@@ -1,0 +1,99 @@
+"""How the SDK connects: by a URL, with the access key in it or in the environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import tablestore  # type: ignore[import-untyped]  # the SDK has no types
+
+from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.base import Clients, check_given_clients, settle
+
+# The SDK logs access tokens and message texts at DEBUG, and each refused condition as an error.
+_LOGGER = "langchain_histories.tablestore"
+logging.getLogger(_LOGGER).setLevel(logging.CRITICAL)
+
+
+def clients_of(url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None) -> Clients[Any]:
+    """Return the clients for a URL, or those of the caller.
+
+    Raises:
+        ConfigurationError: Neither was given, or both, or a client of another kind, or a URL that cannot be used.
+    """
+    if check_given_clients(
+        "tablestore",
+        client=client,
+        async_client=async_client,
+        is_blocking=lambda it: isinstance(it, tablestore.OTSClient),
+        is_native=lambda it: isinstance(it, tablestore.AsyncOTSClient),
+        instead_of={"url": url, "client_options": client_options},
+    ):
+        return Clients.shared("tablestore", client=client, async_client=async_client)
+    options = options_of_url(str(url)) | (client_options or {})
+    if not (options.get("access_key_id") or "credentials_provider" in options):
+        raise ConfigurationError(
+            "A Tablestore URL needs an access key, in itself or in the environment: TABLESTORE_ACCESS_KEY_ID and "
+            "TABLESTORE_ACCESS_KEY_SECRET."
+        )
+
+    async def connect(native: bool) -> Any:
+        return (tablestore.AsyncOTSClient if native else tablestore.OTSClient)(**options)
+
+    # Not by the URL, because its access key may be in the environment.
+    return Clients.shared("tablestore", options, connect=connect, close=_close)
+
+
+async def _close(client: Any) -> None:
+    if isinstance(client, tablestore.AsyncOTSClient):
+        await settle(client.close())
+    else:
+        client.connection.pool.clear()
+
+
+def options_of_url(url: str) -> dict[str, Any]:
+    """Return the arguments for the clients of the SDK.
+
+    Raises:
+        ConfigurationError: The URL has no host, a port that is no number, or an unknown option.
+    """
+    parts = urlsplit(url)
+    try:
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        # Neither quoted nor chained, because what looks like the port may be a piece of the secret.
+        raise ConfigurationError(
+            "A Tablestore URL has a number as its port: write '/', ':' and '@' in the access key as %2F, %3A and %40."
+        ) from None
+    if not parts.hostname:
+        raise ConfigurationError(
+            "A Tablestore URL names the endpoint: 'tablestore://instance.cn-hangzhou.ots.aliyuncs.com/instance'."
+        )
+    query = dict(parse_qsl(parts.query))
+    if unknown := set(query) - {"region"}:
+        raise ConfigurationError(f"A Tablestore URL has no {min(unknown)!r}: known is 'region'.")
+    return {
+        "end_point": f"{'http' if parts.scheme.endswith('+http') else 'https'}://{parts.hostname}{port}",
+        "instance_name": unquote(parts.path.strip("/")) or parts.hostname.partition(".")[0],
+        "region": query.get("region"),
+        "logger_name": _LOGGER,
+        **_credentials(parts.username, parts.password),
+    }
+
+
+def _credentials(key_id: str | None, secret: str | None) -> dict[str, str | None]:
+    """The access key: that of the URL, or one of the environment."""
+    if key_id is not None:
+        return {"access_key_id": unquote(key_id), "access_key_secret": unquote(secret or "")}
+    if "TABLESTORE_ACCESS_KEY_ID" in os.environ:
+        return {
+            "access_key_id": os.environ["TABLESTORE_ACCESS_KEY_ID"],
+            "access_key_secret": os.environ.get("TABLESTORE_ACCESS_KEY_SECRET"),
+        }
+    return {
+        "access_key_id": os.environ.get("ALIBABA_CLOUD_ACCESS_KEY_ID"),
+        "access_key_secret": os.environ.get("ALIBABA_CLOUD_ACCESS_KEY_SECRET"),
+        "sts_token": os.environ.get("ALIBABA_CLOUD_SECURITY_TOKEN"),
+    }
