@@ -14,11 +14,11 @@ from typing import IO, TYPE_CHECKING
 
 from filelock import FileLock
 
-from langchain_histories.codec import CheckedRow
 from langchain_histories.errors import CorruptRecordError
 from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
+    CheckedRow,
     ExpectedState,
     Operations,
     Row,

@@ -13,11 +13,11 @@ import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories.codec import CheckedRow
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
+    CheckedRow,
     ExpectedState,
     Operations,
     Row,
@@ -28,10 +28,10 @@ from langchain_histories.stores.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from langchain_histories.store import MessageStore
-# Scripts, where MULTI would go on after a key that is no list, and where redis-py's asyncio cluster client would block
-# its event loop.
-# Lua's `unpack` takes at most 8,000 values.
+    from langchain_histories.stores.base import MessageStore
+
+# These are scripts, because MULTI would go on after a key that is no list, and because redis-py's asyncio cluster
+# client would block its event loop in a transaction. Lua's `unpack` takes at most 8,000 values.
 _PUSH = """
 for first = 2, #ARGV, 5000 do
   redis.call('LPUSH', KEYS[1], unpack(ARGV, first, math.min(first + 4999, #ARGV)))
@@ -57,7 +57,7 @@ end
 redis.call('LREM', KEYS[1], 0, 'lh:deleted')
 return removed
 """
-# A state expires with its list, and not later: it was written after the last message.
+# A state expires with its list, and not later, although it was written after the last message.
 _PUT = """
 if ARGV[1] == '' then
   redis.call('DEL', KEYS[1])
@@ -69,7 +69,7 @@ else
 end
 return 1
 """
-# No state is an empty text, so that one stands for none.
+# An empty text stands for no state, because no state has one.
 _SWAP = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return 0 end" + _PUT
 
 
