@@ -133,7 +133,10 @@ class Operations(ABC, Generic[ClientT]):
     async def sessions(
         self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
     ) -> Sequence[SessionRow]:
-        """List sessions that have rows, in the byte order of their keys, from behind the key `after`."""
+        """List sessions that have rows, in the byte order of their session ids, from behind the key `after`.
+
+        An escape of keys (see `unholdable`) keeps that order where NUL is all that the service cannot hold.
+        """
         raise self.unsupported("sessions")
 
     async def erase(self, client: ClientT, prefix: str) -> int:

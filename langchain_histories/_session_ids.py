@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import TypeAlias
 from urllib.parse import quote, unquote
@@ -10,6 +11,7 @@ from langchain_histories.errors import ConfigurationError
 
 MAX_SESSION_ID_BYTES = 1024
 _ESCAPED = "lh%"
+_NUL = "\0"
 
 SessionId: TypeAlias = str | int | uuid.UUID
 
@@ -57,13 +59,17 @@ def user_prefix(user_id: SessionId) -> str:
     return "@" + user.replace("%", "%25").replace("/", "%2F") + "/"
 
 
-# A key is the session id itself wherever the service can hold it. An escaped key starts with a mark, and an id that
-# starts with the mark is escaped too, so that no two ids have the same key.
+# A key is the session id itself wherever the service can hold it. Where it cannot hold NUL alone, an escape keeps the
+# order of ids and what they begin with: NUL becomes U+0001 U+0001, and U+0001, which no ordinary id has, U+0001 U+0002.
+# Where it cannot hold more, an escaped key is percent-encoded behind a mark, and an id that starts with the mark is
+# escaped too. Either way no two ids have the same key.
 
 
 def to_key(session_id: SessionId, unholdable: str) -> str:
     """Return the key of a session in a service that cannot hold the characters `unholdable`."""
     session_id = normalize_session_id(session_id)
+    if unholdable == _NUL:
+        return _without_nul(session_id)
     if unholdable and (session_id.startswith(_ESCAPED) or set(unholdable) & set(session_id)):
         return _ESCAPED + quote(session_id, safe="")
     return session_id
@@ -71,20 +77,30 @@ def to_key(session_id: SessionId, unholdable: str) -> str:
 
 def from_key(key: str, unholdable: str) -> str:
     """Return the session id of a key."""
+    if unholdable == _NUL:
+        return re.sub("\x01([\x01\x02])", lambda pair: _NUL if pair[1] == "\x01" else "\x01", key)
     return unquote(key.removeprefix(_ESCAPED)) if unholdable and key.startswith(_ESCAPED) else key
 
 
 def key_prefixes(prefix: str, unholdable: str) -> list[str]:
     """Return the prefixes that the keys of all sessions have whose id starts with `prefix`."""
+    if unholdable == _NUL:
+        return [_without_nul(prefix)]
     escaped = _ESCAPED + quote(prefix, safe="")
     if not unholdable or escaped.startswith(prefix):
         return [prefix]
-    return [escaped] if prefix.startswith(_ESCAPED) else [prefix, escaped]
+    if prefix.startswith(_ESCAPED) or set(unholdable) & set(prefix):
+        return [escaped]
+    return [prefix, escaped]
 
 
 def matches_all_escaped(prefix: str, unholdable: str) -> bool:
     """Whether the keys that start with `prefix` include every escaped key, of ids that may not start with it."""
-    return bool(unholdable and prefix and _ESCAPED.startswith(prefix))
+    return bool(unholdable.strip(_NUL) and prefix and _ESCAPED.startswith(prefix))
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\x01", "\x01\x02").replace(_NUL, "\x01\x01")
 
 
 def prefix_end(prefix: str) -> str | None:

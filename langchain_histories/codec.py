@@ -436,9 +436,9 @@ def _time(meta: dict[str, Any]) -> dt.datetime | None:
         return None
 
 
-def record_time(text: str | bytes) -> dt.datetime | None:
+def record_time(text: str | bytes | None) -> dt.datetime | None:
     """When a record was added, in UTC; `None` where LangChain's classes wrote it or it cannot be read."""
     try:
-        return _time(from_json(text)["meta"])
+        return _time(from_json(text or "")["meta"])
     except Exception:  # noqa: BLE001  # it may be anything
         return None

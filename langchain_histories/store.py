@@ -282,7 +282,7 @@ class MessageStore(Closing):
     def sessions(
         self, *, prefix: str = "", user_id: SessionId | None = None, limit: int | None = None, after: str | None = None
     ) -> list[SessionInfo]:
-        """List the sessions that have messages, ordered by id.
+        """List the sessions that have messages, in the byte order of the UTF-8 of their ids.
 
         Args:
             prefix: Only ids that start with this (with `user_id`, the part behind the user).
@@ -499,14 +499,9 @@ class MessageStore(Closing):
                 # Then the page is cut after the filter below.
                 most = None if matches_all_escaped(prefix, operations.unholdable) else limit
                 found += await operations.sessions(client, prefix=key_prefix, limit=most, after=after_key)
-            found.sort(key=lambda row: row.key.encode())
-            infos = [
-                SessionInfo(
-                    operations.session_id(row.key), row.count, None if row.last is None else record_time(row.last)
-                )
-                for row in found
-            ]
-            return [info for info in infos if info.session_id.startswith(prefix)][:limit]
+            by_id = sorted(((operations.session_id(row.key), row) for row in found), key=lambda pair: pair[0].encode())
+            page = [pair for pair in by_id if pair[0].startswith(prefix)][:limit]
+            return [SessionInfo(session_id, row.count, record_time(row.last)) for session_id, row in page]
 
         return _Call("sessions", None, body)
 
