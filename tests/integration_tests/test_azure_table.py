@@ -54,7 +54,11 @@ class TestAzureTableStore(MessageStoreTests):
         return azure_table_server
 
     def traces(self, store):
-        return sorted((entity["PartitionKey"], entity["RowKey"]) for entity in store.client.list_entities())
+        return sorted((entity["PartitionKey"], entity["RowKey"]) for entity in table_of(store).list_entities())
+
+
+def table_of(store):
+    return store.client.get_table_client(store.table_name)
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def connection_string(server):
 
 
 def entities(store, session_id="s"):
-    found = store.client.query_entities("PartitionKey eq @key", parameters={"key": session_id})
+    found = table_of(store).query_entities("PartitionKey eq @key", parameters={"key": session_id})
     return {entity["RowKey"]: entity for entity in found}
 
 
@@ -133,7 +137,7 @@ def test_long_ids_have_a_hashed_key(store):
     assert [info.session_id for info in store.sessions()] == sorted(ids, key=str.encode)
     assert [info.session_id for info in store.sessions(prefix="x" * 513)] == ids[1:3]
     assert [info.session_id for info in store.sessions(prefix="%")] == ["%" * 300]
-    keys = {entity["PartitionKey"] for entity in store.client.list_entities()}
+    keys = {entity["PartitionKey"] for entity in table_of(store).list_entities()}
     assert "x" * 512 in keys
     assert all(len(key) <= 512 for key in keys)
     assert sum(key.startswith("lh!=") for key in keys) == 4
@@ -204,12 +208,12 @@ def test_more_than_a_page_of_the_service(store):
 
 
 def test_a_service_that_returns_entities_in_any_order(store, monkeypatch):
-    entities_of = store._entities
+    entities_of = store.operations._entities
 
     async def shuffled(*args, **options):
         return sorted(await entities_of(*args, **options), key=lambda entity: hash(entity["RowKey"]))
 
-    monkeypatch.setattr(store, "_entities", shuffled)
+    monkeypatch.setattr(store.operations, "_entities", shuffled)
     for n in range(30):
         store.append("s", [HumanMessage(f"{n}")])
     store.append("s", [HumanMessage(f"{n}") for n in range(30, 230)])
@@ -227,14 +231,14 @@ def test_the_last_of_many_costs_what_it_returns(store, monkeypatch):
     for start in range(0, 500, 50):
         store.append("s", [HumanMessage(f"{n}") for n in range(start, start + 50)])
     seen = []
-    entities_of = store._entities
+    entities_of = store.operations._entities
 
     async def counted(*args, **options):
         found = await entities_of(*args, **options)
         seen.extend(found)
         return found
 
-    monkeypatch.setattr(store, "_entities", counted)
+    monkeypatch.setattr(store.operations, "_entities", counted)
     position = store.records("s", last=3)[0].position
     assert contents(store.read("s", after=position)) == ["498", "499"]
     assert contents(store.read("s", first=2)) == ["0", "1"]
@@ -271,10 +275,11 @@ def test_a_retry_by_the_driver(url, store, done):
         lambda it: it.replace("s", [HumanMessage("c")]),
         lambda it: it.delete("s", [it.records("s")[0].id]),
     ):
-        options = {"transport": Stumbling(done=done), "retry_backoff_factor": 0}
+        transport = Stumbling(done=done)
+        options = {"transport": transport, "retry_backoff_factor": 0}
         with AzureTableStore(url, client_options=options) as stumbling:
             change(stumbling)
-            assert stumbling._options["transport"].times == 0
+            assert transport.times == 0
         if store.count("s") == 3:
             assert contents(store.read("s")) == ["before", "a", "b"]
     assert (store.read("s"), store.count("s"), store.get_state("s")) == ([], 0, {"n": 2})
@@ -299,9 +304,9 @@ def test_a_service_that_stays_busy(url, store):
 
 
 def test_a_table_that_is_gone_is_not_an_empty_history(store):
-    store.append("s", [HumanMessage("x")])
-    store.client.delete_table()
     for call in (lambda: store.read("s"), lambda: store.append("s", [HumanMessage("y")]), store.sessions):
+        store.append("s", [HumanMessage("x")])
+        table_of(store).delete_table()
         with pytest.raises(StoreError) as caught:
             call()
         assert not isinstance(caught.value, StoreUnavailableError)
@@ -309,11 +314,11 @@ def test_a_table_that_is_gone_is_not_an_empty_history(store):
 
 def test_another_caller_makes_the_table_in_that_moment(store, monkeypatch):
     async def missing(*args, **options):
-        store.client.create_table()
+        store.client.create_table(store.table_name)
         raise ResourceNotFoundError
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_entities", missing)
+        patch.setattr(store.operations, "_entities", missing)
         store.setup()
     store.append("s", [HumanMessage("x")])
     assert store.count("s") == 1
@@ -376,13 +381,13 @@ def test_every_way_to_name_an_account(azure_table_server, store, url, monkeypatc
         assert len(asyncio.run(history.aget_messages())) == number + 1
         assert key not in repr(history)
         assert "sig=" not in repr(history)
-    assert History("other", url).store is histories[0].store
+    assert History("other", url).store.client is histories[0].store.client
 
 
 def test_clients_of_your_own(azure_table_server, url):
     string, table = connection_string(azure_table_server), url.rpartition("/")[2]
     blocking = TableServiceClient.from_connection_string(string)
-    with AzureTableStore(table_service_client=blocking, table_name=table) as store:
+    with AzureTableStore(client=blocking, table_name=table) as store:
         assert Capability.NATIVE_ASYNC not in store.capabilities
         store.append("s", [HumanMessage("é")])
         assert asyncio.run(store.aread("s")) == [HumanMessage("é")]
@@ -390,13 +395,13 @@ def test_clients_of_your_own(azure_table_server, url):
 
     async def use():
         client = AsyncTableServiceClient.from_connection_string(string)
-        async with AzureTableStore(async_table_service_client=client, table_name=table) as store:
+        async with AzureTableStore(async_client=client, table_name=table) as store:
             assert Capability.NATIVE_ASYNC in store.capabilities
             await store.aappend("s", [HumanMessage("x")])
             with pytest.raises(ConfigurationError, match="async client alone"):
                 store.read("s")
         assert [item.name async for item in client.list_tables()]
-        both = AzureTableStore(table_service_client=blocking, async_table_service_client=client, table_name=table)
+        both = AzureTableStore(client=blocking, async_client=client, table_name=table)
         assert await both.aread("s") == both.read("s") == [HumanMessage("é"), HumanMessage("x")]
         await client.close()
 
@@ -411,7 +416,7 @@ def test_a_thousand_histories_share_one_client(url):
 
 def test_erase_takes_what_a_clear_left_that_was_stopped(store):
     store.append("@u/s", [HumanMessage("x")])
-    drive(store._commit(store.client, store._key("@u/s"), [Write(HEAD, None)]))
+    drive(store.operations._commit(store.client, store.operations.key("@u/s"), [Write(HEAD, None)]))
     assert store.sessions() == []
     assert store.erase(user_id="u") == 1
-    assert list(store.client.list_entities()) == []
+    assert list(table_of(store).list_entities()) == []

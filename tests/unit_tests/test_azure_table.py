@@ -21,7 +21,15 @@ from langchain_histories import (
     HistoryRegistry,
     open_store,
 )
-from langchain_histories.stores.azure_table import _bounds, _hide_signature, _item, _key, _operation, _partition
+from langchain_histories.stores.azure_table.connections import _hide_signature
+from langchain_histories.stores.azure_table.operations import (
+    AzureTableOperations,
+    _bounds,
+    _item,
+    _key,
+    _operation,
+    _partition,
+)
 from langchain_histories.stores.shared.partitions import HEAD, Item, Write
 
 ACCOUNT = "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
@@ -50,13 +58,12 @@ def no_account_in_the_environment(monkeypatch):
 def test_urls(url, endpoint, table):
     store = open_store(url)
     assert store.table_name == table
-    assert f"{store._endpoint}/{table}" == endpoint.partition("?")[0]
+    assert f"{store.client.url.partition('?')[0]}/{table}" == endpoint.partition("?")[0]
     for shown in (repr(store), repr(store.history("s")), str(store)):
         assert "c2VjcmV0" not in shown
         assert "sig" not in shown
     if "@" in url:
         assert store.client.credential.named_key == ("u", "c2VjcmV0")
-        assert store.client.url.startswith(store._endpoint)
     store.close()
 
 
@@ -69,14 +76,15 @@ def test_without_key_and_signature_azure_identity_is_asked():
     store.close()
 
     async def use():
-        client = await store._clients.native()
-        assert isinstance(client.credential, AsyncCredential)
+        lent = await store._clients.lend_native(store)
+        assert isinstance(lent.client.credential, AsyncCredential)
         closed = []
 
         async def close():
             closed.append(True)
 
-        client.credential.close = close
+        lent.client.credential.close = close
+        await store._clients.give_back_native(lent)
         await store.aclose()
         assert closed == [True]
 
@@ -87,9 +95,9 @@ def test_a_client_is_not_made_on_the_event_loop(monkeypatch):
     """The packages that it needs read files and start a process."""
     threads = []
     monkeypatch.setattr(
-        azure.data.tables.aio, "TableClient", lambda *_, **__: threads.append(threading.current_thread())
+        azure.data.tables.aio, "TableServiceClient", lambda *_, **__: threads.append(threading.current_thread())
     )
-    asyncio.run(AzureTableStore("azure-table://u:c2Vj@h/chats")._connect(native=True))
+    asyncio.run(AzureTableStore("azure-table://u:c2Vj@h/chats")._clients._connect(True))
     assert threads
     assert threading.main_thread() not in threads
 
@@ -99,7 +107,7 @@ def test_the_environment_names_an_account(monkeypatch):
         AzureTableStore("azure-table:///chats")
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", ACCOUNT)
     for store in (AzureTableStore("azure-table:///chats"), AzureTableStore(table_name="chats")):
-        assert (store.client.account_name, store.client.table_name) == ("acct", "chats")
+        assert (store.client.account_name, store.table_name) == ("acct", "chats")
         assert "c2VjcmV0" not in repr(store)
 
 
@@ -122,17 +130,11 @@ def test_a_config():
         ({"url": "azure-table://h/chats", "ttl": 60}, "ttl"),
         ({"connection_string": "hunter2"}, "portal"),
         ({"connection_string": "hunter2=1;;x"}, "portal"),
-        ({"table_service_client": "hunter2"}, "table_service_client"),
-        ({"async_table_service_client": TableServiceClient.from_connection_string(ACCOUNT)}, "aio"),
-        ({"table_service_client": AsyncTableServiceClient.from_connection_string(ACCOUNT)}, "TableServiceClient"),
-        (
-            {"table_service_client": TableServiceClient.from_connection_string(ACCOUNT), "url": "azure-table://h/c"},
-            "both",
-        ),
-        (
-            {"table_service_client": TableServiceClient.from_connection_string(ACCOUNT), "client_options": {"a": 1}},
-            "both",
-        ),
+        ({"client": "hunter2"}, "blocking client of azure.data.tables"),
+        ({"async_client": TableServiceClient.from_connection_string(ACCOUNT)}, "asyncio"),
+        ({"client": AsyncTableServiceClient.from_connection_string(ACCOUNT)}, "TableServiceClient"),
+        ({"client": TableServiceClient.from_connection_string(ACCOUNT), "url": "azure-table://h/c"}, "both"),
+        ({"client": TableServiceClient.from_connection_string(ACCOUNT), "client_options": {"a": 1}}, "both"),
     ],
 )
 def test_what_cannot_be_used(arguments, words):
@@ -179,9 +181,9 @@ def test_options_reach_the_driver():
 
 def test_a_client_of_your_own_is_not_opened_or_closed():
     client = TableServiceClient.from_connection_string(ACCOUNT)
-    store = AzureTableStore(table_service_client=client)
+    store = AzureTableStore(client=client)
     assert store.capabilities == ~(Capability.TTL | Capability.NATIVE_ASYNC)
-    assert (store.client.table_name, repr(store)) == ("messagestore", "AzureTableStore('<client>')")
+    assert (store.table_name, repr(store)) == ("messagestore", "AzureTableStore('<client>')")
 
 
 def test_the_factories_take_the_arguments_that_are_usual_for_this_service():
@@ -202,7 +204,8 @@ def test_the_factories_take_the_arguments_that_are_usual_for_this_service():
     history = AzureTableChatMessageHistory.from_account_and_key("s", "acct", "a/b+c==", cosmos, "chats")
     assert history.store.client.url == cosmos.rstrip("/")
     history = AzureTableChatMessageHistory.from_aad_token("s", "https://acct.table.core.windows.net")
-    assert history.store is AzureTableChatMessageHistory.from_aad_token("t", "acct.table.core.windows.net").store
+    other = AzureTableChatMessageHistory.from_aad_token("t", "acct.table.core.windows.net")
+    assert history.store._clients is other.store._clients
 
 
 def error(status, code):
@@ -226,28 +229,28 @@ def error(status, code):
     ],
 )
 def test_which_errors_mean_that_the_service_is_out_of_reach(what, unavailable):
-    assert AzureTableStore("azure-table://h/chats")._unavailable(what) is unavailable
+    assert AzureTableOperations("chats").is_unavailable(what) is unavailable
 
 
 def test_keys_that_the_service_can_hold():
-    store = AzureTableStore("azure-table://h/chats")
+    operations = AzureTableOperations("chats")
     ids = ["a", "a/b", "a%2Fb", "lh%a", "lh!a", "!", "%", "\x00", "\x85", "x" * 512, "x" * 513, "x" * 1024, "é" * 257]
     ids += ["lh!=" + "0" * 64, "/" * 100, "/" * 1024]
-    partitions = [_partition(store._key(session_id)) for session_id in ids]
+    partitions = [_partition(operations.key(session_id)) for session_id in ids]
     assert len(set(partitions)) == len(ids)
     for session_id, partition in zip(ids, partitions, strict=True):
         assert not set("/\\#?%\x00\x85") & set(partition)
         assert len(partition.encode("utf-16-le")) <= 1024
         write = Write(HEAD, "{}")
-        _, entity, _ = _operation(partition, store._key(session_id), "c", write)
-        assert store._session_id(_key(entity)) == session_id
+        _, entity, _ = _operation(partition, operations.key(session_id), "c", write)
+        assert operations.session_id(_key(entity)) == session_id
     assert partitions[:1] + partitions[9:10] == ["a", "x" * 512]
 
 
 @pytest.mark.parametrize("prefix", ["a", "a.", "a~", "[", "lh%", "é", "\ud7fe", "a\ud7ff", "a👍", "a\uffff"])
 def test_the_bounds_of_a_prefix_hold_in_both_orders(prefix):
     low, high = _bounds(prefix)
-    assert not set(AzureTableStore.unholdable) & {high[-1]}
+    assert not set(AzureTableOperations.unholdable) & {high[-1]}
     for more in ("", "\x01", "a", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0010ffff"):
         key = (prefix + more).replace("%", "!")
         assert low.encode() <= key.encode() < high.encode()
@@ -271,7 +274,7 @@ def test_texts_in_properties(length):
 
 
 def test_the_largest_entity_is_smaller_than_the_services():
-    text = "x" * AzureTableStore.max_text
+    text = "x" * AzureTableOperations.max_text
     _, entity, _ = _operation("p" * 512, "k" * 1024, "c" * 32, Write(HEAD, text))
     assert sum(8 + 2 * len(name) + 4 + 2 * len(value) for name, value in entity.items()) < 1024 * 1024
     assert len(entity) < 252
