@@ -123,7 +123,7 @@ def print_bytes() -> None:
 def print_units() -> None:
     """What an append of a turn, a read of the last 20 messages and a listing are billed."""
     print("\n| service | append of a turn | read of the last 20 |\n|---|---|---|")
-    # A read goes to the head first: `PartitionStore`. A transaction costs twice, a consistent read of 4 KB one unit.
+    # A read goes to the head first, as `shared/partitions.py` has it. A transaction costs twice, a consistent read of 4 KB one unit.
     writes = 2 * sum(units(size, KB) for size in (*map(dynamodb_item, rows()), HEAD))
     page = 10 * sum(map(dynamodb_item, rows()))
     print(f"| DynamoDB | {writes} WCU + 1 RCU | {1 + units(page, 4 * KB)} RCU |")
