@@ -75,4 +75,5 @@ class MongoDBStore(MessageStore):
             create_index=create_index,
             index_kwargs=index_kwargs,
         )
-        super().__init__(operations, clients_of(url, client, async_client, client_options), url, **options)
+        clients = clients_of(url, client, async_client, client_options)
+        super().__init__(operations, clients, url, driver_options=client_options, **options)

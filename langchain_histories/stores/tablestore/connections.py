@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import tablestore  # type: ignore[import-untyped]  # the SDK has no types
 
+from langchain_histories._urls import split_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, settle
 
+_FORM = "tablestore://[access_key_id:access_key_secret@]instance.region.ots.aliyuncs.com[/instance]"
 # The SDK logs access tokens and message texts at DEBUG, and each refused condition as an error.
 _LOGGER = "langchain_histories.tablestore"
 logging.getLogger(_LOGGER).setLevel(logging.CRITICAL)
@@ -57,36 +58,28 @@ def options_of_url(url: str) -> dict[str, Any]:
     """Return the arguments for the clients of the SDK.
 
     Raises:
-        ConfigurationError: The URL has no host, a port that is no number, or an unknown option.
+        ConfigurationError: The URL cannot be read, or has no host, or an unknown option.
     """
-    parts = urlsplit(url)
-    try:
-        port = "" if parts.port is None else f":{parts.port}"
-    except ValueError:
-        # Neither quoted nor chained, because what looks like the port may be a piece of the secret.
-        raise ConfigurationError(
-            "A Tablestore URL has a number as its port: write '/', ':' and '@' in the access key as %2F, %3A and %40."
-        ) from None
-    if not parts.hostname:
-        raise ConfigurationError(
-            "A Tablestore URL names the endpoint: 'tablestore://instance.cn-hangzhou.ots.aliyuncs.com/instance'."
-        )
-    query = dict(parse_qsl(parts.query))
-    if unknown := set(query) - {"region"}:
-        raise ConfigurationError(f"A Tablestore URL has no {min(unknown)!r}: known is 'region'.")
+    parts = split_url(url, _FORM)
+    if not parts.host:
+        raise ConfigurationError(f"A Tablestore URL names the endpoint: {_FORM}.")
+    if set(parts.query) - {"region"}:
+        # The other name is not quoted, because behind an unescaped '?' it may be a piece of the secret.
+        raise ConfigurationError("A Tablestore URL has one option, 'region'.")
+    port = "" if parts.port is None else f":{parts.port}"
     return {
-        "end_point": f"{'http' if parts.scheme.endswith('+http') else 'https'}://{parts.hostname}{port}",
-        "instance_name": unquote(parts.path.strip("/")) or parts.hostname.partition(".")[0],
-        "region": query.get("region"),
+        "end_point": f"{'http' if parts.scheme.endswith('+http') else 'https'}://{parts.host}{port}",
+        "instance_name": parts.path or parts.host.partition(".")[0],
+        "region": parts.query.get("region") or None,
         "logger_name": _LOGGER,
-        **_credentials(parts.username, parts.password),
+        **_credentials(parts.user, parts.password),
     }
 
 
 def _credentials(key_id: str | None, secret: str | None) -> dict[str, str | None]:
     """The access key: that of the URL, or one of the environment."""
     if key_id is not None:
-        return {"access_key_id": unquote(key_id), "access_key_secret": unquote(secret or "")}
+        return {"access_key_id": key_id, "access_key_secret": secret or ""}
     if "TABLESTORE_ACCESS_KEY_ID" in os.environ:
         return {
             "access_key_id": os.environ["TABLESTORE_ACCESS_KEY_ID"],

@@ -48,4 +48,4 @@ class TablestoreStore(MessageStore):
             from langchain_histories.stores.tablestore.operations import TablestoreOperations
         self.table_name = table_name
         clients = clients_of(url, client, async_client, client_options)
-        super().__init__(TablestoreOperations(table_name), clients, url, **options)
+        super().__init__(TablestoreOperations(table_name), clients, url, driver_options=client_options, **options)
