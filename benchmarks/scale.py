@@ -30,7 +30,7 @@ import servers  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage  # noqa: E402
 
 from langchain_histories import FileStore, MemoryStore, RedisStore, SQLStore  # noqa: E402
-from langchain_histories.stores import _partitions  # noqa: E402
+from langchain_histories.stores.shared.tries import FIRST_PAUSE, LONGEST_PAUSE, MAX_TRIES  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,8 @@ def print_bytes() -> None:
 def print_units() -> None:
     """What an append of a turn, a read of the last 20 messages and a listing are billed."""
     print("\n| service | append of a turn | read of the last 20 |\n|---|---|---|")
-    # A read goes to the head first, as `shared/partitions.py` has it. A transaction costs twice, a consistent read of 4 KB one unit.
+    # A read goes to the head first (`PartitionOperations`).
+    # A transaction costs twice, a consistent read of 4 KB one unit.
     writes = 2 * sum(units(size, KB) for size in (*map(dynamodb_item, rows()), HEAD))
     page = 10 * sum(map(dynamodb_item, rows()))
     print(f"| DynamoDB | {writes} WCU + 1 RCU | {1 + units(page, 4 * KB)} RCU |")
@@ -149,10 +150,9 @@ def print_units() -> None:
 
 
 def print_retries() -> None:
-    """How long a writer tries whom others are always faster than, in the stores with heads."""
-    longest, first, tries = _partitions._LONGEST_PAUSE, _partitions._FIRST_PAUSE, _partitions._MAX_TRIES  # noqa: SLF001  # what is told of
-    pauses = sum(min(longest, first * 2 ** min(number, 10)) / 2 for number in range(tries))
-    print(f"\n{tries} tries, with pauses of {pauses:.0f} s in all on average")
+    """How long a writer tries before whom others always come, in the stores with heads."""
+    pauses = sum(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 10)) / 2 for number in range(MAX_TRIES))
+    print(f"\n{MAX_TRIES} tries, with pauses of {pauses:.0f} s in all on average")
 
 
 def fill(store: MessageStore, session_id: str, count: int) -> float:

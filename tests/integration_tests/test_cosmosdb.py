@@ -443,6 +443,18 @@ def test_ttl_needs_a_container_with_it(server, database):
     with CosmosDBStore(f"{server.url}/{name}") as store:
         store.append("s", [HumanMessage("x")])
         assert texts(store.read("s")) == ["x"]
+        with pytest.raises(ConfigurationError, match="time to live"):
+            CosmosDBStore(f"{server.url}/{name}", ttl=60).read("s")
+
+
+def test_set_up_finds_a_container_once_for_all_stores(place):
+    with CosmosDBStore(place) as first:
+        assert Capability.TAIL_READ in first.capabilities
+        first.append("s", [HumanMessage("x")])
+        second = CosmosDBStore(place)
+        assert second.capabilities == first.capabilities
+        assert second.operations.found is first.operations.found
+        assert texts(second.read("s")) == ["x"]
 
 
 def test_ttl_of_the_container_takes_no_single_items(server, database):

@@ -174,6 +174,15 @@ def test_an_account_that_the_driver_cannot_use():
         assert "hunter2" not in str(caught.value)
 
 
+def test_tables_share_the_client_of_their_account():
+    stores = [AzureTableStore(f"azure-table://u:c2Vj@h/chats{number}") for number in range(60)]
+    assert len({id(store.client) for store in stores}) == 1
+    other = AzureTableStore("azure-table://u:b3RoZXI=@h/chats0")
+    assert other.client is not stores[0].client
+    for store in (other, *stores):
+        store.close()
+
+
 def test_options_reach_the_driver():
     store = AzureTableStore("azure-table://u:c2Vj@h/chats", client_options={"api_version": "2020-12-06"})
     assert store.client.api_version == "2020-12-06"

@@ -319,7 +319,7 @@ def test_everything_lives_as_long_as_its_session(service, monkeypatch):
 
 
 def test_a_session_that_others_keep_changing(store, service, monkeypatch):
-    monkeypatch.setattr(tries, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(tries, "LONGEST_PAUSE", 0)
     service.commit = lambda key, writes: False
     with pytest.raises(StoreError, match="gave up"):
         store.append("s", numbers(1))

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from langchain_histories.stores.base import Operations
 
-_MAX_TRIES = 200
+MAX_TRIES = 200
 # Seconds. Shorter pauses make more tries than the services answer meanwhile.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.03, 1.0
 
 
 def tries(operations: Operations[Any], key: str) -> Iterator[float]:
@@ -23,11 +23,11 @@ def tries(operations: Operations[Any], key: str) -> Iterator[float]:
     Raises:
         StoreError: There were too many tries.
     """
-    for number in range(_MAX_TRIES):
-        yield random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(number, 10)))  # noqa: S311
+    for number in range(MAX_TRIES):
+        yield random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 10)))  # noqa: S311
     session_id = operations.session_id(key)
     raise StoreError(
-        f"{operations.name}: gave up after {_MAX_TRIES} tries on session {session_id!r}: other writers kept changing "
+        f"{operations.name}: gave up after {MAX_TRIES} tries on session {session_id!r}: other writers kept changing "
         "it meanwhile, or the service was too busy. The last change was not made.",
         operations.name,
         session_id=session_id,
