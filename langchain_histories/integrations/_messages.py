@@ -1,4 +1,4 @@
-"""Messages as programs give and return them, and which of them are stored."""
+"""Messages as programs give and return them, and which of them a history has stored."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from langchain_core.prompt_values import PromptValue
 
 from langchain_histories.errors import InvalidMessageError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.views._turns import is_view_message
+from langchain_histories.views._cuts import is_view_message
 
 _NAMESPACE = uuid.UUID("d9b2f4a6-5b0c-4f0e-9a37-6c1f2e8d7b15")
 _TOLD_BY = ("name", "tool_calls", "tool_call_id")
 
 
 def as_messages(value: Any, text: type[HumanMessage | AIMessage] = HumanMessage) -> list[BaseMessage]:
-    """Return what an input or output holds, plain text as a message of type `text`.
+    """Return the messages of an input or output; plain text becomes a message of type `text`.
 
     Raises:
-        InvalidMessageError: It holds something else.
+        InvalidMessageError: The value holds something that is no message.
     """
     if isinstance(value, PromptValue):
         return value.to_messages()
@@ -32,21 +32,21 @@ def as_messages(value: Any, text: type[HumanMessage | AIMessage] = HumanMessage)
     if isinstance(value, list | tuple):
         try:
             return convert_to_messages([text(content=each) if isinstance(each, str) else each for each in value])
-        except (ValueError, TypeError, NotImplementedError):  # its text quotes the message
+        except (ValueError, TypeError, NotImplementedError):  # the error quotes the message
             raise InvalidMessageError(f"A {type(value).__name__} holds something that is not a message.") from None
     raise InvalidMessageError(f"Expected text, a message or a list of messages, not {type(value).__name__}.")
 
 
 def with_id(message: BaseMessage) -> BaseMessage:
-    """Return a new message, or a copy with a new id if it has none."""
+    """Return a message with an id: the same, or a copy with a new id."""
     return message if message.id else message.model_copy(update={"id": str(uuid.uuid4())})
 
 
 def with_ids(messages: Iterable[BaseMessage], scope: str = "") -> list[BaseMessage]:
-    """Give messages of a history without an id one made of their content and the number of their like before them.
+    """Give each message without an id one that is made of its content and the number of equal messages before it.
 
-    It is the same each time, because messages are told apart by id. The scope is the thread that they are from, so
-    that a history does not take them for others that it has.
+    A message gets the same id each time, because messages are told apart by id. The scope is the thread that they come
+    from, so that a history does not take them for equal messages of another thread.
     """
     result, seen = list(messages), Counter[str]()
     for index, message in enumerate(result):
@@ -59,12 +59,12 @@ def with_ids(messages: Iterable[BaseMessage], scope: str = "") -> list[BaseMessa
 
 
 def is_summary(message: BaseMessage) -> bool:
-    """Whether LangChain's middleware or a view of ours made it: it stands for messages that are stored."""
+    """Whether LangChain's middleware or a view made this message: it stands for messages that are stored."""
     return message.additional_kwargs.get("lc_source") == "summarization" or is_view_message(message)
 
 
 def complete_steps(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-    """Return the messages without a last step whose tool calls are still to be answered."""
+    """Return the messages without the last step, if a tool call of that step has no answer yet."""
     answered: set[str] = set()
     for number in range(len(messages) - 1, -1, -1):
         message = messages[number]
@@ -77,21 +77,21 @@ def complete_steps(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
     return messages
 
 
-def lacking(messages: Iterable[BaseMessage], stored: Iterable[BaseMessage]) -> list[BaseMessage]:
-    """The messages that are not stored, without summaries."""
+def not_stored(messages: Iterable[BaseMessage], stored: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """Return those messages that are not among the stored ones, without summaries."""
     known = {message.id for message in with_ids(stored)}
     return [message for message in messages if message.id not in known and not is_summary(message)]
 
 
 def shows_all(history: Any) -> bool:
-    """Whether a history is known to show all that it holds."""
+    """Whether a history surely shows all its messages."""
     return not hasattr(history, "transcript") and getattr(history, "last", None) is None
 
 
 def transcript(history: Any, *, since: Sequence[BaseMessage] = ()) -> list[BaseMessage]:
-    """Return all that a history holds, also behind a view of it; or its end, if the first of `since` is in that.
+    """Return all messages of a history, also of the one under a view; or its end, if that has the first of `since`.
 
-    Then the others are in it too, or are not stored: they were in the same order.
+    The end is then enough: the other messages of `since` come later, so they are in the end too, or not stored.
     """
     stored = _stored_under(history)
     if stored and since and _begins_in(end := stored.store.read(stored.session_id, last=2 * len(since)), since):
@@ -112,7 +112,7 @@ async def atranscript(history: Any, *, since: Sequence[BaseMessage] = ()) -> lis
 
 
 def _stored_under(history: Any) -> StoredChatMessageHistory | None:
-    """Return the history of this package that this one is, or is a view of."""
+    """Return the history itself or the one under a view, if it is of this package."""
     under = getattr(history, "history", history)
     return under if isinstance(under, StoredChatMessageHistory) else None
 

@@ -1,4 +1,4 @@
-"""Which session a run is in, and the history of it: the same rules at each front door."""
+"""Which session a run is in, and which history the session has: the same rules for every integration."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ logger = logging.getLogger(__name__)
 SessionHistories: TypeAlias = HistoryRegistry | Callable[..., Any]
 
 
-class Session(NamedTuple):
-    """What names a session: a text for logs, which no other session has, and the values that the factory takes."""
+class RunSession(NamedTuple):
+    """The session of a run.
+
+    Attributes:
+        name: A text for logs, which no other session has.
+        values: The arguments of the factory of histories.
+    """
 
     name: str
     values: dict[str, Any]
 
 
 class Sessions:
-    """Where a front door finds histories.
+    """Finds the history of a run.
 
     Args:
-        source: `get_session_history`: a function that returns a history, or an awaitable of one for the async methods
-            only; or a registry, which stands for its method of this name.
+        source: `get_session_history`: a function that returns a history, or, for the async methods only, an awaitable
+            of one; or a registry, which stands for its method of this name.
         specs: `history_factory_config`: the keys of `config["configurable"]` that the function takes, one by position,
-            several by name. `session_id` by default, for which the `thread_id` stands in.
+            several by name. The default is `session_id`; a config without it may have a `thread_id` instead.
 
     Raises:
-        ConfigurationError: It is neither, or does not take these keys.
+        ConfigurationError: The source is neither, or does not take these keys.
     """
 
     def __init__(self, source: SessionHistories, specs: Sequence[ConfigurableFieldSpec] | None) -> None:
@@ -60,11 +65,11 @@ class Sessions:
             keys = ", ".join(self._keys)
             raise ConfigurationError(f"get_session_history must take {keys} by name: {error}.") from None
 
-    def named(self, config: Mapping[str, Any]) -> Session:
+    def named(self, config: Mapping[str, Any]) -> RunSession:
         """Return the session that the config of a run names.
 
         Raises:
-            ConfigurationError: It lacks a key.
+            ConfigurationError: The config lacks a key.
         """
         given = config.get("configurable", {})
         values = {key: given.get(key) for key in self._keys}
@@ -73,9 +78,9 @@ class Sessions:
         if missing := [key for key, value in values.items() if value is None]:
             example = {"configurable": dict.fromkeys(missing, "...")}
             raise ConfigurationError(f"The config lacks {', '.join(missing)}: call with config={example}.")
-        return Session(", ".join(repr(str(value)) for value in values.values()), values)
+        return RunSession(", ".join(repr(str(value)) for value in values.values()), values)
 
-    def open(self, session: Session) -> Any:
+    def open(self, session: RunSession) -> Any:
         """Return the history of a session.
 
         Raises:
@@ -88,14 +93,14 @@ class Sessions:
             raise ConfigurationError("get_session_history is async: use ainvoke, abatch or astream.")
         return _checked(history, "messages", "add_messages")
 
-    async def aopen(self, session: Session) -> Any:
+    async def aopen(self, session: RunSession) -> Any:
         """Async `open`."""
         history = self._call(session)
         if inspect.isawaitable(history):
             history = await history
         return _checked(history, "aget_messages", "aadd_messages")
 
-    def _call(self, session: Session) -> Any:
+    def _call(self, session: RunSession) -> Any:
         return self.source(*session.values.values()) if self._by_position else self.source(**session.values)
 
 
@@ -108,18 +113,18 @@ def _checked(history: Any, *names: str) -> Any:
 
 
 def check_option(name: str, value: object, *known: str) -> None:
-    """Refuse an option of another value.
+    """Refuse an unknown value of an option.
 
     Raises:
-        ConfigurationError: It is none of those known.
+        ConfigurationError: The value is not among the known ones.
     """
     if value not in known:
         raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
 
 
-def report_unsaved(history: Any, session: Session, count: int, error: Exception) -> str:
-    """Log that messages were not saved, unless their history has; return the line."""
-    reason = error if isinstance(error, HistoryError) else type(error).__name__  # others may quote messages
+def report_unsaved(history: Any, session: RunSession, count: int, error: Exception) -> str:
+    """Log that messages were not saved, unless their history logs that itself; return the line."""
+    reason = error if isinstance(error, HistoryError) else type(error).__name__  # other errors may quote messages
     line = f"{count} messages of session {session.name} were not saved: {reason}"
     if not isinstance(getattr(history, "history", history), TurnChatMessageHistory):
         logger.error(line)

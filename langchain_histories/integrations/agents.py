@@ -10,9 +10,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from langchain_histories.errors import ConfigurationError, missing_extra
-from langchain_histories.integrations._messages import atranscript, lacking, shows_all, transcript
-from langchain_histories.integrations._sessions import Session, SessionHistories, Sessions, check_option
-from langchain_histories.integrations._turns import Place, Turn
+from langchain_histories.integrations._agent_turns import Ticket, Turn
+from langchain_histories.integrations._messages import atranscript, not_stored, shows_all, transcript
+from langchain_histories.integrations._sessions import RunSession, SessionHistories, Sessions, check_option
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState
@@ -42,32 +42,32 @@ class _State(AgentState[Any]):
 class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
     """Gives an agent of `create_agent` the history of its session, and keeps what is said in it.
 
-    The history is read once a turn and put before the messages of the turn at each call of the model; the state of the
-    agent is left alone. A message is stored once, known by its id. Agents that are called by tools in the same
-    session are left out. The model is shown an answer to each tool call that has none, because providers refuse such
-    calls; what is stored stays as it is.
+    The history is read once a turn, and each call of the model gets it before the messages of the turn; the state of
+    the agent stays as it is. A message is stored once, known by its id. An agent that a tool calls in the same session
+    is left out. The model is shown an answer to each tool call that has none, because providers refuse calls without
+    an answer; the stored messages stay as they are.
 
-    Put it first, so that nothing can summarize messages away before it has seen them, but behind middleware that
-    redacts them. With a checkpointer use a new `thread_id` for each turn: otherwise the thread keeps the conversation
-    a second time, and what is cleared in the history but still in the thread is stored again.
+    Put this middleware first, so that no other one summarizes messages before it has seen them, but behind middleware
+    that redacts them. With a checkpointer use a new `thread_id` for each turn: otherwise the thread keeps the
+    conversation a second time, and messages that were cleared in the history but not in the thread are stored again.
 
     Args:
         get_session_history: Returns the history of a session, as for `RunnableWithHistory`; or a registry. An async
             function serves the async methods of the agent only.
-        history_factory_config: Keys of `config["configurable"]` that name a session: by default the `session_id`, for
-            which the `thread_id` stands in; `USER_SESSION_CONFIG` for the sessions of users.
-        save: `"step"` stores the user's message before the model is called, and tool calls with their results as
-            they are complete. `"turn"` stores a turn when it has ended, in one piece; one that fails is not stored.
-        on_save_error: `"warn"` logs a failed save with session and count, and tries again at the next step. A failed
-            read is always raised.
+        history_factory_config: Keys of `config["configurable"]` that name a session. The default is `session_id`; a
+            config without it may have a `thread_id` instead. `USER_SESSION_CONFIG` is for the sessions of users.
+        save: `"step"` stores the user's message before the model is called, and tool calls with their results when
+            these are complete. `"turn"` stores a whole turn when it has ended, and no turn that failed.
+        on_save_error: What is done when messages cannot be saved: `"raise"` raises the error, `"warn"` logs session and
+            count and tries again at the next step. A failed read is always raised.
         serialize: What a turn does while another one of its session is under way in this process: go on, wait, or
-            raise `SessionBusyError`. A turn has the session until it ends, fails or is cancelled. An agent does not
-            tell when it was interrupted, or failed outside of models and tools, or when its stream is not read any
-            more; then the session is free once Python has let go of the run, or after 30 seconds without a sign of
-            life. A resumed run need not wait for that.
+            raise `SessionBusyError`. A turn has the session until it ends, fails or is cancelled. An agent that was
+            interrupted, that failed outside of models and tools, or whose stream was abandoned, tells nobody; it
+            releases the session when Python drops the run, or after 30 seconds without a sign of life. A resumed run
+            does not wait for the run that it resumes.
 
     Raises:
-        ConfigurationError: An option cannot be used; from a run, that it names no session.
+        ConfigurationError: An option cannot be used; from a run: the config names no session.
         SessionBusyError: From a run, with `serialize="reject"`.
         StoreError: From a run: the history cannot be read or saved.
     """
@@ -153,13 +153,13 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
         with self._in_tool(request.state):
             return await handler(request)
 
-    def _session(self) -> Session | None:
-        """Return the session of the run; `None` in a tool of an agent that has it, or if none is named there."""
+    def _session(self) -> RunSession | None:
+        """Return the session of the run; `None` in a tool of an agent whose session it is, or where it is not named."""
         taken = _open_sessions.get()
         try:
             session = self._sessions.named(get_config())
         except ConfigurationError:
-            if taken:  # some versions of LangGraph hand a tool's agent no configurable of the run
+            if taken:  # some versions of LangGraph give the agent of a tool no configurable
                 return None
             raise
         return None if session.name in taken else session
@@ -174,27 +174,27 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
         finally:
             _open_sessions.reset(token)
 
-    def _begin(self, session: Session, history: Any, *, resumed: bool) -> Turn:
+    def _begin(self, session: RunSession, history: Any, *, resumed: bool) -> Turn:
         if self._serialize == "off":
             return Turn(session, history)
         thread_id = get_config()["configurable"].get("thread_id")
-        return Turn(session, history, Place(self._sessions.source, session.name, thread_id, resumed=resumed))
+        return Turn(session, history, Ticket(self._sessions.source, session.name, thread_id, resumed=resumed))
 
-    def _load(self, session: Session, messages: Sequence[BaseMessage], *, resumed: bool = False) -> Turn:
+    def _load(self, session: RunSession, messages: Sequence[BaseMessage], *, resumed: bool = False) -> Turn:
         history = self._sessions.open(session)
         turn = self._begin(session, history, resumed=resumed)
         with turn.running():
-            for ahead in turn.place.ahead(reject=self._serialize == "reject") if turn.place else ():
+            for ahead in turn.ticket.ahead(reject=self._serialize == "reject") if turn.ticket else ():
                 wait([ahead.over], ahead.idle_left())
             if turn.start(history.messages, messages) and not shows_all(history):
                 turn.learn(transcript(history), messages)
         return turn
 
-    async def _aload(self, session: Session, messages: Sequence[BaseMessage], *, resumed: bool = False) -> Turn:
+    async def _aload(self, session: RunSession, messages: Sequence[BaseMessage], *, resumed: bool = False) -> Turn:
         history = await self._sessions.aopen(session)
         turn = self._begin(session, history, resumed=resumed)
         with turn.running():
-            for ahead in turn.place.ahead(reject=self._serialize == "reject") if turn.place else ():
+            for ahead in turn.ticket.ahead(reject=self._serialize == "reject") if turn.ticket else ():
                 await asyncio.wait([asyncio.wrap_future(ahead.over)], timeout=ahead.idle_left())
             if turn.start(await history.aget_messages(), messages) and not shows_all(history):
                 turn.learn(await atranscript(history), messages)
@@ -205,7 +205,7 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
             return None
         turn = _turn(state) or self._load(session, state["messages"], resumed=True)
         with turn.saving(state["messages"], ended=ended, whole_turns=self._whole_turns, warn=self._warn) as batch:
-            new = lacking(batch, transcript(turn.history)) if batch and turn.retrying else batch
+            new = not_stored(batch, transcript(turn.history)) if batch and turn.retrying else batch
             if new:
                 turn.history.add_messages(new)
         return None if _turn(state) else {"chat_history_turn": turn}
@@ -215,13 +215,13 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
             return None
         turn = _turn(state) or await self._aload(session, state["messages"], resumed=True)
         with turn.saving(state["messages"], ended=ended, whole_turns=self._whole_turns, warn=self._warn) as batch:
-            new = lacking(batch, await atranscript(turn.history)) if batch and turn.retrying else batch
+            new = not_stored(batch, await atranscript(turn.history)) if batch and turn.retrying else batch
             if new:
                 await turn.history.aadd_messages(new)
         return None if _turn(state) else {"chat_history_turn": turn}
 
 
 def _turn(state: Any) -> Turn | None:
-    """Return what `before_agent` loaded; `None` in a run that was resumed, and where the state was serialized."""
+    """Return the turn that `before_agent` began; `None` in a resumed run, and where the state was serialized."""
     turn = state.get("chat_history_turn")
     return turn if isinstance(turn, Turn) else None

@@ -1,4 +1,4 @@
-"""Between histories and LangGraph: threads to histories and back, and nodes for hand-written graphs."""
+"""Threads of LangGraph to histories and back, and nodes for hand-written graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langchain_histories.errors import ConfigurationError, missing_extra
-from langchain_histories.integrations._messages import as_messages, atranscript, lacking, transcript, with_ids
+from langchain_histories.integrations._messages import as_messages, atranscript, not_stored, transcript, with_ids
 from langchain_histories.integrations._sessions import SessionHistories, Sessions
 
 try:
@@ -38,11 +38,11 @@ _PAGE = 20  # states read at once; each holds all messages of its moment
 def import_thread(
     source: Source, config_or_thread_id: Thread, history: BaseChatMessageHistory, *, messages_key: str = "messages"
 ) -> int:
-    """Add the messages of a thread that a history lacks to its end, as one batch.
+    """Add to the end of a history, as one batch, the messages of a thread that the history lacks.
 
-    All states of the thread are read, so what was ever said is imported: also what `SummarizationMiddleware` or a
-    `RemoveMessage` took out since, and what was said on a branch that was left. Summaries are not. Of a message that
-    was replaced under its id the newest form is; one that the history has stays as it is. So this may be repeated.
+    All states of the thread are read, so every message is imported: also those that `SummarizationMiddleware` or a
+    `RemoveMessage` removed, and those on a branch that was left; but no summaries. A message that was replaced under
+    its id is imported in its newest form. A message that the history has stays as it is, so a second call adds nothing.
 
     Args:
         source: A compiled graph with its checkpointer, or a checkpointer (a `DeltaChannel` needs the graph).
@@ -54,12 +54,12 @@ def import_thread(
         How many messages were added; 0 also where there is no such thread or no such name in its state.
 
     Raises:
-        ConfigurationError: The source is neither, no thread is named, or the messages cannot be read from the source.
+        ConfigurationError: The source is neither, names no thread, or has messages that cannot be read.
     """
     thread, said = _thread(config_or_thread_id, source), dict[str, BaseMessage]()
     for state in _states(source, thread):
         said = _merge(_said(state, thread, messages_key), said)
-    if new := lacking(said.values(), transcript(history)):
+    if new := not_stored(said.values(), transcript(history)):
         history.add_messages(new)
     return len(new)
 
@@ -71,7 +71,7 @@ async def aimport_thread(
     thread, said = _thread(config_or_thread_id, source), dict[str, BaseMessage]()
     async for state in _astates(source, thread):
         said = _merge(_said(state, thread, messages_key), said)
-    if new := lacking(said.values(), await atranscript(history)):
+    if new := not_stored(said.values(), await atranscript(history)):
         await history.aadd_messages(new)
     return len(new)
 
@@ -84,7 +84,7 @@ def seed_thread(
     Args:
         graph: A compiled graph with its checkpointer.
         config: The thread.
-        history: What it shows is put in: of a window, the window.
+        history: The messages that it shows are put in: of a window, the window.
         messages_key: Name of the messages in the state.
 
     Returns:
@@ -97,7 +97,7 @@ def seed_thread(
     _check_empty(graph.get_state(thread), thread)
     if messages := with_ids(history.messages):
         graph.update_state(thread, {messages_key: messages}, as_node=START)
-        graph.update_state(thread, None, as_node=END)  # without this an answer to the last message would be due
+        graph.update_state(thread, None, as_node=END)  # or the graph would go on and answer the last message
     return len(messages)
 
 
@@ -121,16 +121,16 @@ def load_history_node(
 ) -> Runnable[Any, dict[str, Any]]:
     """Return a node, the first of a graph, that puts a history before the messages of the turn.
 
-    Where the thread has some of the history already, the rest is put in at its place.
+    Where the thread has some messages of the history already, the others are put between them, in order.
 
     Args:
         get_session_history: Returns the history of a session, as for `RunnableWithHistory`; or a registry.
         messages_key: Name of the messages in the state; their reducer must be `add_messages`.
-        history_factory_config: Keys of `config["configurable"]` that name a session: by default the `session_id`, for
-            which the `thread_id` stands in.
+        history_factory_config: Keys of `config["configurable"]` that name a session. The default is `session_id`; a
+            config without it may have a `thread_id` instead.
 
     Returns:
-        The node, for `add_node`. It raises `ConfigurationError` if the config names no session, or the state has no
+        The node, for `add_node`. It raises `ConfigurationError` if the config names no session, or if the state has no
         messages of this name.
 
     Raises:
@@ -139,13 +139,13 @@ def load_history_node(
     sessions = Sessions(get_session_history, history_factory_config)
 
     def load(state: Any, config: RunnableConfig) -> dict[str, Any]:
-        messages = _get(state, messages_key)
-        return _loaded(sessions.open(sessions.named(config)).messages, messages, messages_key)
+        messages = _messages_in(state, messages_key)
+        return _update(sessions.open(sessions.named(config)).messages, messages, messages_key)
 
     async def aload(state: Any, config: RunnableConfig) -> dict[str, Any]:
-        messages = _get(state, messages_key)
+        messages = _messages_in(state, messages_key)
         history = await sessions.aopen(sessions.named(config))
-        return _loaded(await history.aget_messages(), messages, messages_key)
+        return _update(await history.aget_messages(), messages, messages_key)
 
     return RunnableLambda(load, aload, name="load_history")
 
@@ -156,22 +156,22 @@ def save_history_node(
     messages_key: str = "messages",
     history_factory_config: Specs | None = None,
 ) -> Runnable[Any, dict[str, Any]]:
-    """Return a node that adds the messages of the state that a history lacks to its end, as one batch.
+    """Return a node that adds to the end of a history, as one batch, the messages of the state that it lacks.
 
-    It may run several times in a turn. Summaries are left out. A save that fails is raised. The arguments are those
-    of `load_history_node`.
+    The node may run several times in a turn. Summaries are left out. The error of a failed save is raised. The
+    arguments are those of `load_history_node`.
     """
     sessions = Sessions(get_session_history, history_factory_config)
 
     def save(state: Any, config: RunnableConfig) -> dict[str, Any]:
-        messages, history = _get(state, messages_key), sessions.open(sessions.named(config))
-        if new := lacking(messages, transcript(history, since=messages)):
+        messages, history = _messages_in(state, messages_key), sessions.open(sessions.named(config))
+        if new := not_stored(messages, transcript(history, since=messages)):
             history.add_messages(new)
         return {}
 
     async def asave(state: Any, config: RunnableConfig) -> dict[str, Any]:
-        messages, history = _get(state, messages_key), await sessions.aopen(sessions.named(config))
-        if new := lacking(messages, await atranscript(history, since=messages)):
+        messages, history = _messages_in(state, messages_key), await sessions.aopen(sessions.named(config))
+        if new := not_stored(messages, await atranscript(history, since=messages)):
             await history.aadd_messages(new)
         return {}
 
@@ -179,7 +179,7 @@ def save_history_node(
 
 
 def _thread(config_or_thread_id: Thread, source: object) -> RunnableConfig:
-    """The config of all states of a thread, without those of its subgraphs."""
+    """Return the config that stands for all states of a thread, but not for those of its subgraphs."""
     if not isinstance(source, BaseCheckpointSaver) and not hasattr(source, "get_state_history"):
         raise ConfigurationError(f"A thread is in a compiled graph or a checkpointer, not in {type(source).__name__}.")
     config: RunnableConfig = {} if isinstance(config_or_thread_id, str) else config_or_thread_id
@@ -209,7 +209,7 @@ async def _astates(source: Source, thread: RunnableConfig) -> AsyncIterator[Stat
 
 
 def _said(state: State, thread: RunnableConfig, key: str) -> dict[Any, BaseMessage]:
-    """The messages of one state, by id."""
+    """Return the messages of one state, by id."""
     name = str(thread["configurable"]["thread_id"])
     if isinstance(state, CheckpointTuple):
         values: dict[str, Any] = state.checkpoint["channel_values"]
@@ -225,14 +225,14 @@ def _check_empty(state: StateSnapshot, thread: RunnableConfig) -> None:
         raise ConfigurationError(f"The thread {thread['configurable']['thread_id']!r} is not empty: seed a new one.")
 
 
-def _loaded(history: list[BaseMessage], messages: list[BaseMessage], key: str) -> dict[str, Any]:
-    """The update of the state: an `Overwrite`, because messages in an update are streamed as if they were new."""
+def _update(history: list[BaseMessage], messages: list[BaseMessage], key: str) -> dict[str, Any]:
+    """Return the update of the state: an `Overwrite`, because a graph streams messages of other updates as new ones."""
     given = _by_id(messages)
     merged = _merge(_by_id(with_ids(history)), given)
     return {} if merged is given else {key: Overwrite(list(merged.values()))}
 
 
-def _get(state: Any, key: str) -> list[BaseMessage]:
+def _messages_in(state: Any, key: str) -> list[BaseMessage]:
     value = state.get(key) if isinstance(state, dict) else getattr(state, key, None)
     if value is None:
         raise ConfigurationError(f"The state has no {key!r}: give messages_key the name of its messages.")
@@ -247,7 +247,7 @@ def _by_id(messages: Iterable[BaseMessage]) -> dict[Any, BaseMessage]:
 
 
 def _merge(older: dict[Any, BaseMessage], newer: dict[Any, BaseMessage]) -> dict[Any, BaseMessage]:
-    """Put what only the older one has behind the message that it followed there, or first."""
+    """Add to `newer` each message that only `older` has, behind the message that it followed there, or first."""
     if older.keys() <= newer.keys():
         return newer
     followers: dict[Any, list[Any]] = {None: []}
@@ -257,5 +257,5 @@ def _merge(older: dict[Any, BaseMessage], newer: dict[Any, BaseMessage]) -> dict
             before = key
         else:
             followers.setdefault(before, []).append(key)
-    order = [*followers[None], *(key for kept in newer for key in (kept, *followers.get(kept, [])))]
+    order = [*followers[None], *(key for known in newer for key in (known, *followers.get(known, [])))]
     return {key: newer.get(key) or older[key] for key in order}

@@ -25,14 +25,14 @@ from langchain_histories.integrations._messages import (
     atranscript,
     complete_steps,
     is_summary,
-    lacking,
+    not_stored,
     shows_all,
     transcript,
     with_id,
     with_ids,
 )
 from langchain_histories.integrations._sessions import (
-    Session,
+    RunSession,
     SessionHistories,
     Sessions,
     check_option,
@@ -42,9 +42,18 @@ from langchain_histories.integrations._sessions import (
 
 @dataclass(frozen=True)
 class _Turn:
-    """One turn: where it is stored, what the runnable is given, and which messages are new and known."""
+    """One turn.
 
-    session: Session
+    Attributes:
+        session: The session.
+        history: Its history.
+        config: The config for the runnable.
+        value: The input for the runnable.
+        new: Messages of the input that are not stored yet.
+        known: Ids of all messages that were shown to the runnable.
+    """
+
+    session: RunSession
     history: Any
     config: RunnableConfig
     value: Any
@@ -53,19 +62,19 @@ class _Turn:
 
 
 class _Streamed:
-    """What came out of a stream."""
+    """The chunks of a stream."""
 
     def __init__(self, kwargs: dict[str, Any]) -> None:
         self.kwargs = kwargs
         self._chunks: list[Any] = []
 
     def take(self, chunk: Any) -> tuple[Any, ...]:
-        """Keep a chunk; return what the caller is shown of it."""
+        """Keep a chunk; return the chunks for the caller."""
         self._chunks.append(chunk)
         return (chunk,)
 
     def output(self) -> Any:
-        """The chunks, merged; as elsewhere in LangChain the last one, where they cannot be added."""
+        """Return the sum of the chunks; the last one, as elsewhere in LangChain, where they cannot be added."""
         try:
             return functools.reduce(operator.add, self._chunks) if self._chunks else []
         except TypeError:
@@ -73,12 +82,12 @@ class _Streamed:
 
 
 class _StreamedGraph(_Streamed):
-    """What came out of a graph's stream: its last state, asked for beside the modes that the caller wants."""
+    """The chunks of a graph's stream. Its output is the last state, in a mode added to those that the caller wants."""
 
     def __init__(self, kwargs: dict[str, Any], default: str | Sequence[str]) -> None:
         modes = kwargs.get("stream_mode") or default
         self._modes = [modes] if isinstance(modes, str) else list(modes)
-        self._has_mode = isinstance(modes, list)  # a graph names the mode in the chunks of a list, not of a tuple
+        self._has_mode = isinstance(modes, list)  # with a list a graph names the mode in each chunk, with a tuple not
         super().__init__({**kwargs, "stream_mode": list(dict.fromkeys([*self._modes, "values"]))})
 
     def take(self, chunk: Any) -> tuple[Any, ...]:
@@ -98,29 +107,33 @@ class RunnableWithHistory(Runnable[Any, Any]):
     """Gives a runnable the earlier messages of a session, and stores the new ones.
 
     It takes the place of LangChain's `RunnableWithMessageHistory`: a program changes the name. Each turn is one read
-    and one append, so turns that run at once on a session keep all their messages. What is new in an output that
-    repeats its input, or all of a graph's state, is known by message ids: a message without one is given one.
+    and one append, so turns that run at once on a session keep all their messages. An output may repeat its input, or
+    be the whole state of a graph: new messages are told by their ids, and a message without an id is given one.
 
-    Input and output are text, a message, a list of messages or of what stands for one, a prompt value, or a dict with
-    one of these. The runnable finds the history in its config, as `configurable["message_history"]`. A graph may be
-    streamed in all its modes; its interrupts are answered without this class.
+    Input and output are text, a message, a list of messages or of texts, tuples and dicts that stand for messages, a
+    prompt value, or a dict with one of these. The runnable finds the history in its config, as
+    `configurable["message_history"]`. A graph may be streamed in all its modes. To answer its interrupts, call the
+    graph without this class.
 
     Args:
-        runnable: What answers: a model, a chain, an agent, a graph.
+        runnable: A model, a chain, an agent, a graph.
         get_session_history: Returns the history of a session, given the values of `history_factory_config` from the
             config: one by position, several by name. It may be async; then only the async methods work. A
             `HistoryRegistry` stands for its method of this name.
-        input_messages_key: Where the messages are in an input that is a dict. Without it a dict becomes a list of
-            messages, those under its only key or `input`.
-        output_messages_key: Where they are in an output that is a dict; without it, under its only key or `output`.
-        history_messages_key: Where the input dict is given the history; without it, before the new messages.
-        history_factory_config: Keys of `config["configurable"]` that name a session: by default the `session_id`, for
-            which the `thread_id` stands in.
-        on_turn_error: What is stored when a turn fails or is cancelled: nothing, or the messages of the input.
-        on_save_error: Whether the error is raised or logged when a turn cannot be stored. If the turn failed before
-            that, its own error is raised, and this one is logged and noted on it.
-        save_partial_stream: Whether a stream that fails or is closed early stores its input and what came of the
-            answer, marked by `response_metadata["partial"]`; of a graph, the messages of complete steps.
+        input_messages_key: The key of the messages in an input that is a dict. Without it the messages under the only
+            key, or under `input`, take the place of the dict.
+        output_messages_key: The key of the messages in an output that is a dict. Without it they are under the only
+            key, or under `output`.
+        history_messages_key: The key of the input dict that the history is put under. Without it the history is put
+            before the new messages.
+        history_factory_config: Keys of `config["configurable"]` that name a session. The default is `session_id`; a
+            config without it may have a `thread_id` instead.
+        on_turn_error: What is done when a turn fails or is cancelled: `"discard"` stores nothing of it, `"input"`
+            stores the messages of its input.
+        on_save_error: What is done when a turn cannot be stored: `"raise"` raises the error, `"warn"` logs it. If the
+            turn itself failed too, the error of the turn is raised, with a note about the other one, which is logged.
+        save_partial_stream: Whether a stream that fails or is closed early stores its input and the part of the answer
+            that came, marked by `response_metadata["partial"]`; of a graph, the messages of complete steps.
 
     Raises:
         ConfigurationError: An option cannot be used, or a key of the config, the input or the output is missing.
@@ -154,11 +167,11 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The fields of the config of `runnable`, and those that name a session."""
+        """The config fields of the runnable, and those that name a session."""
         return get_unique_config_specs([*self.bound.config_specs, *self._sessions.specs])
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:  # noqa: ARG002
-        """A model of the input: new messages, under their key if there is one."""
+        """Return a model of the input: new messages, under `input_messages_key` if that is set."""
         messages: Any = str | BaseMessage | Sequence[BaseMessage]
         if not self.input_messages_key:
             return create_model("RunnableWithHistoryInput", __base__=RootModel[messages])
@@ -166,7 +179,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         return create_model("RunnableWithHistoryInput", **fields)
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """A model of the output, that of `runnable`."""
+        """Return the output model of the runnable."""
         return self.bound.get_output_schema(config)  # type: ignore[return-value]  # no runnable has a v1 model
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
@@ -182,7 +195,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         return self._transform_stream_with_config(iter([input]), functools.partial(self._stream, **kwargs), config)
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
-        """Async `stream`. Who leaves it early does well to close it (`contextlib.aclosing`)."""
+        """Async `stream`. Close it (`contextlib.aclosing`) where you leave it early."""
         return self._atransform_stream_with_config(_one(input), functools.partial(self._astream, **kwargs), config)
 
     def _invoke(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Any:
@@ -191,7 +204,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
             output = self.bound.invoke(turn.value, turn.config, **kwargs)
             messages = self._messages_of(turn, output)
         except BaseException as error:
-            self._save(turn, self._left(turn), error)
+            self._save(turn, self._unfinished(turn), error)
             raise
         self._save(turn, messages)
         return output
@@ -202,7 +215,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
             output = await self.bound.ainvoke(turn.value, turn.config, **kwargs)
             messages = self._messages_of(turn, output)
         except BaseException as error:
-            await self._asave(turn, self._left(turn), error)
+            await self._asave(turn, self._unfinished(turn), error)
             raise
         await self._asave(turn, messages)
         return output
@@ -215,7 +228,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
                 yield from streamed.take(chunk)
             messages = self._messages_of(turn, streamed.output())
         except BaseException as error:  # GeneratorExit, when the caller leaves the stream
-            self._save(turn, self._left(turn, streamed), error)
+            self._save(turn, self._unfinished(turn, streamed), error)
             raise
         self._save(turn, messages)
 
@@ -230,7 +243,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
                         yield shown
             messages = self._messages_of(turn, streamed.output())
         except BaseException as error:  # GeneratorExit, when the caller leaves the stream
-            await self._asave(turn, self._left(turn, streamed), error)
+            await self._asave(turn, self._unfinished(turn, streamed), error)
             raise
         await self._asave(turn, messages)
 
@@ -245,9 +258,9 @@ class RunnableWithHistory(Runnable[Any, Any]):
         return self._turn(value, await history.aget_messages(), session, history, config)
 
     def _turn(
-        self, value: Any, shown: Iterable[BaseMessage], session: Session, history: Any, config: RunnableConfig
+        self, value: Any, shown: Iterable[BaseMessage], session: RunSession, history: Any, config: RunnableConfig
     ) -> _Turn:
-        """Put history and input together for the wrapped runnable."""
+        """Put history and input together for the runnable."""
         key, given = None, value
         if isinstance(value, dict):
             key = _key(value, self.input_messages_key, "input", "input_messages_key")
@@ -274,8 +287,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
         messages = as_messages(output, AIMessage)
         before: list[BaseMessage] = []
         if not isinstance(output, str | BaseMessage):  # a list may repeat what is known
-            # Between what is known and the question stands what was said in a graph's thread without this class, such
-            # as by a run that was resumed. Before what is known stands what a template has put there, or a view hides.
+            # Messages between the known ones and the question were said in the thread of a graph without this class,
+            # such as by a resumed run. Messages before the known ones come from a template, or are hidden by a view.
             asked = {message.id for message in turn.new}
             ids = [message.id for message in messages]
             start = next((n for n, id_ in enumerate(ids) if id_ in turn.known and id_ not in asked), len(ids))
@@ -291,19 +304,19 @@ class RunnableWithHistory(Runnable[Any, Any]):
     def _is_new(turn: _Turn, message: BaseMessage) -> bool:
         return message.id not in turn.known and not is_summary(message)
 
-    def _left(self, turn: _Turn, streamed: _Streamed | None = None) -> list[BaseMessage]:
-        """Return what to store of a turn that did not come to its end."""
+    def _unfinished(self, turn: _Turn, streamed: _Streamed | None = None) -> list[BaseMessage]:
+        """Return the messages to store of a turn that did not come to its end."""
         if streamed is None or not self.save_partial_stream:
             return turn.new if self.on_turn_error == "input" else []
         try:
             new = {message.id for message in turn.new}
-            come = self._messages_of(turn, streamed.output())
-            messages = list(complete_steps([message for message in come if message.id not in new]))
-        except HistoryError:  # the part with the messages has not come yet
+            arrived = self._messages_of(turn, streamed.output())
+            messages = list(complete_steps([message for message in arrived if message.id not in new]))
+        except HistoryError:  # the chunk with the messages has not come yet
             messages = []
         if messages and not isinstance(streamed, _StreamedGraph):
             last = messages.pop()
-            if last.content and not getattr(last, "invalid_tool_calls", None):  # a call that is cut is an invalid one
+            if last.content and not getattr(last, "invalid_tool_calls", None):  # a call that was cut off is invalid
                 mark = {**last.response_metadata, "partial": True}
                 messages.append(last.model_copy(update={"response_metadata": mark}))
         return turn.new + messages
@@ -311,14 +324,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
     def _save(self, turn: _Turn, messages: list[BaseMessage], failure: BaseException | None = None) -> None:
         try:
             if messages and _may_be_stored(turn, messages):
-                messages = lacking(messages, transcript(turn.history, since=messages))
+                messages = not_stored(messages, transcript(turn.history, since=messages))
             if messages:
                 turn.history.add_messages(messages)
         except Exception as error:  # noqa: BLE001 - raised again, or reported
             self._report(turn, len(messages), error, failure)
 
     async def _asave(self, turn: _Turn, messages: list[BaseMessage], failure: BaseException | None = None) -> None:
-        """Save to the end, even if the caller is cancelled meanwhile, as often as it likes."""
+        """Async `_save`. It saves to the end, however often the caller is cancelled meanwhile."""
         if not messages:
             return
         cancelled = None
@@ -353,13 +366,13 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
 
 def _may_be_stored(turn: _Turn, messages: Sequence[BaseMessage]) -> bool:
-    """Whether more than the question and its answer is there, of a history that does not show all."""
+    """Whether some messages may be stored already: the history does not show all, and they are not just one turn."""
     return not shows_all(turn.history) and (len(turn.new) != 1 or messages[0].id != turn.new[0].id)
 
 
 async def _aadd(turn: _Turn, messages: list[BaseMessage]) -> None:
     if _may_be_stored(turn, messages):
-        messages = lacking(messages, await atranscript(turn.history, since=messages))
+        messages = not_stored(messages, await atranscript(turn.history, since=messages))
     if messages:
         await turn.history.aadd_messages(messages)
 

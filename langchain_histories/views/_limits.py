@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 _UNITS = ("tokens", "messages")
 _MIN_ROOM = 4
-"""Messages, two turns: with less than that there would be a summary for almost every turn."""
+"""Messages, two turns: with less room almost every turn would make a summary."""
 _TYPICAL_MESSAGE = 40
-"""Tokens, to compare limits in messages with what a summary costs."""
+"""Tokens: turns the cost of a summary into messages."""
 
 
 class Size(NamedTuple):
@@ -30,20 +30,20 @@ class Size(NamedTuple):
         return Size(self.tokens + other.tokens, self.messages + other.messages)
 
     def __sub__(self, other: Size) -> Size:
-        """What is left without a part."""
+        """The rest without a part."""
         return Size(self.tokens - other.tokens, self.messages - other.messages)
 
 
 class Limits:
-    """The trigger: alternatives, each with limits that must all be exceeded.
+    """The option `trigger`: alternatives, each with limits that must all be exceeded.
 
     Args:
         value: `("tokens", n)`, `("messages", n)` or `("fraction", share)` of the model's context; a dict of several
             of them that must all be exceeded; a list of these, of which one suffices.
-        context: Tokens that the model takes at most, for fractions.
+        context: The most tokens that the model takes, for fractions.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: The value has another form.
     """
 
     def __init__(self, value: Any, context: int | None) -> None:
@@ -58,15 +58,15 @@ class Limits:
         return any(all(getattr(size, unit) > most for unit, most in clause.items()) for clause in self.clauses)
 
     def smallest(self, unit: str) -> int | None:
-        """Return the smallest limit in this unit, if there is one."""
+        """Return the smallest limit in this unit; `None` without one."""
         return min((clause[unit] for clause in self.clauses if unit in clause), default=None)
 
 
 def read_keep(value: Any, context: int | None) -> tuple[str, int]:
-    """Return the unit and number of `keep`.
+    """Return the unit and the number of the option `keep`.
 
     Raises:
-        ConfigurationError: It is no single size.
+        ConfigurationError: The value is no single size.
     """
     clause = _clause("keep", value, context)
     if len(clause) != 1:
@@ -75,26 +75,26 @@ def read_keep(value: Any, context: int | None) -> tuple[str, int]:
 
 
 def check_room(trigger: Limits, keep: tuple[str, int], max_summary_tokens: int, prompt_tokens: int) -> None:
-    """Refuse sizes between which a summary would hardly pay.
+    """Refuse a `trigger` so close to `keep` that summaries would cost more than they save.
 
-    After a summary the view has `keep` and the summary; the next one is made when it has grown to `trigger`. Each one
-    costs its prompt and the summary before it, so what is summarized must be at least as large as that.
+    After a summary the view has `keep` and the summary; the next one is made when the view has grown to `trigger`. A
+    summary costs its prompt and the summary before it, so it must take in at least as many tokens as that.
 
     Raises:
         ConfigurationError: The room between them is too small, or they have no unit in common.
     """
-    unit, kept = keep
+    unit, smallest = keep
     for clause in trigger.clauses:
         if unit not in clause:
             raise ConfigurationError(
                 f"trigger and keep must have a unit in common: keep is in {unit}, trigger in {', '.join(clause)}."
             )
         if unit == "tokens":
-            need = kept + 2 * max_summary_tokens + prompt_tokens
+            need = smallest + 2 * max_summary_tokens + prompt_tokens
             how = f"keep + 2 x max_summary_tokens + {prompt_tokens} tokens of the prompt"
         else:
             room = max(_MIN_ROOM, -(-(max_summary_tokens + prompt_tokens) // _TYPICAL_MESSAGE))
-            need, how = kept + 1 + room, f"keep + the summary + {room}"
+            need, how = smallest + 1 + room, f"keep + the summary + {room}"
         if clause[unit] < need:
             raise ConfigurationError(
                 f"trigger ({clause[unit]} {unit}) must be at least {need} {unit} ({how}), or summaries would cost more "
@@ -102,13 +102,20 @@ def check_room(trigger: Limits, keep: tuple[str, int], max_summary_tokens: int, 
             )
 
 
+def one_size(value: Any) -> tuple[Any, Any] | None:
+    """Return the unit and the number of a pair such as `("turns", 10)` or a dict such as `{"turns": 10}`."""
+    if _is_pair(value):
+        return value[0], value[1]
+    return next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else None
+
+
 def _is_pair(value: Any) -> bool:
     return isinstance(value, Sequence) and len(value) == 2 and isinstance(value[0], str)  # noqa: PLR2004
 
 
 def _clause(name: str, value: Any, context: int | None) -> dict[str, int]:
-    if _is_pair(value):
-        value = {value[0]: value[1]}
+    if size := one_size(value):
+        value = dict([size])
     if not isinstance(value, Mapping) or not value:
         raise ConfigurationError(f"{name} must be a size such as ('tokens', 4000), not {value!r}.")
     clause: dict[str, int] = {}
@@ -120,7 +127,7 @@ def _clause(name: str, value: Any, context: int | None) -> dict[str, int]:
             if context is None:
                 raise ConfigurationError(
                     f"{name}: the size of the model's context is not known (model.profile has no max_input_tokens), "
-                    "so a fraction of it is not either: use ('tokens', n)."
+                    "so a fraction of it is unknown too: use ('tokens', n)."
                 )
             clause["tokens"] = int(number * context)
             continue

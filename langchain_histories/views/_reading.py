@@ -1,7 +1,7 @@
-"""What a summarizing view reads of a session, and what it shows of it.
+"""Which records a summarizing view reads of a session, and the view that it builds of them.
 
-Every read finds the message again that a summary ends with, before the summary is shown: a transcript that was cleared
-or edited is never shown with words that are no longer in it. No more is read than a view has room for.
+Every read looks for the message that a summary ends with, before the summary is shown. So a summary is never shown with
+a transcript that was cleared or edited since. A read returns no more records than a view has room for.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from langchain_histories._neutral import settle
-from langchain_histories.codec import decode_message, decode_value
-from langchain_histories.views._limits import Size
-from langchain_histories.views._turns import (
+from langchain_histories._values import decode_value
+from langchain_histories.codec import decode_message
+from langchain_histories.views._cuts import (
     MARK,
     is_waiting,
     leading_system,
@@ -23,6 +23,7 @@ from langchain_histories.views._turns import (
     without_bound_reasoning,
     without_strays,
 )
+from langchain_histories.views._limits import Size
 from langchain_histories.views._view import pinned_records
 from langchain_histories.views.summarizers import escape
 
@@ -30,26 +31,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_histories.codec import Record
-    from langchain_histories.views._access import Access, Snapshot
+    from langchain_histories.views._faces import Snapshot, SyncFace
     from langchain_histories.views._limits import Limits
-    from langchain_histories.views.summary import Session, Summary
+    from langchain_histories.views.summary import LocalSession, Summary
     from langchain_histories.views.tokens import TokenCounter
 
 _PAGE = 256
 """Records in one read: more than most views show."""
 _ANCHORS_OF_OTHERS = 8
-"""A record of ours is known by its id; messages of other histories may be equal, so several in a row are looked at."""
+"""Messages that mark the end of a summary. Of ours one is enough, because its id is unique; others may be equal."""
 
 
 class Loaded(NamedTuple):
     """A session as it was read.
 
-    `stored` is the summary in the state; `summary` is that if the transcript still has what it covers. `tail` is what
-    it does not cover, from behind the position `before` on: all of it, or if it is not `complete` one end of it, which
-    alone is too large for a view. `pinned` is empty where the summary has it.
+    Attributes:
+        history: Where it was read.
+        stored: The summary in the state.
+        summary: The same summary, unless the transcript has lost the messages that it covers.
+        pinned: The system messages at the beginning; empty where the summary has them.
+        before: The position before the tail.
+        tail: The records that the summary does not cover: all of them, or one end, which alone is too large for a view.
+        complete: Whether the tail has all of them.
     """
 
-    history: Access | Snapshot
+    history: SyncFace | Snapshot
     stored: Summary | None
     summary: Summary | None
     pinned: list[Record]
@@ -70,7 +76,15 @@ class Loaded(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A view: from which record of the tail on it shows the transcript, how many messages it has no room for."""
+    """A view of a session.
+
+    Attributes:
+        messages: The messages of the view.
+        size: Their size.
+        start: Index of the first record of the tail that is shown.
+        trimmed: How many messages of the tail were left out for lack of room.
+        saved: Tokens that the summary saves.
+    """
 
     messages: list[BaseMessage]
     size: Size
@@ -85,13 +99,13 @@ class Reader:
 
     Attributes:
         trigger: The largest view.
-        keep: Size of the newest turns that no summary takes in: unit and number.
-        batch: How many tokens of messages one call of the summarizer takes in.
-        role: As what the summary is shown.
+        keep: Size of the newest turns, which no summary takes in: unit and number.
+        batch: The most tokens of messages that one call of the summarizer takes in.
+        role: Whether the summary is a human or a system message.
         own: Whether the history is of this package.
         session: What this process knows of the session.
         count: Counts the tokens of messages.
-        counter: The option of the view that `count` stands for.
+        counter: The option of the view that `count` was made from.
     """
 
     trigger: Limits
@@ -99,29 +113,29 @@ class Reader:
     batch: int
     role: Literal["human", "system"]
     own: bool
-    session: Session
+    session: LocalSession
     count: TokenCounter
     counter: TokenCounter | str | None
 
     @property
     def anchors(self) -> int:
-        """How many messages in a row say where a summary ends."""
+        """How many messages in a row mark the end of a summary."""
         return 1 if self.own else _ANCHORS_OF_OTHERS
 
-    async def load(self, history: Access | Snapshot, stored: Summary | None, *, oldest: bool = False) -> Loaded:
-        """Read what `stored` does not cover, after looking whether the transcript still has what it does cover.
+    async def load(self, history: SyncFace | Snapshot, stored: Summary | None, *, oldest: bool = False) -> Loaded:
+        """Read the messages that `stored` does not cover, if the transcript still has those that it covers.
 
         Args:
-            history: What is read.
+            history: The history.
             stored: The summary in the state.
-            oldest: Of a tail that is too large for a view, read the oldest part: as much as a call takes. Otherwise the
-                newest, as much as a view shows.
+            oldest: Read the oldest part of a tail that is too large for a view: as much as a call takes. Otherwise its
+                newest part is read: as much as a view shows.
         """
         after, count = (stored.after, len(stored.anchor)) if stored else (None, 0)
         near, complete = await (self._oldest(history, after) if oldest else self._newest(history, after, count))
         if stored is None:
             if complete or oldest:
-                return _whole(history, None, near, complete=complete)
+                return _without_summary(history, None, near, complete=complete)
             pinned = await pinned_records(history)
             return Loaded(history, None, None, pinned, pinned[-1].position if pinned else None, near, complete=False)
         seen = complete or oldest
@@ -135,13 +149,13 @@ class Reader:
             if ids[end - count : end] == stored.anchor:
                 moved = dataclasses.replace(stored, **self.anchored(everything[:end], None, end))
                 if self.own:
-                    # What is missing was deleted: the next summary sees that by the number.
+                    # The number stays: by it the next summary sees that messages were deleted.
                     moved = dataclasses.replace(moved, covered=max(end, stored.covered))
                 return Loaded(history, stored, moved, [], moved.position, everything[end:], complete=True)
-        return _whole(history, stored, everything)
+        return _without_summary(history, stored, everything)
 
-    async def _newest(self, history: Access | Snapshot, after: str | None, count: int) -> tuple[list[Record], bool]:
-        """Read from the end until a view is full; tell whether that is everything behind `after`."""
+    async def _newest(self, history: SyncFace | Snapshot, after: str | None, count: int) -> tuple[list[Record], bool]:
+        """Read from the end until a view is full; tell whether that is all behind `after`."""
         wanted = _PAGE + count
         while True:
             records: list[Record] = await settle(history.records(after=after, last=wanted))
@@ -151,8 +165,8 @@ class Reader:
                 return records, False
             wanted *= 2
 
-    async def _oldest(self, history: Access | Snapshot, after: str | None) -> tuple[list[Record], bool]:
-        """Read from `after` on until there is enough for a call and for what stays; tell whether that is everything."""
+    async def _oldest(self, history: SyncFace | Snapshot, after: str | None) -> tuple[list[Record], bool]:
+        """Read from `after` on, enough for a call and the newest turns; tell whether that is all."""
         records: list[Record] = []
         while True:
             wanted = max(_PAGE, len(records))
@@ -167,7 +181,7 @@ class Reader:
                 return records, False
 
     def cuts(self, messages: Sequence[BaseMessage], before: Sequence[Size], *, complete: bool) -> list[int]:
-        """Return where a summary of some of these messages may end: what is to be kept lies behind it."""
+        """Return the indices at which a summary of these messages may end, with the newest turns behind it."""
         cuts = [cut for cut in safe_cuts(messages) if cut > 0]
         if cuts and is_waiting(messages[: cuts[-1]]):
             cuts.pop()
@@ -176,7 +190,7 @@ class Reader:
         return cuts[: len(wide) + 1] if complete else wide
 
     def show(self, loaded: Loaded, start: int | None = None) -> Shown:
-        """Build the view: from a record of the tail on, or from the first turn on with which it is small enough."""
+        """Build the view from the record `start` of the tail on, or from the first turn that makes it small enough."""
         summary = self.message_of(loaded.summary)
         head = [*loaded.pinned_messages(), *summary]
         tail = messages_of(loaded.tail)
@@ -194,7 +208,7 @@ class Reader:
         return Shown([*head, *shown], whole - before[start], start, trimmed, saved)
 
     def sizes_before(self, records: Sequence[Record]) -> list[Size]:
-        """Return the size of what precedes each record, and of them all."""
+        """Return the size of the records before each one, and of them all."""
         session = self.session
         known = session.sizes if session.counter == self.counter else {}
         sizes = {record.id: known.get(record.id) or Size(self.count([record.message]), 1) for record in records}
@@ -202,7 +216,7 @@ class Reader:
         return list(accumulate((sizes[record.id] for record in records), initial=Size(0, 0)))
 
     def message_of(self, summary: Summary | None) -> list[BaseMessage]:
-        """Return what shows a summary: one message, or none without one."""
+        """Return the message that shows a summary, in a list; an empty list without a summary."""
         if summary is None:
             return []
         text = (
@@ -213,17 +227,23 @@ class Reader:
         return [kind(text, additional_kwargs={MARK: {"summary": True, "covered": summary.covered}})]
 
     def anchored(self, known: Sequence[Record], before: str | None, covered: int) -> dict[str, Any]:
-        """Say where a summary ends, from the records it covers last and the position before these."""
+        """Return the fields of a summary that say where it ends.
+
+        Args:
+            known: The last records that it covers.
+            before: The position before these.
+            covered: How many messages it covers.
+        """
         count = min(self.anchors, covered)
         after = known[-count - 1].position if len(known) > count else before
         anchor = tuple(record.id for record in known[-count:])
         return {"covered": covered, "anchor": anchor, "position": known[-1].position, "after": after}
 
 
-def _whole(
-    history: Access | Snapshot, stored: Summary | None, records: list[Record], *, complete: bool = True
+def _without_summary(
+    history: SyncFace | Snapshot, stored: Summary | None, records: list[Record], *, complete: bool = True
 ) -> Loaded:
-    """A session, read from its beginning, of which no summary holds."""
+    """Return a session that was read from its beginning, without a summary."""
     count = leading_system(messages_of(records))
     before = records[count - 1].position if count else None
     return Loaded(history, stored, None, records[:count], before, records[count:], complete=complete)

@@ -1,4 +1,4 @@
-"""What the views share: LangChain's interface over another history, both faces from one neutral body each."""
+"""`HistoryView`: LangChain's interface over another history, each method from one neutral body for both faces."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._neutral import drive, settle
 from langchain_histories.errors import ConfigurationError, UnsupportedOperationError
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
-from langchain_histories.views._access import Access, AsyncAccess, Snapshot, check_history
-from langchain_histories.views._turns import is_view_message, leading_system
+from langchain_histories.views._cuts import is_view_message, leading_system
+from langchain_histories.views._faces import AsyncFace, Snapshot, SyncFace, check_history
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.codec import Record
+
 Unit: TypeAlias = Literal["tokens", "messages", "turns"]
 
 
 class HistoryView(BaseChatMessageHistory):
-    """Shows another history in part; adding and clearing go through to it.
+    """Shows a part of another history. Messages are added to and cleared from that history.
 
     Over the handle of one turn (`registry.get_session_history`) the first read is frozen until the turn has written,
-    as that handle's own is.
+    because the handle freezes its own first read too.
     """
 
     def __init__(self, history: BaseChatMessageHistory) -> None:
@@ -33,14 +34,14 @@ class HistoryView(BaseChatMessageHistory):
         super().__init__()
         if isinstance(history, HistoryView):
             raise ConfigurationError(
-                f"{type(history).__name__} is a view itself: give the history under it, so that nothing is hidden."
+                f"{type(history).__name__} is a view itself: give the history under it, which has all messages."
             )
         check_history(history)
         if isinstance(history, StoredChatMessageHistory) and history.last is not None:
             raise ConfigurationError(f"last={history.last} and {type(self).__name__} both say what is shown.")
         self.history = history
-        self._sync = Access(history)
-        self._async = AsyncAccess(history)
+        self._sync = SyncFace(history)
+        self._async = AsyncFace(history)
         self._frozen: list[BaseMessage] | None = None
 
     def __repr__(self) -> str:
@@ -49,8 +50,8 @@ class HistoryView(BaseChatMessageHistory):
 
     @property
     def messages(self) -> list[BaseMessage]:
-        """What a model is to be shown, oldest first."""
-        return drive(self._thawed(self._sync))
+        """The messages for the model, oldest first."""
+        return drive(self._messages(self._sync))
 
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:  # noqa: ARG002
@@ -58,7 +59,7 @@ class HistoryView(BaseChatMessageHistory):
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Async `messages`."""
-        return await self._thawed(self._async)
+        return await self._messages(self._async)
 
     def transcript(self) -> list[BaseMessage]:
         """Return every message ever added, oldest first."""
@@ -74,44 +75,48 @@ class HistoryView(BaseChatMessageHistory):
         """Add one message."""
         self.add_messages([message])
 
+    async def aadd_message(self, message: BaseMessage) -> None:
+        """Async `add_message`."""
+        await self.aadd_messages([message])
+
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Add messages to the transcript: all or nothing. Messages that a view made are left out."""
-        drive(self._adding(self._sync, messages))
+        drive(self._add(self._sync, messages))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async `add_messages`."""
-        await self._adding(self._async, messages)
+        await self._add(self._async, messages)
 
     def clear(self) -> None:
-        """Remove the session: the transcript, and all that a view keeps of it."""
-        drive(self._clearing(self._sync))
+        """Remove the session: the transcript, and the summary of it."""
+        drive(self._clear(self._sync))
 
     async def aclear(self) -> None:
         """Async `clear`."""
-        await self._clearing(self._async)
+        await self._clear(self._async)
 
     @abstractmethod
-    async def _showing(self, io: Access) -> list[BaseMessage]:
-        """Return what the model is shown."""
+    async def _show(self, face: SyncFace) -> list[BaseMessage]:
+        """Return the messages for the model."""
 
-    async def _thawed(self, io: Access) -> list[BaseMessage]:
+    async def _messages(self, face: SyncFace) -> list[BaseMessage]:
         if self._frozen is not None:
             return list(self._frozen)
-        shown: list[BaseMessage] = await self._showing(io)
+        shown: list[BaseMessage] = await self._show(face)
         if isinstance(self.history, TurnChatMessageHistory):
             self._frozen = shown
         return shown[:]
 
-    async def _adding(self, io: Access, messages: Sequence[BaseMessage]) -> None:
-        await settle(io.add([message for message in messages if not is_view_message(message)]))
+    async def _add(self, face: SyncFace, messages: Sequence[BaseMessage]) -> None:
+        await settle(face.add([message for message in messages if not is_view_message(message)]))
         self._frozen = None
 
-    async def _clearing(self, io: Access) -> None:
-        await settle(io.clear())
+    async def _clear(self, face: SyncFace) -> None:
+        await settle(face.clear())
         self._frozen = None
 
 
-async def pinned_records(history: Access | Snapshot) -> list[Record]:
+async def pinned_records(history: SyncFace | Snapshot) -> list[Record]:
     """Return the system messages at the beginning of the transcript."""
     wanted = 4
     while True:

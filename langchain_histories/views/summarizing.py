@@ -2,31 +2,28 @@
 
 The state of a session keeps one summary: its text, how many messages it covers, and which message is the last of
 them. A message is stored first and the summary is made afterwards; a summarizer that fails leaves the state as it was.
-When and how summaries are made is here; how a session is read, and how the view of it is built, in `_reading`.
+The view and its options are here; `_reading` reads a session and builds the view, `_writing` makes summaries.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from langchain_core.messages import AIMessage, BaseMessage
-
 from langchain_histories._neutral import drive, settle
 from langchain_histories._options import Capability
-from langchain_histories.codec import encode_message
 from langchain_histories.errors import ConfigurationError, CorruptRecordError, SummaryError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.views._access import Call, StateSlot, is_running
+from langchain_histories.views._cuts import begins_turn
+from langchain_histories.views._faces import StateSlot, is_running
 from langchain_histories.views._limits import Limits, Size, check_room, read_keep
-from langchain_histories.views._reading import Loaded, Reader, messages_of
-from langchain_histories.views._turns import begins_turn
+from langchain_histories.views._reading import Reader
 from langchain_histories.views._view import HistoryView
-from langchain_histories.views.summarizers import find_summarizer, readable
-from langchain_histories.views.summary import STATE_KEY, Summary, SummaryEvent, SummaryStats, session_of
+from langchain_histories.views._writing import Writer
+from langchain_histories.views.summarizers import find_summarizer
+from langchain_histories.views.summary import Summary, SummaryEvent, SummaryStats, local_session, without_summary
 from langchain_histories.views.tokens import count_tokens
 from langchain_histories.views.tokens import token_counter as find_counter
 
@@ -35,24 +32,29 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable
 
     from langchain_histories._compat import BaseChatMessageHistory
-    from langchain_histories.codec import Record
-    from langchain_histories.views._access import Access
+    from langchain_histories.views._faces import SyncFace
     from langchain_histories.views._limits import ContextSize
     from langchain_histories.views.summarizers import Summarizer
     from langchain_histories.views.tokens import TokenCounter
 
-_OMITTED = " […]"
 _LONGEST_PAUSE = 31  # turns
 _SHORTEST = 20
 """Tokens: a shorter summary says nothing."""
-_CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
 
 
-class _Pin(NamedTuple):
-    """What the reads of a turn have in common, so that a summary made meanwhile does not move the messages."""
+class _FirstRead(NamedTuple):
+    """What the first read of a turn showed. Later reads of the turn begin at the same message, whatever is summarized.
+
+    Attributes:
+        summary: The summary that it showed.
+        start: Position of the first message behind that.
+        saved: Tokens that the summary saved.
+        trimmed: Messages that were left out for lack of room.
+    """
 
     summary: Summary | None
     start: str | None
@@ -64,18 +66,15 @@ class SummarizingChatMessageHistory(HistoryView):
     """Shows a summary of the old turns and the newest turns; the transcript stays whole.
 
     `messages` is the system messages at the beginning of the transcript, one message with the summary, and the newest
-    turns, and is never larger than `trigger` (except for one turn that alone is). When an addition makes it larger,
-    all but the newest turns (`keep`) go into the summary. The addition is stored before that, and no failure of the
-    summarizer fails it: until a later call succeeds (after 2, 4, 8, ... turns), the view leaves out the oldest turns
-    that do not fit.
+    turns. It is never larger than `trigger`, unless a single turn is. When an addition makes it larger, all but the
+    newest turns (`keep`) go into the summary. The addition is stored before that, and succeeds even if the summarizer
+    fails: until a later call succeeds (after 2, 4, 8, ... turns), the view leaves out the oldest turns that do not fit.
 
-    What a handle has read first it goes on showing until it writes, with what is added behind it, so that a summary
-    made meanwhile does not move the messages of a turn: take a handle for each turn, and for each page of a program
-    that only shows.
+    Until a handle writes, all its reads begin at the message where its first read began, because a new summary must not
+    move the messages within a turn. So take a handle for each turn, and for each page of a program that only shows.
 
     Over a history of this package the summary is kept in the session's state, and a turn costs what it shows, not what
-    is stored. Any number of processes may use a session: a summary that covers less never replaces one that covers
-    more.
+    is stored. Any number of processes may use a session: a summary never replaces one that covers more.
 
     Args:
         history: The transcript: a history of this package or any other `BaseChatMessageHistory`.
@@ -83,7 +82,8 @@ class SummarizingChatMessageHistory(HistoryView):
             `init_chat_model`, `"extractive"` for sentences picked without a model, or a `Summarizer`.
         trigger: The largest view: `("tokens", n)`, `("messages", n)`, `("fraction", share of the model's context)`; a
             dict of sizes that must all be exceeded, a list of sizes of which one suffices.
-        keep: Size of the newest turns that stay as they are, in a unit of `trigger`. Turns are never split.
+        keep: Size of the newest turns, which no summary takes in: `("tokens", n)`, or a dict such as `{"tokens": n}`,
+            in a unit of `trigger`. Turns are never split.
         max_summary_tokens: The longest summary; a longer one is cut, with a mark.
         token_counter: `None` or `"approximate"` for an estimate, `"tiktoken"`, `"tiktoken:<encoding>"`, `"model"`
             for the model's own, or a function of a list of messages.
@@ -91,18 +91,19 @@ class SummarizingChatMessageHistory(HistoryView):
             or a task of the event loop. `"manual"`: only `compact()` makes summaries.
         prompt: For the model, instead of `DEFAULT_PROMPT`, with its placeholders.
         summary_role: Whether the summary is shown as a human or a system message. Words of users and tools are in it:
-            as a system message they would gain its authority, and not all providers accept one in that place.
+            a system message would give them its authority, and not all providers accept one in that place.
         rebuild: `"doubling"` makes the summary anew from the messages themselves whenever it covers twice as many, so
             that errors do not add up, at up to twice the cost.
-        timeout: Seconds that a call may take; after that time in one turn no further summary is begun either. One
-            stored turn that is too large for a call takes several. `None` for no limit.
-        on_summary_error: `"raise"` raises `SummaryError` when a summary fails, after the messages are stored.
+        timeout: Seconds that a call may take; after that time no further summary is begun in the same turn. A single
+            turn that is too large for one call takes several. `None` for no limit.
+        on_summary_error: What is done when a summary fails, after the messages were stored: `"serve"` logs it and shows
+            the view without a new summary, `"raise"` raises `SummaryError`.
         on_event: Called with each `SummaryEvent`.
         state: For a history that is not of this package: one that is, in whose state the summary is kept.
 
     Raises:
-        ConfigurationError: An option cannot be used, or `trigger` and `keep` are too close to pay.
-        MissingExtraError: What an option needs is not installed.
+        ConfigurationError: An option cannot be used, or `trigger` and `keep` are so close that no summary pays.
+        MissingExtraError: The package that an option needs is not installed.
     """
 
     def __init__(
@@ -152,38 +153,43 @@ class SummarizingChatMessageHistory(HistoryView):
             raise ConfigurationError(f"on_event must be a function of an event, not {on_event!r}.")
         self.summarizer = find_summarizer(model, prompt)
         self.mode = mode
-        asked = getattr(self.summarizer, "model", None)
-        self._count = find_counter(token_counter, asked)
-        context = _context_of(asked)
+        chat_model = getattr(self.summarizer, "model", None)
+        context = _context_of(chat_model)
         self._trigger = Limits(trigger, context)
         self._keep = read_keep(keep, context)
         # Estimated, whatever the counter: a constructor loads no vocabulary and calls no service.
-        self._overhead = count_tokens(self.summarizer.request("", [], max_summary_tokens))
-        check_room(self._trigger, self._keep, max_summary_tokens, self._overhead)
-        self._batch = (context or 0) // 2 or self._trigger.smallest("tokens") or 4000
-        self._max_summary_tokens = max_summary_tokens
-        self._rebuild = rebuild
-        self._timeout = timeout
+        overhead = count_tokens(self.summarizer.request("", [], max_summary_tokens))
+        check_room(self._trigger, self._keep, max_summary_tokens, overhead)
         self._on_summary_error = on_summary_error
-        self._on_event = on_event
+        self._emit = partial(_emit, on_event)
         self._slot = slot
-        self._session = session_of(slot)
+        self._session = local_session(slot)
         self._reader = Reader(
             trigger=self._trigger,
             keep=self._keep,
-            batch=self._batch,
+            batch=(context or 0) // 2 or self._trigger.smallest("tokens") or 4000,
             role=summary_role,
             own=isinstance(history, StoredChatMessageHistory),
             session=self._session,
-            count=self._count,
+            count=find_counter(token_counter, chat_model),
             counter=token_counter,
         )
-        self._pin: _Pin | None = None
+        self._writer = Writer(
+            reader=self._reader,
+            session_id=slot.session_id,
+            summarizer=self.summarizer,
+            max_tokens=max_summary_tokens,
+            overhead=overhead,
+            rebuild=rebuild,
+            timeout=timeout,
+            emit=self._emit,
+        )
+        self._first_read: _FirstRead | None = None
         self._size: Size | None = None
 
     @property
     def summary(self) -> Summary | None:
-        """The summary that the state has, if there is one."""
+        """The summary in the state; `None` without one."""
         return Summary.of(self._sync.state())
 
     async def aget_summary(self) -> Summary | None:
@@ -203,55 +209,55 @@ class SummarizingChatMessageHistory(HistoryView):
         """Bring the summary up to date, if the view is larger than `trigger`.
 
         Args:
-            force: Summarize all but `keep` whatever the size.
+            force: Summarize all but the newest turns (`keep`), however small the view is.
 
         Returns:
             Whether there is a new summary. There is none while another call for this session is under way.
         """
-        return drive(self._compacting_now(self._sync, force=force))
+        return drive(self._compact_now(self._sync, force=force))
 
     async def acompact(self, *, force: bool = False) -> bool:
         """Async `compact`."""
-        return await self._compacting_now(self._async, force=force)
+        return await self._compact_now(self._async, force=force)
 
     def rebuild(self) -> bool:
-        """Make the summary anew from the messages themselves; it forgets what was deleted from the transcript.
+        """Make the summary anew from the messages themselves, so that it forgets messages that were deleted.
 
         Returns:
             Whether there is a new summary.
         """
-        return drive(self._compacting_now(self._sync, anew=True))
+        return drive(self._compact_now(self._sync, anew=True))
 
     async def arebuild(self) -> bool:
         """Async `rebuild`."""
-        return await self._compacting_now(self._async, anew=True)
+        return await self._compact_now(self._async, anew=True)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait for the summary that is being made in a thread.
+        """Wait for a thread that makes a summary.
 
         Returns:
-            Whether none is under way now.
+            Whether no summary is under way now.
         """
         if isinstance(running := self._session.running, threading.Thread):
             running.join(timeout)
         return not self._session.lock.locked()
 
     async def aflush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # as its twin
-        """Wait for the summary that is being made in a task of this event loop."""
+        """Async `flush`: waits for a task of this event loop."""
         return await self._async.wait(self._session.running, timeout) and not self._session.lock.locked()
 
     # Reading.
 
-    async def _showing(self, io: Access) -> list[BaseMessage]:
-        history = await settle(io.opened())
-        if (pin := self._pin) is not None:
-            loaded = await self._reader.load(history, pin.summary)
-            start = next((i for i, record in enumerate(loaded.tail) if record.position == pin.start), None)
-            if loaded.summary == pin.summary and start is not None:
+    async def _show(self, face: SyncFace) -> list[BaseMessage]:
+        history = await settle(face.opened())
+        if (first := self._first_read) is not None:
+            loaded = await self._reader.load(history, first.summary)
+            start = next((i for i, record in enumerate(loaded.tail) if record.position == first.start), None)
+            if loaded.summary == first.summary and start is not None:
                 shown = self._reader.show(loaded, start)
                 if not self._trigger.exceeded(shown.size):
                     return shown.messages
-        loaded = await self._reader.load(history, Summary.of(await settle(io.state())))
+        loaded = await self._reader.load(history, Summary.of(await settle(face.state())))
         if loaded.stored is not None and loaded.summary is None:
             self._emit(SummaryEvent("lost", self._slot.session_id, loaded.stored.covered))
         shown = self._reader.show(loaded)
@@ -261,64 +267,65 @@ class SummarizingChatMessageHistory(HistoryView):
         if trimmed:
             self._emit(SummaryEvent("trimmed", self._slot.session_id, trimmed))
         position = loaded.tail[shown.start].position if shown.start < len(loaded.tail) else None
-        self._pin = _Pin(loaded.summary, position, shown.saved, trimmed)
+        self._first_read = _FirstRead(loaded.summary, position, shown.saved, trimmed)
         self._size = shown.size
         return shown.messages
 
     # Writing.
 
-    async def _adding(self, io: Access, messages: Sequence[BaseMessage]) -> None:
+    async def _add(self, face: SyncFace, messages: Sequence[BaseMessage]) -> None:
         messages = list(messages)
-        await super()._adding(io, messages)
+        await super()._add(face, messages)
         is_turn = any(map(begins_turn, messages))
-        if self._pin is not None:
-            self._session.note(tokens_saved=self._pin.saved, trimmed=self._pin.trimmed)
-        self._pin = None
+        if self._first_read is not None:
+            self._session.note(tokens_saved=self._first_read.saved, trimmed=self._first_read.trimmed)
+        self._first_read = None
         if self._size is not None:
-            self._size += Size(self._count(list(messages)), len(messages))
-        if self.mode == "manual" or self._pausing(is_turn=is_turn):
+            self._size += Size(self._reader.count(list(messages)), len(messages))
+        if self.mode == "manual" or self._takes_pause(is_turn=is_turn):
             return
         if self._size is not None and not self._trigger.exceeded(self._size):
             return
         if self.mode == "inline":
-            await self._compacting(io)
+            await self._compact(face)
         elif not is_running(self._session.running):
-            self._session.running = io.start(self._compacting)
+            self._session.running = face.start(self._compact)
 
-    def _pausing(self, *, is_turn: bool) -> bool:
-        """Whether the summarizer is left alone after it failed; counts the turns."""
-        pausing = self._session.pause > 0
-        if pausing and is_turn:
+    def _takes_pause(self, *, is_turn: bool) -> bool:
+        """Whether the summarizer rests after failures. Each turn shortens the pause by one."""
+        takes_pause = self._session.pause > 0
+        if takes_pause and is_turn:
             self._session.pause -= 1
-        return pausing
+        return takes_pause
 
-    async def _clearing(self, io: Access) -> None:
-        if io.own is None or io.own.store is not self._slot.store:
+    async def _clear(self, face: SyncFace) -> None:
+        if face.own is None or face.own.store is not self._slot.store:
             # The summary first: it must not outlive the conversation. A store that keeps both removes both at once.
             try:
-                await settle(io.update_state(_without_summary))
+                await settle(face.update_state(without_summary))
             except CorruptRecordError:
-                # Whatever it held: it goes with the conversation.
-                await settle(io.drop_state())
-        await super()._clearing(io)
-        self._pin = self._size = None
+                # The state goes with the conversation, whatever it holds.
+                await settle(face.drop_state())
+        await super()._clear(face)
+        self._first_read = self._size = None
         self._session.begin_anew()
 
     # Summarizing.
 
-    async def _compacting_now(self, io: Access, *, force: bool = False, anew: bool = False) -> bool:
-        made = await self._compacting(io, force=force, anew=anew)
-        self._pin = self._frozen = None
+    async def _compact_now(self, face: SyncFace, *, force: bool = False, anew: bool = False) -> bool:
+        """Make summaries, and show them in the next read."""
+        made = await self._compact(face, force=force, anew=anew)
+        self._first_read = self._frozen = None
         return made
 
-    async def _compacting(self, io: Access, *, force: bool = False, anew: bool = False) -> bool:
+    async def _compact(self, face: SyncFace, *, force: bool = False, anew: bool = False) -> bool:
         """Make summaries until the view is small enough; one caller at a time for each session of this process."""
         if not self._session.lock.acquire(blocking=False):
             return False
         try:
-            return await self._compacting_alone(io, force=force, anew=anew)
+            made, self._size = await self._writer.compact(face, force=force, anew=anew)
         except Exception as error:
-            # The messages are stored: whatever fails here must not fail the turn.
+            # The messages are stored: no failure here may fail the turn.
             self._session.failures += 1
             self._session.pause = min(2**self._session.failures - 1, _LONGEST_PAUSE)
             self._session.note(failures=1)
@@ -330,178 +337,26 @@ class SummarizingChatMessageHistory(HistoryView):
                     "messages are stored. See the cause."
                 ) from error
             return False
+        else:
+            return made
         finally:
             self._session.lock.release()
 
-    async def _compacting_alone(self, io: Access, *, force: bool, anew: bool) -> bool:
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        history = await settle(io.opened())
-        stored = Summary.of(await settle(io.state()))
-        made, goal = False, 0
-        while True:
-            loaded = await self._reader.load(history, stored, oldest=True)
-            chunk = self._chunk(loaded, force=force or anew or loaded.covered < goal)
-            if made and deadline is not None and time.monotonic() > deadline:
-                return made
-            if loaded.summary and not goal:
-                if loaded.complete and io.own is not None and (chunk or made):
-                    # Fewer messages than that: some that it covers were deleted, and must not live on in it.
-                    anew = anew or await settle(history.count()) < loaded.covered + len(loaded.tail)
-                covered = loaded.covered + len(chunk)
-                if anew or (self._rebuild == "doubling" and chunk and covered >= 2 * loaded.summary.rebuilt):
-                    goal = covered
-                    loaded = (await self._reader.load(history, None, oldest=True))._replace(stored=stored)
-                    chunk = self._chunk(loaded, force=True)
-            if not chunk:
-                self._size = self._reader.show(loaded, 0).size if loaded.complete else None
-                if loaded.stored and not loaded.summary and loaded.complete:
-                    # Nothing that it covers is there any more.
-                    await self._dropping(io, loaded.stored)
-                return made
-            new = await self._summarized(io, loaded, chunk, goal)
-            old = loaded.stored
-            if not await self._committed(io, new, old):
-                return made
-            spent = new.tokens_in - (old.tokens_in if old else 0), new.tokens_out - (old.tokens_out if old else 0)
-            self._emit(SummaryEvent("summarized", self._slot.session_id, len(chunk), *spent))
-            stored, made, force, anew = new, True, False, False
 
-    def _chunk(self, loaded: Loaded, *, force: bool) -> list[Record]:
-        """Return what the next summary is to take in: whole turns, the newest ones left out."""
-        before = self._reader.sizes_before(loaded.tail)
-        if loaded.complete and not force and not self._trigger.exceeded(self._reader.show(loaded, 0).size):
-            return []
-        cuts = self._reader.cuts(messages_of(loaded.tail), before, complete=loaded.complete)
-        within = [cut for cut in cuts if before[cut].tokens <= self._batch]
-        end = (within[-1:] or cuts[:1] or [0])[0]
-        # What costs more than it saves is left for later: this bounds the whole cost, whatever is pinned.
-        cost = self._count(self._reader.message_of(loaded.summary)) + self._overhead
-        if not force and self._keep[0] == "tokens" and before[end].tokens < cost:
-            return []
-        return loaded.tail[:end]
-
-    async def _summarized(self, io: Access, loaded: Loaded, chunk: list[Record], goal: int) -> Summary:
-        """Call the summarizer: as often as its input needs.
-
-        Args:
-            io: The face.
-            loaded: What was read.
-            chunk: What the summary is to take in.
-            goal: How much is to be covered, when it is made anew.
-        """
-        messages = messages_of(chunk)
-        text = loaded.summary.text if loaded.summary else ""
-        for part in self._parts(messages):
-            arguments = (text, part, self._max_summary_tokens)
-            request = self.summarizer.request(*arguments)
-            self._session.note(calls=1, tokens_in=self._count(request))
-            reply = await settle(
-                io.call(
-                    Call(
-                        partial(self.summarizer.summarize, *arguments), partial(self.summarizer.asummarize, *arguments)
-                    ),
-                    self._timeout,
-                )
-            )
-            text = self._accepted(reply)
-            self._session.note(tokens_out=self._count([AIMessage(text)]) if request else 0)
-        covered = loaded.covered + len(chunk)
-        known, before = chunk, loaded.before
-        if io.own is None:
-            count = min(self._reader.anchors, covered)
-            before = str(covered - count)
-            known = await settle(loaded.history.records(after=before, first=count))
-        spent = self._session.stats.with_stored(loaded.stored)
-        return Summary(
-            text=text,
-            tokens=(loaded.summary.tokens if loaded.summary else 0) + self._count(messages),
-            pinned=tuple(map(encode_message, loaded.pinned_messages())),
-            rebuilt=loaded.summary.rebuilt if loaded.summary else max(covered, goal),
-            calls=spent.calls,
-            tokens_in=spent.tokens_in,
-            tokens_out=spent.tokens_out,
-            tokens_saved=spent.tokens_saved,
-            **self._reader.anchored(known, before, covered),
-        )
-
-    def _parts(self, messages: Sequence[BaseMessage]) -> list[list[BaseMessage]]:
-        """Split what is too large for one call; a message that is too large itself is clipped, with a mark."""
-        parts: list[list[BaseMessage]] = [[]]
-        room = self._batch
-        for message in messages:
-            size = self._count([message])
-            if size > room and parts[-1]:
-                parts.append([])
-                room = self._batch
-            parts[-1].append(message if size <= self._batch else _clipped(message, self._batch / size))
-            room -= size
-        return parts
-
-    def _accepted(self, reply: object) -> str:
-        """Return the text of a reply, cut to the longest that is allowed.
-
-        Raises:
-            SummaryError: It has none.
-        """
-        if not isinstance(reply, str | BaseMessage):
-            raise SummaryError(f"The summarizer returned {type(reply).__name__}, neither a message nor text.")
-        text = str(reply if isinstance(reply, str) else reply.text).strip()
-        if not text:
-            raise SummaryError("The summarizer returned no text.")
-        metadata = {} if isinstance(reply, str) else reply.response_metadata
-        if any(metadata.get(name) in _CUT_SHORT for name in ("finish_reason", "stop_reason", "done_reason")):
-            text += _OMITTED
-        while (size := self._count([AIMessage(text)])) > self._max_summary_tokens and len(text) > len(_OMITTED):
-            keep = min(0.95, self._max_summary_tokens / size)
-            text = text[: int((len(text) - len(_OMITTED)) * keep)].rstrip() + _OMITTED
-        return text
-
-    async def _committed(self, io: Access, new: Summary, base: Summary | None) -> bool:
-        """Store a summary, unless another process has stored one that covers as much meanwhile."""
-
-        def change(state: dict[str, Any] | None) -> dict[str, Any] | None:
-            current = Summary.of(state)
-            return state if current and current != base and current.covered >= new.covered else new.within(state)
-
-        if not await self._holds(io, new):
-            return False
-        state = await settle(io.update_state(change))
-        if Summary.of(state) != new:
-            return False
-        self._session.stored(new, base)
-        if not await self._holds(io, new):
-            # Cleared in this moment.
-            await self._dropping(io, new)
-            return False
-        return True
-
-    async def _holds(self, io: Access, summary: Summary) -> bool:
-        """Whether the transcript has what the summary covers: it may have been cleared while it was made."""
-        history = await settle(io.opened())
-        anchor: list[Record] = await settle(history.records(after=summary.after, first=len(summary.anchor)))
-        if tuple(record.id for record in anchor) == summary.anchor:
-            return True
-        return (await self._reader.load(history, summary)).summary is not None
-
-    async def _dropping(self, io: Access, summary: Summary) -> None:
-        """Remove a summary from the state, if it is still that one."""
-        await settle(io.update_state(lambda now: _without_summary(now) if Summary.of(now) == summary else now))
-
-    def _emit(self, event: SummaryEvent) -> None:
-        if self._on_event is None:
-            return
+def _emit(on_event: Callable[[SummaryEvent], object] | None, event: SummaryEvent) -> None:
+    if on_event is not None:
         try:
-            self._on_event(event)
+            on_event(event)
         except Exception:
-            # A turn must not fail because somebody counts it.
+            # A turn must not fail because of a function that only looks on.
             logger.exception("on_event failed")
 
 
 def _slot(history: BaseChatMessageHistory, state: StoredChatMessageHistory | None) -> StateSlot:
-    """Return where the summary is kept.
+    """Return the session whose state has the summary.
 
     Raises:
-        ConfigurationError: There is no such place, or there are two.
+        ConfigurationError: No state can have it, or two could.
     """
     if isinstance(history, StoredChatMessageHistory) and Capability.STATE in history.store.capabilities:
         if state is None:
@@ -516,19 +371,7 @@ def _slot(history: BaseChatMessageHistory, state: StoredChatMessageHistory | Non
 
 
 def _context_of(model: object) -> int | None:
-    """The size of the model's context in tokens, where its profile says it."""
+    """Return the size of the model's context in tokens; `None` if its profile does not say it."""
     profile = getattr(model, "profile", None)
     size = profile.get("max_input_tokens") if isinstance(profile, dict) else None
     return size if isinstance(size, int) else None
-
-
-def _clipped(message: BaseMessage, share: float) -> BaseMessage:
-    text = readable(message)
-    half = int(len(text) * share * 0.45)
-    clipped = f"{text[:half]} [\u2026 {len(text) - 2 * half} characters omitted \u2026] {text[len(text) - half :]}"
-    calls: dict[str, Any] = {"tool_calls": [], "invalid_tool_calls": []} if isinstance(message, AIMessage) else {}
-    return message.model_copy(update={"content": clipped, **calls})
-
-
-def _without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    return {name: value for name, value in (state or {}).items() if name != STATE_KEY} or None

@@ -1,4 +1,4 @@
-"""What is known of the summary of a session: in its state, and in this process."""
+"""The summary of a session, as the state of the session keeps it, and what this process knows of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from langchain_histories._operations import Found
-    from langchain_histories.views._access import StateSlot
+    from langchain_histories.views._faces import StateSlot
     from langchain_histories.views._limits import Size
 
 STATE_KEY = "lh:summary"
 _VERSION = 1
-_SESSIONS_AT_MOST = 1024
+_MAX_SESSIONS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Summary:
     """The summary of a session, as its state keeps it.
 
     Attributes:
-        text: What it says.
+        text: Its text.
         covered: How many messages it covers, from the first one on.
         tokens: How many tokens these messages have.
-        anchor: Ids of the last of them, to find them again.
+        anchor: Ids of the last of these messages, to find them again.
         position: Position of the last of them.
         after: Position before the anchor.
-        pinned: The system messages at the beginning, which are shown and not summarized.
+        pinned: The system messages at the beginning; a view shows them unchanged.
         rebuilt: How many messages it covered when it was last made from the messages themselves.
         calls: How often a summarizer was called for this session.
-        tokens_in: Tokens sent to it.
-        tokens_out: Tokens it returned.
-        tokens_saved: Tokens that views did not contain because of summaries.
+        tokens_in: Tokens sent to the summarizer.
+        tokens_out: Tokens that the summarizer returned.
+        tokens_saved: Tokens that views left out because of summaries.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Summary:
 
         Raises:
             ConfigurationError: A newer release of this package wrote it.
-            CorruptRecordError: Something is missing in it.
+            CorruptRecordError: A field is missing.
         """
         if not state or not isinstance(data := state.get(STATE_KEY), dict):
             return None
@@ -81,16 +81,21 @@ class Summary:
         return {**(state or {}), STATE_KEY: {"v": _VERSION, **dataclasses.asdict(self)}}
 
 
+def without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return `state` without the summary."""
+    return {name: value for name, value in (state or {}).items() if name != STATE_KEY} or None
+
+
 @dataclasses.dataclass(frozen=True)
 class SummaryStats:
-    """What the summaries of a session cost and saved: with what this process has not stored yet.
+    """What the summaries of a session cost and saved, with the figures that this process has not stored yet.
 
     Attributes:
         calls: Calls of the summarizer.
-        failures: Those that failed, in this process.
+        failures: Summaries that failed, in this process.
         tokens_in: Tokens sent to the summarizer.
-        tokens_out: Tokens it returned.
-        tokens_saved: Tokens that the views of all turns did not contain because of summaries.
+        tokens_out: Tokens that the summarizer returned.
+        tokens_saved: Tokens that the views of all turns left out because of summaries.
         trimmed: Messages that views left out without a summary of them, in this process, over all turns.
     """
 
@@ -102,7 +107,7 @@ class SummaryStats:
     trimmed: int = 0
 
     def with_stored(self, summary: Summary | None) -> SummaryStats:
-        """Return them together with what is stored with a summary."""
+        """Return these figures and those that are stored with a summary, added up."""
         if summary is None:
             return self
         stored = {name: getattr(summary, name) for name in ("calls", "tokens_in", "tokens_out", "tokens_saved")}
@@ -116,17 +121,17 @@ class SummaryStats:
 
 @dataclasses.dataclass(frozen=True)
 class SummaryEvent:
-    """Something that happened to the summary of a session.
+    """An event in the life of the summary of a session.
 
     Attributes:
-        kind: `summarized`; `failed`, then the turn goes on without; `trimmed`, when messages that no summary covers
-            were left out of a view that would have been too large; `lost`, when the transcript no longer has the
+        kind: `summarized`; `failed`: the turn goes on without a new summary; `trimmed`: a view left out messages
+            that no summary covers, because it would have been too large; `lost`: the transcript no longer has the
             message that the summary ends with.
         session_id: The session whose state holds the summary.
         messages: Number of messages concerned.
         tokens_in: Tokens sent to the summarizer.
-        tokens_out: Tokens it returned.
-        error: What failed.
+        tokens_out: Tokens that the summarizer returned.
+        error: The error, of a `failed` one.
     """
 
     kind: Literal["summarized", "failed", "trimmed", "lost"]
@@ -137,28 +142,35 @@ class SummaryEvent:
     error: Exception | None = None
 
 
-class Session:
-    """What this process knows of a session, whichever handle a turn has: one call at a time, and pauses."""
+class LocalSession:
+    """What this process knows of the summary of a session. All handles of the session share it.
+
+    Attributes:
+        lock: Held while a summary is made: one at a time.
+        running: The thread or task that makes a summary in the background.
+        failures: Summaries that failed since the last one that was stored.
+        pause: Turns until the summarizer is called again.
+        stats: The figures that are not stored yet.
+        sizes: Token sizes of the records read last, by record id, so that only new records are counted.
+        counter: The option `token_counter` that counted them.
+    """
 
     def __init__(self) -> None:
-        self.let_go()
+        self.release()
         self.failures = 0
         self.pause = 0
         self.stats = SummaryStats()
-        """What is not stored yet."""
         self.sizes: dict[str, Size] = {}
-        """Of the records that were read last, so that a turn counts only what is new."""
         self.counter: object = None
-        """The option `token_counter` that counted them."""
 
     def stored(self, new: Summary, base: Summary | None) -> None:
-        """Note what is stored now with a summary, in place of `base`."""
+        """Note that `new` is stored in place of `base`, with the figures up to now."""
         self.failures = 0
         for name in ("calls", "tokens_in", "tokens_out", "tokens_saved"):
             self.note(**{name: (getattr(base, name) if base else 0) - getattr(new, name)})
 
-    def let_go(self) -> None:
-        """Be free, with nothing under way."""
+    def release(self) -> None:
+        """Forget what is under way."""
         self.lock = threading.Lock()
         self._noting = threading.Lock()
         self.running: Any = None
@@ -175,29 +187,29 @@ class Session:
             self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
 
 
-_sessions: weakref.WeakKeyDictionary[Found, OrderedDict[str, Session]] = weakref.WeakKeyDictionary()
+_sessions: weakref.WeakKeyDictionary[Found, OrderedDict[str, LocalSession]] = weakref.WeakKeyDictionary()
 _sessions_lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    """Let go in a child process of what threads of its parent were doing."""
+    """Forget in a child process what threads of its parent are doing."""
     global _sessions_lock  # noqa: PLW0603  # locks cannot be reset
     _sessions_lock = threading.Lock()
     for known in _sessions.values():
         for session in known.values():
-            session.let_go()
+            session.release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def session_of(slot: StateSlot) -> Session:
-    """Return what this process knows of a session. The sessions used last are kept."""
+def local_session(slot: StateSlot) -> LocalSession:
+    """Return what this process knows of a session. Only the sessions used last are remembered."""
     with _sessions_lock:
         known = _sessions.setdefault(slot.store.operations.found, OrderedDict())
-        session = known.pop(slot.session_id, None) or Session()
+        session = known.pop(slot.session_id, None) or LocalSession()
         known[slot.session_id] = session
-        if len(known) > _SESSIONS_AT_MOST:
+        if len(known) > _MAX_SESSIONS:
             known.popitem(last=False)
         return session

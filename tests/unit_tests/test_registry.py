@@ -96,7 +96,7 @@ def test_a_store_of_your_own(tmp_path):
         ({"histories": {"a": {"url": "sqlite:///x.db", "ttl": 5}}}, ["histories.a", "sql", *STORES_WITH_TTL]),
         ({"histories": {"a": {"url": "memory://", "codec": "rot13"}}}, ["histories.a", "codec"]),
         ({"histories": {"a": {"url": "memory://", "on_corrupt": "ignore"}}}, ["histories.a", "on_corrupt", "skip"]),
-        ({"histories": {"a": {"url": "redis://h", "redis_client": object()}}}, ["histories.a", "url", "client"]),
+        ({"histories": {"a": {"url": "redis://h", "client": object()}}}, ["histories.a", "url", "client"]),
         ({"histories": {"a": {"url": "${NO_SUCH_VARIABLE}"}}}, ["histories.a.url", "NO_SUCH_VARIABLE"]),
         ({"historys": {"a": {}}, "histories": {"a": {"url": "memory://"}}}, ["'historys'", "did you mean 'histories'"]),
         ({"default": "b", "histories": {"alpha": {"url": "memory://"}}}, ["'b'", "alpha"]),
@@ -163,11 +163,13 @@ def test_users():
     assert len(registry.get_user_session_history("a/b", "c").messages) == 1
 
 
-def test_open_history_shares_one_store_per_configuration():
+def test_open_history_shares_one_place_per_url():
     one, again = open_history("memory://", "a", ttl=77), open_history("memory://", "b", ttl=77)
-    assert one.store is again.store
-    assert open_history("memory://", "a", ttl=78).store is not one.store
-    assert open_store("memory://") is not open_store("memory://")
+    assert one.store.client is again.store.client
+    other = open_history("memory://", "a", ttl=78).store
+    assert (one.store.ttl, other.ttl) == (77, 78)
+    assert other.client is one.store.client
+    assert open_store("memory://").client is not open_store("memory://").client
     with pytest.raises(ConfigurationError, match="'tll'"):
         open_history("memory://", "a", tll=5)
 

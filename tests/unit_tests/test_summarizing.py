@@ -46,7 +46,7 @@ from langchain_histories import (
     WindowedChatMessageHistory,
     open_store,
 )
-from langchain_histories.views import summarizing
+from langchain_histories.views import _writing
 
 TRIGGER, KEEP, LONGEST = 500, 150, 60
 FAULTS = ["ok", "ok", "ok", "raise", "late", "empty", "blank", "object", "long"]
@@ -126,7 +126,7 @@ def test_invariants(face, batches, schedule, own):
             covered = summary.covered
         told = summarizer.covered_by(summary)
         assert [m.content for m in transcript[len(pinned) : covered]] == list(told), "all it covers, once, in order"
-        trimmed = view._pin.trimmed if view._pin else 0
+        trimmed = view._first_read.trimmed if view._first_read else 0
         unanswered = transcript[covered or len(pinned) :]
         greeting = len(list(itertools.takewhile(lambda m: not isinstance(m, HumanMessage), unanswered)))
         assert tail == unanswered[trimmed + greeting :], "no gap that is not counted"
@@ -645,7 +645,7 @@ def test_anew_in_bounded_calls_and_time(face, store, monkeypatch):
     store.append("s", [m for n in range(300) for m in turn(n)])
     assert face.run(view, "compact")
     clock = itertools.count(step=40)
-    monkeypatch.setattr(summarizing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(_writing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     store.delete("s", [store.records("s")[0].id])
     hurried = make_view(store.history("s"), RecordingSummarizer(), timeout=100)
     calls = face.stats(hurried).calls
@@ -1029,7 +1029,7 @@ def test_a_backlog_of_a_hundred_thousand_messages(store):
 
 def test_a_turn_makes_no_further_calls_after_its_time(face, store, monkeypatch):
     clock = itertools.count(step=40)
-    monkeypatch.setattr(summarizing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(_writing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     store.append("s", [m for n in range(100) for m in turn(n)])
     summarizer = RecordingSummarizer()
     view = make_view(store.history("s"), summarizer, timeout=100)
@@ -1398,14 +1398,14 @@ def test_a_process_killed_at_any_step(face, store, killed_at, when):
 
         return run
 
-    names = ("_append", "_read", "_get_state", "_put_state", "_count")
-    kept = {name: getattr(store, name) for name in names}
+    names = ("append", "read", "get_state", "put_state", "count")
+    unharmed = {name: getattr(store.operations, name) for name in names}
     for name in names:
-        setattr(store, name, dying(kept[name]))
+        setattr(store.operations, name, dying(unharmed[name]))
     with contextlib.suppress(KilledError):
         fill(face, view, 1, start=7)
     for name in names:
-        setattr(store, name, kept[name])
+        setattr(store.operations, name, unharmed[name])
     assert store.count("s") in (14, 16), "the turn is there, or it is not"
     survivor = make_view(in_another_process(store).history("s"), summarizer)
     check_view(face.messages(survivor), store.read("s"))

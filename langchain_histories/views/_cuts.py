@@ -1,4 +1,4 @@
-"""Where a conversation may be cut, and what of it is shown: pure functions over lists of messages."""
+"""Where a conversation may be cut, and which messages a model is shown of it: pure functions over lists of messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MARK = "langchain_histories"
-"""Key in `additional_kwargs` of a message that a view made and no store keeps."""
+"""Key in the `additional_kwargs` of a message that a view made. Stores do not keep such a message."""
 
 _BOUND_REASONING = ("thinking", "redacted_thinking")
 
 
 def is_view_message(message: object) -> bool:
-    """Whether a view made this message, or LangChain's `SummarizationMiddleware`: a summary that nobody said."""
+    """Whether this message is a summary, made by a view or by LangChain's `SummarizationMiddleware`."""
     if not isinstance(message, BaseMessage):
         return False
     mark = message.additional_kwargs.get(MARK)
@@ -36,9 +36,9 @@ def begins_turn(message: BaseMessage) -> bool:
 
 
 def safe_cuts(messages: Sequence[BaseMessage]) -> list[int]:
-    """Return where a view may begin: at the human messages that no answered tool call reaches across.
+    """Return the indices at which a view may begin: human messages that stand between no tool call and its answer.
 
-    An answer belongs to the nearest call of its id before it, as some servers number the calls of each turn anew.
+    An answer belongs to the nearest call of its id before it, because some servers number the calls of each turn anew.
     """
     cuts: list[int] = []
     called: dict[str, int] = {}
@@ -55,7 +55,7 @@ def safe_cuts(messages: Sequence[BaseMessage]) -> list[int]:
 
 
 def is_waiting(messages: Sequence[BaseMessage]) -> bool:
-    """Whether the newest turn in these messages waits for a tool. After another turn a call counts as given up."""
+    """Whether a tool call of the newest turn has no answer yet. Calls of earlier turns count as given up."""
     newest = max((i for i, message in enumerate(messages) if begins_turn(message)), default=0)
     turn = messages[newest:]
     answered = {message.tool_call_id for message in turn if isinstance(message, ToolMessage)}
@@ -67,7 +67,7 @@ def _call_ids(message: AIMessage) -> set[str]:
 
 
 def without_strays(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Leave out tool results whose call is not shown before them, which providers reject."""
+    """Leave out tool results whose call is not among the messages before them, because providers reject these."""
     called: set[str] = set()
     shown: list[BaseMessage] = []
     for message in messages:
@@ -81,17 +81,17 @@ def without_strays(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
 def without_bound_reasoning(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Leave out the signed thinking blocks of finished turns.
 
-    Claude binds each of them to the messages before it and may reject them once those are gone. Those of the newest
-    turn stay: a tool loop under way needs them.
+    Claude binds each block to the messages before it, and may reject the block once these are gone. The blocks of the
+    newest turn stay, because a tool loop that is under way needs them.
     """
     newest = max((i for i, message in enumerate(messages) if begins_turn(message)), default=0)
-    return [_stripped(message) if i < newest else message for i, message in enumerate(messages)]
+    return [_without_reasoning_blocks(message) if i < newest else message for i, message in enumerate(messages)]
 
 
-def _stripped(message: BaseMessage) -> BaseMessage:
+def _without_reasoning_blocks(message: BaseMessage) -> BaseMessage:
     if not isinstance(message, AIMessage) or isinstance(message.content, str):
         return message
-    kept = [
+    content = [
         block for block in message.content if not (isinstance(block, dict) and block.get("type") in _BOUND_REASONING)
     ]
-    return message if len(kept) == len(message.content) else message.model_copy(update={"content": kept or ""})
+    return message if len(content) == len(message.content) else message.model_copy(update={"content": content or ""})

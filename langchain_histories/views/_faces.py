@@ -1,7 +1,7 @@
-"""The history under a view, for both faces: what a view's neutral bodies (see `_neutral`) call.
+"""The history under a view, as the neutral bodies of the view (see `_neutral`) call it.
 
-`Access` calls the blocking methods of the history and `AsyncAccess` the async ones. A history that is not ours has no
-positions and cannot be read in part, so it is read whole and sliced here.
+`SyncFace` calls the blocking methods of the history and `AsyncFace` the async ones. A history of another package has no
+positions, so a face reads it whole and a `Snapshot` cuts it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langchain_histories._neutral import drive
-from langchain_histories.codec import Record, encode_message, to_json
+from langchain_histories._values import to_json
+from langchain_histories.codec import Record, encode_message
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 
@@ -33,26 +34,26 @@ T = TypeVar("T")
 
 
 class Call(NamedTuple):
-    """Something that may take long, in both forms."""
+    """A slow function in both forms."""
 
     blocking: Callable[[], Any]
     native: Callable[[], Awaitable[Any]]
 
 
 class StateSlot(NamedTuple):
-    """Where a view keeps what it must remember of a session."""
+    """The session whose state has the summary of a view."""
 
     store: MessageStore
     session_id: str
 
 
 def fingerprint(message: BaseMessage) -> str:
-    """Return a short hash of all that a message says."""
+    """Return a short hash of the whole message."""
     return hashlib.sha256(to_json(encode_message(message)).encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def check_history(history: object) -> None:
-    """Refuse what is no history.
+    """Refuse an object that is no history.
 
     Raises:
         ConfigurationError: It lacks a method of LangChain's interface.
@@ -66,7 +67,7 @@ def check_history(history: object) -> None:
 
 
 def is_running(handle: object) -> bool:
-    """Whether what `Access.start` returned goes on."""
+    """Whether the thread or task that `start` returned is still running."""
     return (
         handle.is_alive()
         if isinstance(handle, threading.Thread)
@@ -75,14 +76,14 @@ def is_running(handle: object) -> bool:
 
 
 class Snapshot:
-    """A history that is not ours, read once. The position of a record is the number of messages up to it."""
+    """The messages of a history of another package. The position of a record is the number of messages up to it."""
 
     def __init__(self, messages: Sequence[BaseMessage]) -> None:
         """Keep the messages."""
         self._messages = messages
 
     def records(self, *, first: int | None = None, last: int | None = None, after: str | None = None) -> Any:
-        """As `Access.records`."""
+        """As `SyncFace.records`."""
         start = 0 if after is None else int(after)
         stop = len(self._messages) if first is None else min(len(self._messages), start + first)
         if last is not None:
@@ -90,12 +91,18 @@ class Snapshot:
         return [Record(self._messages[i], str(i + 1), fingerprint(self._messages[i]), None) for i in range(start, stop)]
 
     def count(self) -> Any:
-        """As `Access.count`."""
+        """As `SyncFace.count`."""
         return len(self._messages)
 
 
-class Access:
-    """The blocking face."""
+class SyncFace:
+    """The blocking face of a history.
+
+    Attributes:
+        history: The history.
+        own: The same, if it is a history of this package.
+        slot: Where the summary is kept; a window has none.
+    """
 
     def __init__(self, history: BaseChatMessageHistory) -> None:
         """Keep the history."""
@@ -104,22 +111,22 @@ class Access:
         self.own = history if isinstance(history, StoredChatMessageHistory) else None
 
     def opened(self) -> Any:
-        """Return what can be read in part: this, or a snapshot."""
+        """Return the object whose `records` and `count` read the history: this face, or a snapshot."""
         return self if self.own is not None else Snapshot(list(self.history.messages))
 
     def records(self, *, first: int | None = None, last: int | None = None, after: str | None = None) -> Any:
-        """Return records behind a position: all, the first n or the last n. Only of our histories."""
+        """Return the records behind a position: all, the first n or the last n. For a history of this package."""
         own = self._own()
         return own.store.records(own.session_id, first=first, last=last, after=after)
 
     def count(self) -> Any:
-        """Return the number of messages. Only of our histories."""
+        """Return the number of messages. For a history of this package."""
         own = self._own()
         return own.store.count(own.session_id)
 
     def _own(self) -> StoredChatMessageHistory:
         if self.own is None:
-            raise RuntimeError("internal error: a history of somebody else is read in part")
+            raise RuntimeError("internal error: a history of another package has no records")
         return self.own
 
     def transcript(self) -> Any:
@@ -148,28 +155,28 @@ class Access:
         """Remove the state of the session."""
         return self.slot.store.put_state(self.slot.session_id, None) if self.slot else None
 
-    def start(self, body: Callable[[Access], Coroutine[Any, Any, Any]]) -> object:
-        """Run a neutral body beside the caller; return what it runs in."""
+    def start(self, body: Callable[[SyncFace], Coroutine[Any, Any, Any]]) -> object:
+        """Start a neutral body beside the caller; return its thread."""
         thread = threading.Thread(target=lambda: drive(body(self)), name="langchain_histories-summary", daemon=True)
         thread.start()
         return thread
 
     def call(self, call: Call, timeout: float | None) -> Any:
-        """Call something, for at most `timeout` seconds.
+        """Make a call, and wait for it at most `timeout` seconds.
 
         Raises:
-            TimeoutError: It took longer. Nothing can stop it; what it returns later is dropped.
+            TimeoutError: The call took longer. Nothing can stop it; its result is dropped.
         """
         if timeout is None:
             return call.blocking()
-        # Python can end the waiting for a blocking call only from another thread.
+        # Only a call in another thread can be left before it returns.
         result: list[Any] = []
         error: list[BaseException] = []
 
         def work() -> None:
             try:
                 result.append(call.blocking())
-            except BaseException as problem:  # noqa: BLE001  # raised again where it is waited for
+            except BaseException as problem:  # noqa: BLE001  # the waiting thread raises it again
                 error.append(problem)
 
         context = contextvars.copy_context()
@@ -183,59 +190,59 @@ class Access:
         return result[0]
 
 
-class AsyncAccess(Access):
+class AsyncFace(SyncFace):
     """The async face: each method returns an awaitable."""
 
     async def opened(self) -> Any:
-        """Async `Access.opened`."""
+        """Async `SyncFace.opened`."""
         return self if self.own is not None else Snapshot(list(await self.history.aget_messages()))
 
     async def records(self, *, first: int | None = None, last: int | None = None, after: str | None = None) -> Any:
-        """Async `Access.records`."""
+        """Async `SyncFace.records`."""
         own = self._own()
         return await own.store.arecords(own.session_id, first=first, last=last, after=after)
 
     async def count(self) -> Any:
-        """Async `Access.count`."""
+        """Async `SyncFace.count`."""
         own = self._own()
         return await own.store.acount(own.session_id)
 
     async def transcript(self) -> Any:
-        """Async `Access.transcript`."""
+        """Async `SyncFace.transcript`."""
         if self.own is not None:
             return await self.own.store.aread(self.own.session_id)
         return list(await self.history.aget_messages())
 
     async def add(self, messages: Sequence[BaseMessage]) -> Any:
-        """Async `Access.add`."""
+        """Async `SyncFace.add`."""
         await self.history.aadd_messages(messages)
 
     async def clear(self) -> Any:
-        """Async `Access.clear`."""
+        """Async `SyncFace.clear`."""
         await self.history.aclear()
 
     async def state(self) -> Any:
-        """Async `Access.state`."""
+        """Async `SyncFace.state`."""
         return await self.slot.store.aget_state(self.slot.session_id) if self.slot else None
 
     async def update_state(self, change: Change) -> Any:
-        """Async `Access.update_state`."""
+        """Async `SyncFace.update_state`."""
         return await self.slot.store.aupdate_state(self.slot.session_id, change) if self.slot else None
 
     async def drop_state(self) -> Any:
-        """Async `Access.drop_state`."""
+        """Async `SyncFace.drop_state`."""
         return await self.slot.store.aput_state(self.slot.session_id, None) if self.slot else None
 
-    def start(self, body: Callable[[Access], Coroutine[Any, Any, Any]]) -> object:
-        """Run a neutral body in a task, which the caller must keep."""
+    def start(self, body: Callable[[SyncFace], Coroutine[Any, Any, Any]]) -> object:
+        """Start a neutral body in a task; the caller must keep the task."""
         return asyncio.get_running_loop().create_task(body(self))
 
     async def wait(self, task: object, timeout: float | None) -> bool:  # noqa: ASYNC109  # the option of the view
-        """Wait for what `start` returned; tell whether it has ended."""
+        """Wait for the task that `start` returned; tell whether it has ended."""
         if not isinstance(task, asyncio.Task) or task.get_loop() is not asyncio.get_running_loop():
             return True
         return bool((await asyncio.wait([task], timeout=timeout))[0])
 
     async def call(self, call: Call, timeout: float | None) -> Any:  # noqa: ASYNC109  # the option of the view
-        """Async `Access.call`."""
+        """Async `SyncFace.call`."""
         return await asyncio.wait_for(call.native(), timeout)

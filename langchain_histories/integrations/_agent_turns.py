@@ -1,4 +1,4 @@
-"""What a turn of an agent knows of its session, and the turns that wait for one another."""
+"""A turn of an agent: what it knows of its session, and its ticket in the queue of the session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from langchain_histories.errors import SessionBusyError
 from langchain_histories.integrations._messages import complete_steps, is_summary
-from langchain_histories.integrations._sessions import Session, report_unsaved
+from langchain_histories.integrations._sessions import RunSession, report_unsaved
 
 if TYPE_CHECKING:
     from langchain_histories._compat import BaseChatMessageHistory
@@ -24,25 +24,25 @@ _UNANSWERED = "This call was interrupted; there is no result."
 
 
 class Turn(str):
-    """What a run knows of its session, kept in the state of the agent but in no checkpoint.
+    """What a run knows of its session. It is kept in the state of the agent, but in no checkpoint.
 
-    It is a text because streams show the state, servers turn it into JSON and tracers log it: none of them gets the
-    conversation, or an object that it cannot handle.
+    A turn is a text, because streams show the state, servers turn it into JSON and tracers log it: so none of them gets
+    the conversation, or an object that it cannot handle.
     """
 
-    __slots__ = ("_known", "_pending", "_question", "_shown", "_view", "history", "place", "retrying", "session")
+    __slots__ = ("_known", "_pending", "_question", "_shown", "_view", "history", "retrying", "session", "ticket")
 
-    def __new__(cls, session: Session, *_: Any) -> Self:
+    def __new__(cls, session: RunSession, *_: Any) -> Self:
         """Make the text."""
         return super().__new__(cls, f"turn of session {session.name}")
 
-    def __init__(self, session: Session, history: BaseChatMessageHistory, place: Place | None = None) -> None:
-        """Know nothing yet."""
+    def __init__(self, session: RunSession, history: BaseChatMessageHistory, ticket: Ticket | None = None) -> None:
+        """Begin without a look at the history."""
         self.session = session
         self.history = history
-        self.place = place
+        self.ticket = ticket
         self._view: list[BaseMessage] = []
-        self._shown: set[str | None] = set()  # ids of messages that are not shown beside the view
+        self._shown: set[str | None] = set()  # ids of messages that the model is not shown behind the view
         self._known: set[str | None] = set()  # ids of messages that are stored or pending
         self._pending: list[BaseMessage] = []
         self._question: str | None = None
@@ -53,30 +53,34 @@ class Turn(str):
         return str, (str(self),)
 
     def __del__(self) -> None:
-        """Give the session away: no hook is told when a run was interrupted, or its stream is not read any more."""
-        if self.place is not None:
-            self.place.end()
+        """Release the session, because no hook runs when a run is interrupted or its stream is abandoned."""
+        if self.ticket is not None:
+            self.ticket.end()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Show that the turn is alive. Failed, interrupted or cancelled, it gives the session away."""
-        if (place := self.place) is None:
+        """Show that the turn is alive. A turn that fails, is interrupted or cancelled releases the session."""
+        if (ticket := self.ticket) is None:
             yield
             return
-        place.enter()
+        ticket.enter()
         try:
             yield
         except BaseException:
-            place.end()
+            ticket.end()
             raise
         finally:
-            place.leave()
+            ticket.leave()
 
     def start(self, view: Sequence[BaseMessage], messages: Sequence[BaseMessage]) -> bool:
-        """Note the view, given the messages of the agent.
+        """Note the view.
+
+        Args:
+            view: The messages that the history shows.
+            messages: The messages of the agent.
 
         Returns:
-            Whether some of these may be stored already though the view does not show them.
+            Whether some messages of the agent may be stored although the view does not show them.
         """
         self._view = list(view)
         if messages and isinstance(messages[-1], HumanMessage) and (not view or view[-1].id != messages[-1].id):
@@ -84,9 +88,9 @@ class Turn(str):
         return self.learn(view, messages)
 
     def learn(self, stored: Sequence[BaseMessage], messages: Sequence[BaseMessage]) -> bool:
-        """Note what is stored; return whether there are messages of which that may be but was not seen.
+        """Note which messages are stored; return whether others of the agent may be stored too.
 
-        What comes before a stored message was stored as well or left out on purpose, even if the view begins later.
+        Every message before a stored one was stored as well or left out on purpose, even if the view begins later.
         """
         ids = {message.id for message in stored if message.id}
         old = max((number for number, message in enumerate(messages, 1) if message.id in ids), default=0)
@@ -96,16 +100,16 @@ class Turn(str):
         return not all(isinstance(message, HumanMessage) for message in messages[old:])
 
     def prompt(self, messages: Sequence[BaseMessage]) -> list[Any]:
-        """What the model is shown: the view, and the messages that are not in it."""
+        """Return the messages for the model: the view, and the messages of the agent that the view does not have."""
         # A question that is asked again is shown again, when the view does not end with it.
         new = [message for message in messages if message.id not in self._shown or message.id == self._question]
-        return _repaired([*self._view, *new])
+        return _with_answers([*self._view, *new])
 
     @contextmanager
     def saving(
         self, messages: Sequence[BaseMessage], *, whole_turns: bool, ended: bool, warn: bool
     ) -> Iterator[list[BaseMessage]]:
-        """Yield what is to be stored now; with `whole_turns`, nothing before the turn has ended."""
+        """Yield the messages to be stored now; with `whole_turns`, none before the turn has ended."""
         with self.running():
             for message in messages if ended else complete_steps(messages):
                 if message.id not in self._known and not is_summary(message):
@@ -117,27 +121,27 @@ class Turn(str):
             except Exception as error:
                 if not warn:
                     raise
-                self.retrying = True  # it may have been stored all the same
+                self.retrying = True  # the failed save may have stored them all the same
                 report_unsaved(self.history, self.session, len(batch), error)
             else:
                 self.retrying = False
                 del self._pending[: len(batch)]
-        if ended and self.place is not None:
-            self.place.end()
+        if ended and self.ticket is not None:
+            self.ticket.end()
 
 
-class Place:
+class Ticket:
     """The place of a turn in the queue of its session.
 
     Args:
-        source: Where the session is kept.
+        source: The factory of the session's history.
         session: Name of the session.
         thread_id: The thread of the run.
-        resumed: The run goes on with an earlier one of its thread, so that one has ended.
+        resumed: Whether the run goes on with an earlier one of its thread, which has therefore ended.
     """
 
     def __init__(self, source: object, session: str, thread_id: object, *, resumed: bool) -> None:
-        """Queue."""
+        """Join the session's queue."""
         self._session = session
         self._thread_id = thread_id
         self.over: Future[None] = Future()
@@ -147,68 +151,68 @@ class Place:
             self._queue = _queues.setdefault((source, session), _Queue())
             earlier = list(self._queue) if resumed else []
             self._queue.append(self)
-        for place in earlier:
-            if place._thread_id == thread_id and not place._calls:  # noqa: SLF001  # one class
-                place.end()
+        for ticket in earlier:
+            if ticket._thread_id == thread_id and not ticket._calls:  # noqa: SLF001  # one class
+                ticket.end()
 
-    def ahead(self, *, reject: bool) -> Iterator[Place]:
-        """Yield the place that has the session, to be waited for, until the session is free.
+    def ahead(self, *, reject: bool) -> Iterator[Ticket]:
+        """Yield the ticket that the caller must wait for, one after the other, until the session is free.
 
         Raises:
-            SessionBusyError: It is not, and `reject`.
+            SessionBusyError: The session is not free, and `reject` is set.
         """
         while (first := self._first()) is not self:
             if reject:
                 raise SessionBusyError(f"Session {self._session} has another turn under way: try again after it.")
             yield first
 
-    def _first(self) -> Place:
+    def _first(self) -> Ticket:
         with _guard:
             while (first := self._queue[0]) is not self and first._is_over():  # noqa: SLF001  # one class
                 del self._queue[0]
             return first
 
     def _is_over(self) -> bool:
-        # One that waits for the session, or is in a model or a tool, is not idle.
+        # A turn that waits for the session, or is in a model or a tool, is not idle.
         return self.over.done() or (not self._calls and self.idle_left() <= 0)
 
     def idle_left(self) -> float:
-        """Seconds after which the turn may count as dead."""
+        """Seconds until this turn is treated as dead; all of them while a call is running."""
         return IDLE_SECONDS if self._calls else self._idle_since + IDLE_SECONDS - time.monotonic()
 
     def enter(self) -> None:
-        """Note a sign of life."""
+        """Note that a call of the turn begins."""
         with _guard:
             self._calls += 1
 
     def leave(self) -> None:
-        """Note that what was entered has ended."""
+        """Note that a call of the turn has ended."""
         with _guard:
             self._calls -= 1
             self._idle_since = time.monotonic()
 
     def end(self) -> None:
-        """Give the session away. It takes no lock of ours, because the garbage collector calls it anywhere."""
+        """Release the session. It takes no lock of ours, because the garbage collector may call it anywhere."""
         if not self.over.done():
             self.over.set_result(None)
 
 
-class _Queue(list[Place]):
-    """The places of one session. A list of its own, for there is no weak reference to a plain one."""
+class _Queue(list[Ticket]):
+    """The tickets of one session. A class of its own, because a plain list can have no weak reference."""
 
 
 _guard = threading.Lock()
 _queues: WeakValueDictionary[Any, _Queue] = WeakValueDictionary()
 
 
-def _repaired(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Answer the tool calls that have no answer behind them, and leave out answers to no call."""
-    repaired: list[BaseMessage] = []
+def _with_answers(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Add an answer to each tool call that has none, and leave out answers to no call."""
+    result: list[BaseMessage] = []
     unanswered: dict[str, str | None] = {}
 
     def answer() -> None:
         for call_id, name in unanswered.items():
-            repaired.append(ToolMessage(_UNANSWERED, tool_call_id=call_id, name=name, status="error"))
+            result.append(ToolMessage(_UNANSWERED, tool_call_id=call_id, name=name, status="error"))
         unanswered.clear()
 
     for message in messages:
@@ -221,6 +225,6 @@ def _repaired(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         if isinstance(message, AIMessage):
             calls = [*message.tool_calls, *message.invalid_tool_calls]
             unanswered.update({call["id"]: call["name"] for call in calls if call["id"]})
-        repaired.append(message)
+        result.append(message)
     answer()
-    return repaired
+    return result
