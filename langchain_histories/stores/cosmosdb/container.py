@@ -37,7 +37,7 @@ _session_token: ContextVar[str | None] = ContextVar("_session_token", default=No
 
 
 def others_were_faster(error: Exception) -> bool:
-    """Whether a batch is to be tried again, as nothing of it was written: others wrote, or had too much to write."""
+    """Whether to try a batch again: nothing of it was written, because others wrote or the service was too busy."""
     status = getattr(error, "status_code", None)
     if isinstance(error, exceptions.CosmosBatchOperationError) and status in _OTHERS_WERE_FASTER:
         return True

@@ -227,7 +227,7 @@ def _is_live(document: dict[str, Any] | None) -> bool:
 
 
 def _document(key: str) -> tuple[str, str, dict[str, Any]]:
-    """User and id of a session's document, and one without messages. Sessions without a user have the user ``."""
+    """User and id of a session's document, and such a document without messages. Without a user, the user is ``."""
     quoted, slash, session = key.removeprefix("@").partition("/")
     user = quoted.replace("%2F", "/").replace("%25", "%")
     if not (key.startswith("@") and slash and user and _quoted(user) == quoted):
@@ -264,7 +264,7 @@ def _check_size(document: dict[str, Any]) -> None:
 
 
 def _message(row: str) -> Any:
-    """A record as LangChain's class reads it; with its exact text where the service's numbers would change it."""
+    """A record as LangChain's class reads it, with its exact text if the service would change one of its numbers."""
     try:
         message = json.loads(row)
     except ValueError:
@@ -304,5 +304,5 @@ def _behind(rows: Sequence[Row], position: str) -> int:
         return number + 1
     checksum = position.partition("-")[2]
     known = [index for index, row in enumerate(rows) if row.position.endswith("-" + checksum)]
-    # None: it was deleted, or the session was cleared and began anew.
+    # No such row: it was deleted, or the session was cleared and began anew.
     return known[-1] + 1 if known else 0

@@ -119,7 +119,7 @@ class CosmosDBOperations(ContainerOperations, PartitionOperations[Any]):
                     raise
                 write = left[error.error_index]
                 if error.status_code == NOT_FOUND and write.text is None and write.expected is ANY_STATE:
-                    # It is gone already, as it is to be.
+                    # The item that was to be removed is gone already.
                     left.pop(error.error_index)
                     continue
                 if error.status_code == NOT_FOUND:
@@ -149,7 +149,7 @@ def _operation(key: str, write: Write) -> tuple[Any, ...]:
     condition = {"if_match_etag": write.expected.tag} if isinstance(write.expected, Item) else {}
     if write.text is None:
         return "delete", (write.sort,), condition
-    # -1 is never, whatever the container's is.
+    # -1 is never, whatever default the container has.
     ttl = -1 if write.expires is None else seconds_left(write.expires)
     body = {"id": write.sort, "session_id": key, "text": write.text, "ttl": ttl}
     if condition:

@@ -159,7 +159,7 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
         return self._item(found["Item"]) if "Item" in found else None
 
     def _item(self, item: dict[str, Any]) -> Item:
-        # Another program's item has no text, and is none of a session.
+        # An item of another program has no text and belongs to no session.
         return Item(item[self.table.sort_key or ""]["S"], item.get(_TEXT, {}).get("S", ""))
 
     async def _query(
@@ -190,7 +190,7 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
             if len(requests) > 1:
                 await settle(client.transact_write_items(TransactItems=requests))
             else:
-                # Half the price of a transaction.
+                # A single write costs half as much as a transaction.
                 ((kind, request),) = requests[0].items()
                 await settle(client.put_item(**request) if kind == "Put" else client.delete_item(**request))
         except ClientError as error:

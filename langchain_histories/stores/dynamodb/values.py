@@ -1,6 +1,6 @@
 """Records as values of DynamoDB, in the form that LangChain's class stores in the list of a session.
 
-The messages of LlamaIndex's class in such a list are read too; it does not understand what is written here.
+Messages of LlamaIndex's class in such a list are read too. That class does not understand ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ROLES = {"user": "human", "assistant": "ai", "system": "system", "tool": "tool"
 
 
 def to_value(text: str) -> dict[str, Any]:
-    """Return a record as a map of LangChain's form; what DynamoDB would change is kept as JSON text beside it."""
+    """Return a record as a map of LangChain's form, with its JSON text beside it if DynamoDB would change a value."""
     try:
         record = json.loads(text)
     except ValueError:
@@ -46,7 +46,7 @@ def _from_llama_index(record: Any) -> Any:
             return record
     if not kinds <= ({"text", "tool_call"} if role == "assistant" else {"text"}):
         return record
-    # As LlamaIndex joins them.
+    # LlamaIndex joins texts in this way.
     data: dict[str, Any] = {"content": "\n".join(str(block["text"]) for block in blocks if "text" in block)}
     if "tool_call" in kinds:
         names = {"name": "tool_name", "args": "tool_kwargs", "id": "tool_call_id"}
@@ -64,7 +64,7 @@ def _value(data: Any) -> dict[str, Any]:
         case bool():
             return {"BOOL": data}
         case int() | float():
-            # It keeps no `.0`.
+            # DynamoDB keeps no `.0`.
             number = str(int(data)) if data == int(data) else repr(data)
             exact = sum(map(str.isdecimal, number)) <= _MAX_DIGITS and (data == 0 or abs(data) > 1e-120)  # noqa: PLR2004
             return {"N": number} if exact else {"S": number}
