@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from langchain_histories import TurnChatMessageHistory
+from langchain_histories.history import TurnChatMessageHistory
 from langchain_histories.testing.messages import numbered, texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
 
