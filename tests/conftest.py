@@ -1,13 +1,19 @@
-"""The servers of the tests: started once, when a test first asks for one, and named in the report."""
+"""What all tests share: the servers, folders in memory, and the order in which workers take the tests.
+
+A server is started once in each process, when a test first asks for it, and named in the report.
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import servers as all_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +22,10 @@ if TYPE_CHECKING:
 # A busy machine is slow, not broken.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+# Where `tmp_path` is. Tests about what a crash leaves behind ask for `disk_path`.
+if folder := all_servers.memory_folder():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 _running: dict[str, str] = {}
 
@@ -28,22 +38,33 @@ class Servers:
         self._started: dict[str, Any] = {}
 
     def get(self, name: str, **options: Any) -> Any:
-        import servers
-
         key = " ".join([name, *map(str, options.values())]) if options else name
         if key not in self._started:
-            start: Callable[..., AbstractContextManager[Any]] = getattr(servers, name)
+            start: Callable[..., AbstractContextManager[Any]] = getattr(all_servers, name)
             try:
                 self._started[key] = self._stack.enter_context(start(**options))
-            except servers.ServerUnavailable as reason:
+            except all_servers.ServerUnavailable as reason:
                 self._started[key] = reason
             else:
                 _running[key] = self._started[key].version
         server = self._started[key]
-        if isinstance(server, servers.ServerUnavailable):
+        if isinstance(server, all_servers.ServerUnavailable):
             say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
             say(f"{name} cannot be had here: {server}")
         return server
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A folder on a real disk, for tests about what a crash leaves behind."""
+    all_servers.CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=all_servers.CACHE) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -118,5 +139,34 @@ def azure_table_server(servers: Servers) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for name, version in _running.items():
+    for name, version in sorted(_running.items()):
         terminalreporter.write_line(f"tested on {name}: {version}")
+
+
+# With workers (`pytest -n 2`): each takes whole classes, the longest first, and reports its servers.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from workers import LongestFirst
+
+    config.option.loadscopereorder = False
+    return LongestFirst(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        from workers import in_order
+
+        items[:] = in_order(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["servers"] = _running
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _running.update(getattr(node, "workeroutput", {}).get("servers", {}))

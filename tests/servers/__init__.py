@@ -1,8 +1,8 @@
 """Start the real servers the integration tests talk to.
 
-Every server listens on 127.0.0.1 only, on a free port, with its data in a temporary directory. It ends with the process
-that started it: by its context manager, else when the interpreter exits, else (the process was killed) by a small
-watchdog process.
+Every server listens on 127.0.0.1 only, on a free port, with its data in a temporary directory, which is in memory where
+there is room. It ends with the process that started it: by its context manager, else when the interpreter exits, else
+(the process was killed) by a small watchdog process.
 
 | Function | What runs | How faithful |
 |---|---|---|
@@ -57,7 +57,7 @@ To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_
 import importlib
 from typing import Any
 
-from servers._machinery import DATABASE, Server, ServerUnavailable
+from servers._machinery import CACHE, DATABASE, Server, ServerUnavailable, memory_folder
 
 _HOMES = {
     "azure_table": "_azure_table",
@@ -75,7 +75,7 @@ _HOMES = {
     "upstash": "_upstash",
 }
 
-__all__ = ["DATABASE", "Server", "ServerUnavailable", *_HOMES]  # noqa: PLE0604
+__all__ = ["CACHE", "DATABASE", "Server", "ServerUnavailable", "memory_folder", *_HOMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

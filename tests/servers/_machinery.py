@@ -41,6 +41,9 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 """Seconds to wait for a server to stop when asked, before it is killed."""
 
+MEMORY_NEEDED = 4 << 30
+"""Bytes that must be free for files to be kept in memory."""
+
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 """Where what is slow to make is kept between runs."""
 
@@ -319,25 +322,28 @@ def run_program(
 # --- Ports, directories, programs -------------------------------------------------------------
 
 
-_ports_given: set[int] = set()
-_ports_lock = threading.Lock()
+_reservations: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Return a port nobody listens on.
+    """Return a port nobody listens on, and nobody else is given while this process lives.
 
     It is below the range the kernel takes the ports of outgoing connections from: no client can
-    happen to take it while its server is restarted.
+    happen to take it while its server is restarted. Other processes of tests see that it is taken
+    by its number among the UDP ports, which this process holds.
     """
-    with _ports_lock:
-        while True:
-            port = random.randint(15_000, 30_000)
-            if port in _ports_given:
-                continue
-            with socket.socket() as candidate, contextlib.suppress(OSError):
+    while True:
+        port = random.randint(15_000, 30_000)
+        reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            reservation.bind((HOST, port))
+            with socket.socket() as candidate:
                 candidate.bind((HOST, port))
-                _ports_given.add(port)
-                return port
+        except OSError:
+            reservation.close()
+        else:
+            _reservations.append(reservation)
+            return port
 
 
 def listening(port: int) -> bool:
@@ -346,10 +352,23 @@ def listening(port: int) -> bool:
     return False
 
 
+def memory_folder() -> Path | None:
+    """Where files are in memory, if there is such a place with room for all that the tests store."""
+    folder = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        if os.access(folder, os.W_OK | os.X_OK) and shutil.disk_usage(folder).free >= MEMORY_NEEDED:
+            return folder
+    return None
+
+
 @contextlib.contextmanager
-def temporary_directory(user: str | None = None) -> Iterator[Path]:
-    """A directory for one server's files, owned by `user`, removed at the end."""
-    path = Path(tempfile.gettempdir()).resolve() / f"langchain-histories-{secrets.token_hex(4)}"
+def temporary_directory(user: str | None = None, *, on_disk: bool = False) -> Iterator[Path]:
+    """A directory for one server's files, owned by `user`, removed at the end.
+
+    It is in memory, if it can be. Files in memory outlive a killed server as well as those on a disk.
+    """
+    folder = None if on_disk else memory_folder()
+    path = (folder or Path(tempfile.gettempdir())).resolve() / f"langchain-histories-{secrets.token_hex(4)}"
     watchdog.tell("made", path)
     try:
         path.mkdir(mode=0o700)

@@ -54,7 +54,8 @@ def postgres() -> Iterator[Server]:
     user = "nobody" if os.geteuid() == 0 else None
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(temporary_directory(user))
-        programs = _postgres_programs(directory, user)
+        # Programs cannot be run from every place in memory.
+        programs = _postgres_programs(stack.enter_context(temporary_directory(user, on_disk=True)), user)
         server = _postgres_server(programs, directory, user)
         stack.enter_context(serving(server))
         yield server
