@@ -423,7 +423,7 @@ async def test_an_interrupt_that_the_user_leaves_for_another_question(registry, 
 
 
 PROCESS = """
-import asyncio, sqlite3, sys
+import asyncio, json, sqlite3, sys
 sys.path[:0] = [{tests!r}]
 from contextlib import nullcontext
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -432,27 +432,43 @@ from langgraph.types import Command
 from test_agents import agent_of, asking, brief, run, thread
 from langchain_histories import HistoryRegistry, open_store
 
-async def main():
-    registry = HistoryRegistry({{"main": open_store({url!r})}})
-    if {mode!r}.startswith("a"):
-        opened = AsyncSqliteSaver.from_conn_string({checkpoints!r})
+async def resume(url, checkpoints, mode, save):
+    registry = HistoryRegistry({{"main": open_store(url)}})
+    if mode.startswith("a"):
+        opened = AsyncSqliteSaver.from_conn_string(checkpoints)
     else:
-        opened = nullcontext(SqliteSaver(sqlite3.connect({checkpoints!r}, check_same_thread=False)))
+        opened = nullcontext(SqliteSaver(sqlite3.connect(checkpoints, check_same_thread=False)))
     async with opened as saver:
-        agent, model = agent_of(
-            registry, ["done"], beside=[asking()], checkpointer=saver, save={save!r}, serialize="wait"
-        )
-        await run({mode!r}, agent, Command(resume={{"decisions": [{{"type": "approve"}}]}}), thread(1))
-    print(brief(model.shown[0]))
+        agent, model = agent_of(registry, ["done"], beside=[asking()], checkpointer=saver, save=save, serialize="wait")
+        await run(mode, agent, Command(resume={{"decisions": [{{"type": "approve"}}]}}), thread(1))
+    return brief(model.shown[0])
 
-asyncio.run(main())
+for line in sys.stdin:
+    print(json.dumps(asyncio.run(resume(*json.loads(line)))), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def resume_elsewhere():
+    """Resume an agent's run in another process, which is one for all tests: it takes seconds to import everything."""
+    code = PROCESS.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def resume(*run):
+            process.stdin.write(json.dumps(run) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield resume
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(
     ("mode", "save"), [*((mode, "step") for mode in MODES), ("invoke", "turn"), ("astream", "turn")]
 )
-def test_resume_in_another_process(tmp_path, mode, save):
+def test_resume_in_another_process(tmp_path, resume_elsewhere, mode, save):
     sqlite = pytest.importorskip("langgraph.checkpoint.sqlite")
     url, checkpoints = f"file://{tmp_path / 'histories'}", tmp_path / "checkpoints.db"
     store = open_store(url)
@@ -463,11 +479,8 @@ def test_resume_in_another_process(tmp_path, mode, save):
     agent.invoke({"messages": [HumanMessage("hello")]}, thread(1))
     saver.conn.close()
     assert b"a secret of before" not in checkpoints.read_bytes()
-    code = PROCESS.format(tests=str(Path(__file__).parent), url=url, checkpoints=str(checkpoints), save=save, mode=mode)
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert other.returncode == 0, other.stderr
     before = ["human:a secret of before", "ai:noted", "human:hello", "ai>a", "tool<a:seen a"]
-    assert other.stdout.strip() == str(before)
+    assert resume_elsewhere(url, str(checkpoints), mode, save) == before
     assert stored(store) == [*before, "ai:done"]
 
 
