@@ -70,7 +70,7 @@ class Lent(Generic[ClientT]):
         client: The client.
     """
 
-    __slots__ = ("calls", "client", "is_retired", "keeper")
+    __slots__ = ("calls", "client", "closing", "is_closed", "is_retired", "keeper")
 
     def __init__(self, client: ClientT) -> None:
         """Nobody uses it yet."""
@@ -78,6 +78,8 @@ class Lent(Generic[ClientT]):
         self.calls = 0
         self.is_retired = False
         self.keeper: AsyncGenerator[None] | None = None
+        self.closing = asyncio.Lock()
+        self.is_closed = False
 
 
 class _Loop(Generic[ClientT]):
@@ -258,8 +260,8 @@ class Clients(Generic[ClientT]):
     async def give_back_native(self, lent: Lent[ClientT]) -> None:
         """End a call that `lend_native` began."""
         lent.calls -= 1
-        if lent.is_retired and not lent.calls and lent.keeper is not None:
-            await lent.keeper.aclose()
+        if lent.is_retired and not lent.calls:
+            await self._end(lent)
 
     async def _keep(self, entry: _Loop[ClientT], lent: Lent[ClientT]) -> AsyncGenerator[None]:
         """Close a client when the loop shuts down its asynchronous generators, or when its last user is gone."""
@@ -268,15 +270,29 @@ class Clients(Generic[ClientT]):
         finally:
             if entry.lent is lent:
                 entry.lent = None
-            await self._close(lent.client)
+            await self._close_once(lent)
 
     async def _retire(self, entry: _Loop[ClientT]) -> None:
         """Close the async client of a loop, now or when the last call that uses it ends."""
         lent, entry.lent = entry.lent, None
-        if lent is not None and lent.keeper is not None:
+        if lent is not None:
             lent.is_retired = True
             if not lent.calls:
+                await self._end(lent)
+
+    async def _end(self, lent: Lent[ClientT]) -> None:
+        """Close an async client, and its keeper after it."""
+        await self._close_once(lent)
+        if lent.keeper is not None:
+            with contextlib.suppress(RuntimeError):  # the loop, which is ending, closes it already
                 await lent.keeper.aclose()
+
+    async def _close_once(self, lent: Lent[ClientT]) -> None:
+        """Close an async client. A loop that ends meanwhile waits here, and closes it if this was cancelled."""
+        async with lent.closing:
+            if not lent.is_closed:
+                await self._close(lent.client)
+                lent.is_closed = True
 
     # Closing.
 

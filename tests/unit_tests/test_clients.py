@@ -69,6 +69,28 @@ def test_one_async_client_for_each_loop_and_it_ends_with_its_loop():
     assert opened.open == set()
 
 
+def test_a_loop_that_ends_waits_for_the_client_that_is_being_closed(caplog):
+    class Slow(Opened):
+        async def close(self, client):
+            await settle(asyncio.sleep(0.01) if client.startswith("async") else None)
+            await super().close(client)
+
+    for is_running in (False, True):
+        opened = Slow()
+
+        async def use(opened=opened, is_running=is_running):
+            await opened.native()
+            if is_running:
+                opened.clients.close(opened)
+                await asyncio.sleep(0)  # the loop ends while the client is being closed
+
+        with asyncio.Runner() as runner:
+            runner.run(use())
+            opened.clients.close(opened)  # for a loop that does not run the client is closed at its end
+        assert opened.open == set()
+    assert caplog.records == []
+
+
 def test_the_clients_of_loops_that_were_just_closed_are_let_go():
     opened = Opened()
     for _ in range(5):
