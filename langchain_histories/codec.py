@@ -25,7 +25,7 @@ import json
 import logging
 import os
 import zlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import pydantic_core
 from langchain_core.messages import (
@@ -79,6 +79,7 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Transforms the text of each record and state on its way to the store: encryption, compression.
 
