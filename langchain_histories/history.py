@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from langchain_histories._compat import BaseChatMessageHistory
+from langchain_histories._copies import CopiedByAttributes
 from langchain_histories._options import check_number
 from langchain_histories._session_ids import normalize_session_id
 from langchain_histories.errors import HistoryError, UnsupportedOperationError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class StoredChatMessageHistory(BaseChatMessageHistory):
+class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
     """A light handle on one session; every read goes to the store.
 
     Making one does no I/O, so a program may make one for each turn.

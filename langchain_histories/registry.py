@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, ov
 from langchain_core.runnables import ConfigurableFieldSpec
 
 from langchain_histories._clients import Closing
+from langchain_histories._copies import CopiedByAttributes
 from langchain_histories._schemes import store_kind
 from langchain_histories._session_ids import SessionId, user_session_id
 from langchain_histories.errors import ConfigurationError, did_you_mean, needs_extra
@@ -106,7 +107,7 @@ def open_history(
 
 
 @dataclass(frozen=True)
-class _NamedStore:
+class _NamedStore(CopiedByAttributes):
     """A store of a registry, and which part of a session its histories show."""
 
     store: MessageStore
@@ -118,7 +119,7 @@ class _NamedStore:
         return history if self.summarize is None else SummarizingChatMessageHistory(history, **self.summarize)
 
 
-class HistoryRegistry(Closing):
+class HistoryRegistry(CopiedByAttributes, Closing):
     """Named stores, and the session factories of a program.
 
     A program takes its factory from here, so it changes its store by changing the config. Each store has one

@@ -11,6 +11,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from langchain_histories._clients import Clients, Closing
+from langchain_histories._copies import MadeAgain
 from langchain_histories._neutral import drive
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
@@ -87,7 +88,7 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
         raise
 
 
-class MessageStore(Closing):
+class MessageStore(MadeAgain, Closing):
     """One backend, shared by all sessions kept in it.
 
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
@@ -96,7 +97,8 @@ class MessageStore(Closing):
     A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`). At most ten
     operations of one event loop are under way at once (four, where they run in threads); the others wait.
 
-    Each kind of store is a subclass whose constructor calls this one.
+    Each kind of store is a subclass whose constructor calls this one. A copy, deep or pickled, is made by that
+    constructor with the same arguments, and so joins the same place; a pickle holds a URL with its password.
 
     Args:
         operations: What the service can do.

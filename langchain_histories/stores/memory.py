@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import threading
 import time
@@ -46,12 +47,23 @@ class Memory:
         self.sessions: dict[str, _Session] = {}
         self.numbers = itertools.count(1)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the sessions, as they are at one moment."""
+        with self.lock:
+            return _memory_of, (copy.deepcopy(self.sessions), next(self.numbers))
+
     def get(self, key: str) -> _Session | None:
         session = self.sessions.get(key)
         if session is not None and session.expires is not None and session.expires <= time.monotonic():
             del self.sessions[key]
             return None
         return session
+
+
+def _memory_of(sessions: dict[str, _Session], number: int) -> Memory:
+    memory = Memory()
+    memory.sessions, memory.numbers = sessions, itertools.count(number)
+    return memory
 
 
 class MemoryOperations(Operations[Memory]):
@@ -166,6 +178,10 @@ class MemoryStore(MessageStore):
             raise ConfigurationError(f"A memory URL has no place in it: use 'memory://', not {url!r}.")
         memory = client or Memory()
         super().__init__(MemoryOperations(), Clients(client=memory, async_client=memory), url, **options)
+
+    def _copy_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, options = super()._copy_arguments()
+        return args, {**options, "client": copy.deepcopy(self.client)}
 
     @classmethod
     def joined(cls, url: str, **options: Any) -> Self:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from langchain_histories._compat import BaseChatMessageHistory
+from langchain_histories._copies import MadeAgain
 from langchain_histories._neutral import drive, settle
 from langchain_histories.errors import ConfigurationError, UnsupportedOperationError
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Unit: TypeAlias = Literal["tokens", "messages", "turns"]
 
 
-class HistoryView(BaseChatMessageHistory):
+class HistoryView(MadeAgain, BaseChatMessageHistory):
     """Shows a part of another history. Messages are added to and cleared from that history.
 
     Over the handle of one turn (`registry.get_session_history`) the first read is frozen until the turn has written,

@@ -41,6 +41,7 @@ class Database:
         is_memory: Whether it is SQLite in memory.
         engine_args: What the engines were made with, beside the URL.
         given_async_engine: The async engine, if it is the caller's.
+        named_by: URL, async URL and arguments of the engines, as they were given; `None` for the caller's engines.
     """
 
     url: str
@@ -50,6 +51,21 @@ class Database:
     is_memory: bool
     engine_args: dict[str, Any] | None = None
     given_async_engine: AsyncEngine | None = None
+    named_by: tuple[Any, ...] | None = None
+
+    def __deepcopy__(self, _: Any) -> Database:
+        """Join the same engines."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what names the database.
+
+        Raises:
+            TypeError: It is in memory, or the engines are the caller's.
+        """
+        if self.is_memory or self.named_by is None:
+            raise TypeError("A database in memory and the engines of the caller cannot be pickled: give a url.")
+        return _named, self.named_by
 
     def async_engine(self) -> AsyncEngine:
         """Return the caller's `AsyncEngine`; for a URL a new one without a pool, which works on any event loop.
@@ -152,7 +168,8 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
     is_alone = urls.is_memory and not is_joined
     clients = Clients(**how) if is_alone else Clients.shared("sql", url, async_url, args, **how)
     backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
-    return Database(url, clients, backend, urls.native, urls.is_memory, args)
+    named_by = (url, async_url, engine_args)
+    return Database(url, clients, backend, urls.native, urls.is_memory, args, named_by=named_by)
 
 
 class _Engines:
