@@ -9,6 +9,7 @@ The container's partition key says how histories are kept in it:
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,11 @@ class CosmosDBOperations(ContainerOperations, PartitionOperations[Any]):
         return (self.container.database_name, self.container.container_name, self.ttl is not None)
 
     def serving(self) -> ContainerOperations:
-        if self.found.what == _LANGCHAINS:
-            return DocumentOperations(self.container, self.found, self.ttl)
-        return self
+        return self._documents if self.found.what == _LANGCHAINS else self
+
+    @functools.cached_property
+    def _documents(self) -> DocumentOperations:
+        return DocumentOperations(self.container, self.found, self.ttl)
 
     async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
         try:

@@ -6,6 +6,7 @@ operations of `one_item.py` serve.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from aiobotocore.client import AioBaseClient
@@ -65,7 +66,11 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
 
     def serving(self) -> TableOperations:
         table: Table | None = self.found.what
-        return self if table is None or table.sort_key is not None else OneItemOperations(self.found, self.ttl)
+        return self if table is None or table.sort_key is not None else self._one_item
+
+    @functools.cached_property
+    def _one_item(self) -> OneItemOperations:
+        return OneItemOperations(self.found, self.ttl)
 
     # The table.
 
