@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from langchain_histories.errors import SummaryError as SummaryError
     from langchain_histories.errors import UnsupportedOperationError as UnsupportedOperationError
     from langchain_histories.history import StoredChatMessageHistory as StoredChatMessageHistory
-    from langchain_histories.history import TurnChatMessageHistory as TurnChatMessageHistory
     from langchain_histories.integrations.runnable import RunnableWithHistory as RunnableWithHistory
     from langchain_histories.registry import SESSION_CONFIG as SESSION_CONFIG
     from langchain_histories.registry import USER_SESSION_CONFIG as USER_SESSION_CONFIG
@@ -85,7 +84,7 @@ _MODULES = {
         "SummaryError",
         "UnsupportedOperationError",
     ),
-    "history": ("StoredChatMessageHistory", "TurnChatMessageHistory"),
+    "history": ("StoredChatMessageHistory",),
     "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
     "_options": ("Capability",),
