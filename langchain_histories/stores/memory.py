@@ -7,8 +7,14 @@ import copy
 import itertools
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from langchain_core.messages import AnyMessage
+from pydantic import TypeAdapter
+from pydantic_core import core_schema
 
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
@@ -195,7 +201,9 @@ _OF_THIS_PROCESS = Memory()
 class InMemoryChatMessageHistory(StoredChatMessageHistory):
     """A history in memory, private to its instance: LangChain's class of this name.
 
-    Unlike there, `messages` returns a list of its own: use `add_messages` to add to the history.
+    LangChain's is a pydantic model. This one has what programs use of that: equality by messages, the methods
+    `model_dump`, `model_dump_json`, `model_copy`, `model_validate` and `model_validate_json`, and it may be a field of
+    a model. Unlike there, `messages` returns a list of its own: use `add_messages` to add to the history.
 
     Args:
         messages: What it holds at first.
@@ -218,6 +226,60 @@ class InMemoryChatMessageHistory(StoredChatMessageHistory):
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
         self.store.replace(self.session_id, messages)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one is of the same class and holds equal messages."""
+        return type(other) is type(self) and isinstance(other, type(self)) and other.messages == self.messages
+
+    __hash__ = None  # type: ignore[assignment]  # as a pydantic model that can change
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Return `{"messages": [...]}`, each message with all its fields.
+
+        Args:
+            **options: As for a message's `model_dump`, such as `mode="json"`.
+        """
+        return {"messages": [message.model_dump(**options) for message in self.messages]}
+
+    def model_dump_json(self, **options: Any) -> str:
+        """Return the JSON text of `model_dump`."""
+        indent = options.pop("indent", None)
+        return pydantic_core.to_json(self.model_dump(mode="json", **options), indent=indent).decode()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002  # always
+        """Return a history of its own with the same messages, or with those in `update`."""
+        return type(self)(messages=(update or {}).get("messages", self.messages))
+
+    @classmethod
+    def model_validate(cls, value: Any, **_: Any) -> Self:
+        """Return a history from what `model_dump` returned; a history is returned as it is.
+
+        Raises:
+            ConfigurationError: It is something else.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(
+                f"A history is made from a history or from {{'messages': [...]}}, not from {type(value).__name__}."
+            )
+        return cls(messages=TypeAdapter(list[AnyMessage]).validate_python(value.get("messages", [])))
+
+    @classmethod
+    def model_validate_json(cls, text: str | bytes, **_: Any) -> Self:
+        """Return a history from the text that `model_dump_json` returned."""
+        return cls.model_validate(pydantic_core.from_json(text))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        """Let a pydantic model have a field of this class."""
+        return core_schema.no_info_plain_validator_function(
+            cls.model_validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda history, info: history.model_dump(mode=info.mode), info_arg=True
+            ),
+            json_schema_input_schema=core_schema.dict_schema(core_schema.str_schema(), core_schema.list_schema()),
+        )
 
 
 ChatMessageHistory = InMemoryChatMessageHistory

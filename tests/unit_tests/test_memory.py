@@ -58,3 +58,38 @@ def test_messages_can_be_assigned():
     history.messages = [HumanMessage("new"), AIMessage("newer")]
     assert history.messages == [HumanMessage("new"), AIMessage("newer")]
     assert functools.reduce(lambda a, b: a + b, [str(m.content) for m in history.messages]) == "newnewer"
+
+
+def test_what_a_pydantic_model_has():
+    from langchain_core.chat_history import InMemoryChatMessageHistory as Theirs
+    from pydantic import BaseModel, ValidationError
+
+    call = {"name": "f", "args": {"a": 1}, "id": "c", "type": "tool_call"}
+    messages = [HumanMessage("hi", id="1"), AIMessage("", tool_calls=[call])]
+    history = InMemoryChatMessageHistory(messages=messages)
+    assert history == InMemoryChatMessageHistory(messages=messages)
+    assert history != InMemoryChatMessageHistory(messages=messages[:1])
+    assert history != Theirs(messages=messages)
+    assert InMemoryChatMessageHistory.model_validate(history.model_dump()) == history
+    assert InMemoryChatMessageHistory.model_validate_json(history.model_dump_json()) == history
+    # LangChain's leaves out what is not a field of every message (its issue 34925).
+    for ours, theirs in zip(
+        history.model_dump()["messages"], Theirs(messages=messages).model_dump()["messages"], strict=True
+    ):
+        assert theirs.items() <= ours.items()
+    copy = history.model_copy()
+    copy.add_user_message("more")
+    assert len(history.messages) == 2
+    assert history.model_copy(update={"messages": messages[:1]}).messages == messages[:1]
+
+    class State(BaseModel):
+        history: InMemoryChatMessageHistory
+
+    state = State(history=history)
+    assert state.history is history
+    assert State.model_validate_json(state.model_dump_json()) == state
+    assert State.model_json_schema()["properties"]["history"]
+    assert state.model_copy(deep=True) == state
+    for bad in (5, {"messages": [{"type": "odd"}]}):
+        with pytest.raises(ValidationError):
+            State(history=bad)
