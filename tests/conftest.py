@@ -62,11 +62,6 @@ def disk_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture
-def memory_path(tmp_path: Path) -> Path:
-    return tmp_path
-
-
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     with ExitStack() as stack:

@@ -48,8 +48,8 @@ class Author:
         (metadata / "entry_points.txt").write_text("\n".join(lines))
 
 
-def test_the_guide_runs(memory_path):
-    author, printed, tried = Author(memory_path), "", []
+def test_the_guide_runs(tmp_path):
+    author, printed, tried = Author(tmp_path), "", []
     for path, language, text in BLOCK.findall(GUIDE):
         if path:
             author.write(path, text)

@@ -37,12 +37,12 @@ class TestFrozenStore(MessageStoreTests):
     )
 
     @pytest.fixture
-    def open_store(self, memory_path):
-        return functools.partial(SQLite3Store, f"sqlite3://{memory_path}/chat.db", native_async=True)
+    def open_store(self, tmp_path):
+        return functools.partial(SQLite3Store, f"sqlite3://{tmp_path}/chat.db", native_async=True)
 
     @pytest.fixture
-    def unreachable_store(self, memory_path):
-        return SQLite3Store(f"sqlite3://{memory_path}/no folder/chat.db", native_async=True)
+    def unreachable_store(self, tmp_path):
+        return SQLite3Store(f"sqlite3://{tmp_path}/no folder/chat.db", native_async=True)
 
     def traces(self, store):
         with store.client.transaction() as connection:
