@@ -157,7 +157,7 @@ def test_what_googles_classes_wrote(postgres_server):
     with psycopg.connect(postgres_server.url) as connection:
         connection.execute(script)
         connection.commit()
-        with SQLStore(connection=connection, table_name=name) as store:
+        with SQLStore(client=connection, table_name=name) as store:
             usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
             call = {"name": "f", "args": {"a": 1, "b": [0.5, None]}, "id": "c1"}
             assert store.read("s") == [

@@ -409,7 +409,8 @@ def test_histories_on_a_connection_end_with_it(dsn, name):
     connection = psycopg.connect(dsn)
     PostgresChatMessageHistory(name, "s", sync_connection=connection).add_user_message("x")
     one, two = (PostgresChatMessageHistory(name, "s", sync_connection=connection).store for _ in range(2))
-    assert one is two
+    assert one.client is two.client
+    assert one.operations.found is two.operations.found
     connection.close()
     gone = weakref.ref(connection)
     del connection, one, two
@@ -418,7 +419,7 @@ def test_histories_on_a_connection_end_with_it(dsn, name):
 
 
 def test_a_shared_store_on_a_connection(connection, name):
-    with SQLStore(connection=connection, table_name=name) as store:
+    with SQLStore(client=connection, table_name=name) as store:
         store.append("s", [HumanMessage("x")])
         assert store.read("s") == [HumanMessage("x")]
         assert repr(store) == "SQLStore('postgresql+psycopg://')"
@@ -455,7 +456,7 @@ def test_the_arguments_of_langchain_community(dsn, name, caplog):
     history.add_messages([HumanMessage("nul \0"), HumanMessage("c")])
     assert texts(theirs.messages) == ["héllo", "b", "nul ␀0000", "c"]
     assert texts(history.messages) == ["héllo", "b", "nul \0", "c"]
-    assert PostgresChatMessageHistory("user-1", dsn, table_name=name).store is history.store
+    assert PostgresChatMessageHistory("user-1", dsn, table_name=name).store.client is history.store.client
 
 
 def test_a_socket_in_the_arguments_of_langchain_community(postgres_server, name):

@@ -26,6 +26,7 @@ from langchain_histories import (
     StoreError,
     StoreUnavailableError,
 )
+from langchain_histories.stores.sql.layout import Layout
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
@@ -160,6 +161,12 @@ def texts(messages):
     return [message.content for message in messages]
 
 
+def lock_name(store, session_id):
+    """The lock of a session; of the set-up for an empty one."""
+    operations = store.operations
+    return operations._lock_name(operations.found.what or Layout("sqlite"), session_id)
+
+
 # Beside LangChain's class.
 
 
@@ -268,7 +275,7 @@ def test_writers_wait_for_the_lock(server, engine, name, what):
         if what == "append of mysql":
             if server.name == "postgres":
                 pytest.skip("MariaDB stands for MySQL here")
-            store._layout.kind = "mysql"
+            store.operations.found.what.kind = "mysql"
         calls = {
             "set-up": store.setup,
             "replace": lambda: store.replace("s", [HumanMessage("x")]),
@@ -276,7 +283,7 @@ def test_writers_wait_for_the_lock(server, engine, name, what):
             "state": lambda: store.put_state("s", {}),
         }
         call = calls.get(what, lambda: store.append("s", [HumanMessage("x"), HumanMessage("y")]))
-        lock = {"lock": store._lock_name("" if what == "set-up" else "s")}
+        lock = {"lock": lock_name(store, "" if what == "set-up" else "s")}
         ways = {
             "postgres": ("pg_advisory_lock(hashtextextended(:lock, 0))", "pg_advisory_unlock_all()"),
             "mariadb": ("GET_LOCK(:lock, 5)", "RELEASE_ALL_LOCKS()"),
@@ -374,9 +381,6 @@ def test_long_session_ids_fit_the_index(server, name):
 
 def test_errors_of_statements(url, name):
     with SQLStore(url, table_name=name) as store:
-        store.append("s", [HumanMessage("x")])
-        with store.client.begin() as connection:
-            connection.execute(sa.text(f"DROP TABLE {name}"))
         for call in (
             lambda: store.append("s", [HumanMessage("x")]),
             lambda: asyncio.run(store.aappend("s", [HumanMessage("x")])),
@@ -384,6 +388,9 @@ def test_errors_of_statements(url, name):
             lambda: asyncio.run(store.aread("s")),
             lambda: store.clear("s"),
         ):
+            store.setup()
+            with store.client.begin() as connection:
+                connection.execute(sa.text(f"DROP TABLE {name}"))
             with pytest.raises(StoreError) as caught:
                 call()
             assert type(caught.value) is StoreError
@@ -503,7 +510,7 @@ def test_engines_of_the_callers(url, name):
         scheme, scheme
     )
     native = create_async_engine(url.replace(scheme, native_scheme), **options)
-    store = SQLStore(connection=engine, async_connection=native, table_name=name)
+    store = SQLStore(client=engine, async_client=native, table_name=name)
     chance = random.Random(1)
 
     def write(number):
@@ -539,7 +546,7 @@ def blocking_twin(url):
 
 def test_an_engine_in_autocommit_mode(server, name):
     engine = sa.create_engine(blocking(server), isolation_level="AUTOCOMMIT")
-    store = SQLStore(connection=engine, table_name=name)
+    store = SQLStore(client=engine, table_name=name)
     store.append("s", [HumanMessage("x"), HumanMessage("y")])
     with engine.connect() as connection:
         if server.name == "postgres":
@@ -755,7 +762,7 @@ def test_columns_that_compare_otherwise_on_postgresql(postgres_server, pg, name,
 def test_our_table_on_postgresql(postgres_server, pg, name):
     with SQLStore(blocking(postgres_server), table_name=name) as store:
         store.append("s", [HumanMessage("x")])
-        for (from_end, after), statement in store._messages.read.items():
+        for (from_end, after), statement in store.operations.found.what.messages.read.items():
             question = str(statement.compile(pg))
             for parameter in ("s", "limit", "after"):
                 value = "'s'" if parameter == "s" else "1"
@@ -824,7 +831,11 @@ def test_columns_that_compare_otherwise_on_mariadb(mariadb_server, maria, name, 
                 store.append("👍", [HumanMessage("x")])
             assert theirs("Ivan", table_name=name, connection=blocking(mariadb_server)).messages
     with maria.connect() as connection:
-        question = str(store._messages.read[None, False].compile(maria)).replace("%(s)s", "'s'").replace("%%", "%")
+        question = (
+            str(store.operations.found.what.messages.read[None, False].compile(maria))
+            .replace("%(s)s", "'s'")
+            .replace("%%", "%")
+        )
         plan = connection.exec_driver_sql("EXPLAIN " + question).mappings().one()
     assert plan["key"] == "session_id"
 
@@ -872,7 +883,7 @@ def test_the_way_of_mysql(mariadb_server, name):
     """The statements for MySQL, which has no compound statement, run on MariaDB too."""
     with SQLStore(blocking(mariadb_server), table_name=name) as store:
         store.setup()
-        store._is_set_up, store._layout.kind = True, "mysql"
+        store.operations.found.what.kind = "mysql"
 
         writing, seen = threading.Event(), []
         writing.set()
@@ -903,19 +914,19 @@ def test_the_way_of_mysql(mariadb_server, name):
         assert stored[::2] == stored[1::2]
         assert len(stored) == 2 * 40 * 7
         assert seen == stored
-        assert store._layout.kind == "mysql"
+        assert store.operations.found.what.kind == "mysql"
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "mysql"])
 def test_a_failed_append_lets_go_of_the_lock(mariadb_server, maria, name, kind):
     with SQLStore(blocking(mariadb_server), table_name=name) as store:
         store.append("s", [HumanMessage("x")])
-        store._layout.kind = kind
+        store.operations.found.what.kind = kind
         execute(maria, f"CREATE TRIGGER {name}_t BEFORE INSERT ON {name} FOR EACH ROW SIGNAL SQLSTATE '45000'")
         for call in (store.append, store.replace):
             with pytest.raises(StoreError):
                 call("s", [HumanMessage("y")])
-        lock = store._lock_name("s")
+        lock = lock_name(store, "s")
         assert execute(maria, "SELECT IS_FREE_LOCK(:lock)", lock=lock) == [(1,)]
         execute(maria, f"DROP TRIGGER {name}_t")
         assert texts(store.read("s")) == ["x"]

@@ -25,7 +25,8 @@ import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
-from langchain_histories.stores import _sql_yugabyte
+from langchain_histories.stores.sql import yugabytedb
+from langchain_histories.stores.sql.engines import EngineUse
 from langchain_histories.stores.sql.yugabytedb import TRIES
 from langchain_histories.testing import MessageStoreTests
 
@@ -140,9 +141,9 @@ def test_one_driver_for_both_faces(server):
 
 
 def test_the_usual_drivers_do_not_balance(server, monkeypatch):
-    real = _sql_yugabyte._has
+    real = yugabytedb._has
     monkeypatch.setattr(
-        _sql_yugabyte,
+        yugabytedb,
         "_has",
         lambda module: real(module) and module not in ("psycopg2.loadbalanceproperties", "psycopg.yb"),
     )
@@ -215,14 +216,16 @@ def test_a_writer_that_waited_sees_what_the_other_one_did(server, second):
     """READ COMMITTED is snapshot isolation on YugabyteDB, unless a flag of its servers says otherwise."""
     name, arrived, go_on = new_name(), threading.Event(), threading.Event()
 
-    class Slow(SQLStore):
-        async def _insert(self, *args):
-            await super()._insert(*args)
-            arrived.set()
-            assert go_on.wait(60)
-
-    stores = [kind(url_of(server), table_name=name) for kind in (Slow, SQLStore)]
+    stores = [SQLStore(url_of(server), table_name=name) for _ in range(2)]
     slow, other = stores
+    insert = slow.operations._insert
+
+    async def insert_slowly(*args):
+        await insert(*args)
+        arrived.set()
+        assert go_on.wait(60)
+
+    slow.operations._insert = insert_slowly
     other.setup()
 
     def waits():
@@ -230,8 +233,7 @@ def test_a_writer_that_waited_sees_what_the_other_one_did(server, second):
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'yugabyte' AND wait_event_type = 'Lock'"
             return connection.execute(query).fetchone()[0] > 0
 
-    for store in stores:
-        store._view(store.client).transactions = {"isolation_level": "REPEATABLE READ"}
+    EngineUse.of(slow.client).for_transactions = {"isolation_level": "REPEATABLE READ"}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         if second == "update_state":
             calls = [

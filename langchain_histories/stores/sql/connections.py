@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from dataclasses import dataclass
@@ -202,6 +203,10 @@ class _Engines:
                 f"An engine for {shown_url(self._url)!r} cannot be made with these engine_args: {error}"
             ) from None
         EngineUse.of(engine, is_own=True)
+        blocking: Any = engine.sync_engine if native else engine
+        sa.event.listen(blocking, "handle_error", _forget_login)
+        if native and blocking.dialect.name == "sqlite":
+            sa.event.listen(blocking, "invalidate", _roll_back)
         return engine
 
     async def close(self, client: Any) -> None:
@@ -209,3 +214,18 @@ class _Engines:
         await settle(client.dispose())
         if self._google is not None:
             await self._google.close(client)
+
+
+def _forget_login(context: Any) -> None:
+    """Take from psycopg's error of a refused connection the arguments of the connection, with the password."""
+    if hasattr(context.original_exception, "_pgconn"):
+        context.original_exception._pgconn = None  # noqa: SLF001  # it has no public way
+
+
+def _roll_back(connection: Any, *_: Any) -> None:
+    """End the transaction of a cancelled call, whose connection SQLAlchemy closes now.
+
+    SQLite keeps a closed connection, and its lock on the file, as long as a statement of the call is in memory.
+    """
+    with contextlib.suppress(Exception):  # the connection may be closed already
+        connection.rollback()
