@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,8 +43,19 @@ def test_the_readme_runs(tmp_path, monkeypatch, redis_server, capsys):
     namespace["history"].history.store.close()
 
 
+def test_the_kit_runs(tmp_path):
+    """The README's kit is one that tries a store: a part of it shows that."""
+    (tmp_path / "test_my_store.py").write_text(blocks("python")[-1])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'kit'}"]
+    done = subprocess.run(
+        [*command, "-k", "clear or replace"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d\d passed", done.stdout, re.MULTILINE)
+
+
 def test_every_claim_of_a_block_is_run():
-    assert len(blocks("python")) == 11
+    assert len(blocks("python")) == 12
     assert len(blocks("toml")) == 2
 
 
