@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 ClientT = TypeVar("ClientT")
+SharedT = TypeVar("SharedT")
 
 # Operations of one event loop at one place. More at once finish no sooner and starve the loop's timers.
 _AT_ONCE = 10
@@ -144,16 +145,15 @@ class Clients(Generic[ClientT]):
         self._key: Hashable = None
         _alive.add(self)
 
-    @classmethod
+    @staticmethod
     def shared(
-        cls,
         *place: Any,
-        connect: Callable[[bool], Coroutine[Any, Any, ClientT]] | None = None,
-        close: Callable[[ClientT], Coroutine[Any, Any, None]] | None = None,
+        connect: Callable[[bool], Coroutine[Any, Any, SharedT]] | None = None,
+        close: Callable[[SharedT], Coroutine[Any, Any, None]] | None = None,
         native: bool = True,
-        client: ClientT | None = None,
-        async_client: ClientT | None = None,
-    ) -> Clients[ClientT]:
+        client: SharedT | None = None,
+        async_client: SharedT | None = None,
+    ) -> Clients[SharedT]:
         """Return the clients of a place: those that other stores of this process use, or new ones.
 
         Args:
@@ -166,11 +166,11 @@ class Clients(Generic[ClientT]):
             client: As for the class; a part of the place.
             async_client: As for the class; a part of the place.
         """
-        key = (cls, _comparable(place), native, _comparable(client), _comparable(async_client))
+        key = (_comparable(place), native, _comparable(client), _comparable(async_client))
         with _places_lock:
-            found = _places.get(key)
+            found: Clients[SharedT] | None = _places.get(key)
             if found is None:
-                found = cls(connect=connect, close=close, native=native, client=client, async_client=async_client)
+                found = Clients(connect=connect, close=close, native=native, client=client, async_client=async_client)
                 found._key = key
                 _places[key] = found
         found._stay()
