@@ -131,16 +131,21 @@ class BatchTests(StoreFixtures):
         self.needs(Capability.ATOMIC_BATCH | Capability.PERSISTENT | Capability.MANY_PROCESSES)
         size = 150 if self.has(Capability.LARGE_SESSIONS) else 10
         ours: list[str] = []
+        seen: list[str] = []
+        position = None
         with open_store() as store, clean_process(open_store) as process:
             killing = process.submit(kill_writers, open_store, "s", size, kills=5)
             while not killing.done():
                 ours.append(f"ours, {len(ours)}")
                 store.append("s", batch(ours[-1], 2))
-                stored = _whole_batches(store.read("s"))
-                assert [name for name in stored if name.startswith("ours")] == ours
+                news = store.records("s", after=position)
+                position = news[-1].position
+                seen += _whole_batches([record.message for record in news])
             told = killing.result()
             store.append("s", batch("last", 2))
             stored = _whole_batches(store.read("s"))
+        assert stored[: len(seen)] == seen
+        assert [name for name in stored if name.startswith("ours")] == ours
         assert stored[-1] == "last"
         assert [name for name in stored if name in told] == told
         for kill in range(5):
