@@ -33,6 +33,7 @@ HistoryT = TypeVar("HistoryT", bound=StoredChatMessageHistory)
 TurnHistory: TypeAlias = TurnChatMessageHistory | SummarizingChatMessageHistory
 
 URL_VARIABLE = "LANGCHAIN_HISTORIES_URL"
+_FORM = "{'histories': {'chat': {'url': 'sqlite:///chat.db'}}}, with a name and a URL of your own."
 
 SESSION_CONFIG = (
     ConfigurableFieldSpec(
@@ -143,6 +144,11 @@ class HistoryRegistry(CopiedByAttributes, Closing):
         save_error_callback: SaveErrorCallback | None = None,
     ) -> None:
         """Keep the stores."""
+        if not isinstance(stores, Mapping) or not all(isinstance(store, MessageStore) for store in stores.values()):
+            raise ConfigurationError(
+                "A registry is made of stores by name: HistoryRegistry({'chat': open_store(url)}). For a URL, a config "
+                "or its file see HistoryRegistry.from_config, and for a single URL open_history(url, session_id)."
+            )
         self._stores = {name: _NamedStore(store) for name, store in stores.items()}
         if not stores:
             raise ConfigurationError("A registry needs at least one store.")
@@ -180,10 +186,14 @@ class HistoryRegistry(CopiedByAttributes, Closing):
             where = "environment"
         elif isinstance(source, Mapping):
             where = "config"
+        elif isinstance(source, str) and re.match(r"[A-Za-z][\w+.-]*://", source):
+            raise ConfigurationError(f"from_config takes no URL, but a file or a dict: {_FORM}")
         else:
             where = str(source)
             source = _load(Path(source))
-        histories = _table(source.get("histories"), f"{where}: histories")
+        if "histories" not in source:
+            raise ConfigurationError(f"{where}: histories: is missing. The form is {_FORM}")
+        histories = _table(source["histories"], f"{where}: histories")
         for key in source:
             if key not in ("default", "histories"):
                 known = ["default", "histories"]
@@ -213,6 +223,10 @@ class HistoryRegistry(CopiedByAttributes, Closing):
             ConfigurationError: There is no such store.
         """
         return self._named(name).store
+
+    def __call__(self, session_id: SessionId) -> TurnHistory:
+        """Return what `get_session_history` returns, so that the registry itself is a session factory."""
+        return self.get_session_history(session_id)
 
     def get_session_history(self, session_id: SessionId) -> TurnHistory:
         """Return the handle of one turn in the default store: the factory for `RunnableWithMessageHistory`."""
@@ -324,6 +338,8 @@ def _named_store(value: object, where: str) -> _NamedStore:
     """Make the store of one table of the config; the value may also be a store."""
     if isinstance(value, MessageStore):
         return _NamedStore(value)
+    if isinstance(value, str):
+        raise ConfigurationError(f"{where}: is a text, not a table. The form is {_FORM}")
     options = {key: _substitute(item, f"{where}.{key}") for key, item in _table(value, where).items()}
     if "url" not in options:
         raise ConfigurationError(f"{where}.url: is missing. To use a client of your own, give a store in its place.")
@@ -364,11 +380,15 @@ def _substitute(value: Any, where: str) -> Any:
     """Put environment variables in the place of `${NAME}`, in nested tables too."""
 
     def variable(match: re.Match[str]) -> str:
-        if (found := os.environ.get(match[1])) is None:
-            raise ConfigurationError(f"{where}: the environment variable {match[1]} is not set.")
+        found = os.environ.get(match[1])
+        if not found:
+            what = "is not set" if found is None else "is empty"
+            raise ConfigurationError(f"{where}: the environment variable {match[1]} {what}.")
         return found
 
     if isinstance(value, str):
+        if re.fullmatch(r"\$\w+", value):
+            raise ConfigurationError(f"{where}: {value} is not replaced: write ${{{value[1:]}}}.")
         return re.sub(r"\$\{(\w+)\}", variable, value)
     if isinstance(value, dict):
         return {key: _substitute(item, f"{where}.{key}") for key, item in value.items()}

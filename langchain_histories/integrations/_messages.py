@@ -17,6 +17,7 @@ from langchain_histories.views._cuts import is_view_message
 
 _NAMESPACE = uuid.UUID("d9b2f4a6-5b0c-4f0e-9a37-6c1f2e8d7b15")
 _TOLD_BY = ("name", "tool_calls", "tool_call_id")
+_MESSAGE_TYPES = ("human", "user", "ai", "assistant", "system", "developer", "tool", "function", "chat", "remove")
 
 
 def as_messages(value: Any, text: type[HumanMessage | AIMessage] = HumanMessage) -> list[BaseMessage]:
@@ -29,12 +30,19 @@ def as_messages(value: Any, text: type[HumanMessage | AIMessage] = HumanMessage)
         return value.to_messages()
     if isinstance(value, str | BaseMessage):
         value = [value]
+    if isinstance(value, list) and value and all(map(_is_content_block, value)):
+        value = [text(content=value)]
     if isinstance(value, list | tuple):
         try:
             return convert_to_messages([text(content=each) if isinstance(each, str) else each for each in value])
         except (ValueError, TypeError, NotImplementedError):  # the error quotes the message
             raise InvalidMessageError(f"A {type(value).__name__} holds something that is not a message.") from None
     raise InvalidMessageError(f"Expected text, a message or a list of messages, not {type(value).__name__}.")
+
+
+def _is_content_block(value: Any) -> bool:
+    """Whether a dict is a part of a message's content and no message, which has a role or the type of a message."""
+    return isinstance(value, dict) and "role" not in value and value.get("type") not in (None, *_MESSAGE_TYPES)
 
 
 def with_id(message: BaseMessage) -> BaseMessage:

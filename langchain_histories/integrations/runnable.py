@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import operator
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,14 +124,17 @@ class RunnableWithHistory(Runnable[Any, Any]):
             key, or under `input`, take the place of the dict.
         output_messages_key: The key of the messages in an output that is a dict. Without it they are under the only
             key, or under `output`.
+        output_messages: A function of the output that returns what is stored of it: text, a message, a list. It is for
+            outputs that hold no messages, such as a structured answer.
         history_messages_key: The key of the input dict that the history is put under. Without it the history is put
             before the new messages.
         history_factory_config: Keys of `config["configurable"]` that name a session. The default is `session_id`; a
             config without it may have a `thread_id` instead.
         on_turn_error: What is done when a turn fails or is cancelled: `"discard"` stores nothing of it, `"input"`
             stores the messages of its input.
-        on_save_error: What is done when a turn cannot be stored: `"raise"` raises the error, `"warn"` logs it. If the
-            turn itself failed too, the error of the turn is raised, with a note about the other one, which is logged.
+        on_save_error: What is done when a turn cannot be stored, or its output holds no messages: `"raise"` raises the
+            error, `"warn"` logs it and returns the output. If the turn itself failed too, the error of the turn is
+            raised, with a note about the other one, which is logged.
         save_partial_stream: Whether a stream that fails or is closed early stores its input and the part of the answer
             that came, marked by `response_metadata["partial"]`; of a graph, the messages of complete steps.
 
@@ -147,6 +150,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         *,
         input_messages_key: str | None = None,
         output_messages_key: str | None = None,
+        output_messages: Callable[[Any], Any] | None = None,
         history_messages_key: str | None = None,
         history_factory_config: Sequence[ConfigurableFieldSpec] | None = None,
         on_turn_error: Literal["discard", "input"] = "discard",
@@ -160,6 +164,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         self._sessions = Sessions(get_session_history, history_factory_config)
         self.input_messages_key = input_messages_key
         self.output_messages_key = output_messages_key
+        self.output_messages = output_messages
         self.history_messages_key = history_messages_key
         self.on_turn_error = on_turn_error
         self.on_save_error = on_save_error
@@ -202,7 +207,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         turn = self._begin(value, config)
         try:
             output = self.bound.invoke(turn.value, turn.config, **kwargs)
-            messages = self._messages_of(turn, output)
+            messages = self._stored_messages(turn, output)
         except BaseException as error:
             self._save(turn, self._unfinished(turn), error)
             raise
@@ -213,7 +218,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         turn = await self._abegin(value, config)
         try:
             output = await self.bound.ainvoke(turn.value, turn.config, **kwargs)
-            messages = self._messages_of(turn, output)
+            messages = self._stored_messages(turn, output)
         except BaseException as error:
             await self._asave(turn, self._unfinished(turn), error)
             raise
@@ -226,7 +231,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         try:
             for chunk in self.bound.stream(turn.value, turn.config, **streamed.kwargs):
                 yield from streamed.take(chunk)
-            messages = self._messages_of(turn, streamed.output())
+            messages = self._stored_messages(turn, streamed.output())
         except BaseException as error:  # GeneratorExit, when the caller leaves the stream
             self._save(turn, self._unfinished(turn, streamed), error)
             raise
@@ -241,7 +246,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
                 async for chunk in chunks:
                     for shown in streamed.take(chunk):
                         yield shown
-            messages = self._messages_of(turn, streamed.output())
+            messages = self._stored_messages(turn, streamed.output())
         except BaseException as error:  # GeneratorExit, when the caller leaves the stream
             await self._asave(turn, self._unfinished(turn, streamed), error)
             raise
@@ -282,9 +287,13 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     def _messages_of(self, turn: _Turn, output: Any) -> list[BaseMessage]:
         """Return the new messages of a turn: those of its input, then those of its output."""
-        if isinstance(output, dict):
+        if self.output_messages is not None:
+            output = self.output_messages(output)
+        elif isinstance(output, dict) and not (
+            self.output_messages_key is None and {"role", "content"} <= output.keys()
+        ):
             output = output[_key(output, self.output_messages_key, "output", "output_messages_key")]
-        messages = as_messages(output, AIMessage)
+        messages = as_messages([output] if isinstance(output, dict) else output, AIMessage)
         before: list[BaseMessage] = []
         if not isinstance(output, str | BaseMessage):  # a list may repeat what is known
             # Messages between the known ones and the question were said in the thread of a graph without this class,
@@ -299,6 +308,16 @@ class RunnableWithHistory(Runnable[Any, Any]):
             rest = messages[:start] + messages[max(start, end) :]
             messages = [message for message in rest if self._is_new(turn, message)]
         return [*map(message_chunk_to_message, before), *turn.new, *map(message_chunk_to_message, messages)]
+
+    def _stored_messages(self, turn: _Turn, output: Any) -> list[BaseMessage]:
+        """Return what is stored of a turn that came to its end: nothing, where that cannot be told and is logged."""
+        try:
+            return self._messages_of(turn, output)
+        except Exception as error:
+            if self.on_save_error == "raise":
+                raise
+            report_unsaved(turn.history, turn.session, len(turn.new), error)
+            return []
 
     @staticmethod
     def _is_new(turn: _Turn, message: BaseMessage) -> bool:

@@ -85,6 +85,9 @@ def test_a_store_of_your_own(tmp_path):
     [
         ({}, ["histories", "missing"]),
         ({"histories": {}}, ["histories", "missing"]),
+        ({"url": "memory://"}, ["histories", "missing", "{'histories': {'chat': {'url': "]),
+        ({"histories": {"a": "memory://"}}, ["histories.a", "text", "{'url': "]),
+        ({"histories": {"a": {"url": "$REDIS_URL"}}}, ["histories.a.url", "$REDIS_URL", "write ${REDIS_URL}"]),
         ({"histories": {"a": "redis://"}}, ["histories.a", "table"]),
         ({"histories": {"a": {"ttl": 5}}}, ["histories.a.url", "missing"]),
         ({"histories": {"a": {"url": "redi://localhost"}}}, ["histories.a", "'redi'", "did you mean 'redis'"]),
@@ -288,3 +291,27 @@ def test_the_log_of_a_failed_save_does_not_quote_the_messages(caplog):
         registry.get_session_history("1").add_messages([HumanMessage("secret")])
     assert "1 messages of session '1' were not saved: ValueError" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_registry_is_a_session_factory():
+    registry = HistoryRegistry({"a": MemoryStore()})
+    registry("1").add_user_message("x")
+    assert registry.get_session_history("1").messages == [HumanMessage("x")]
+
+
+def test_a_url_in_place_of_a_config_or_of_stores(monkeypatch):
+    for wrong in (
+        "redis://:Secret7@h",
+        {"a": "redis://:Secret7@h"},
+        [MemoryStore()],
+        {"histories": {"a": {"url": "memory://"}}},
+    ):
+        with pytest.raises(ConfigurationError, match="from_config") as caught:
+            HistoryRegistry(wrong)
+        assert "Secret7" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="takes no URL") as caught:
+        HistoryRegistry.from_config("redis://:Secret7@h")
+    assert "Secret7" not in str(caught.value)
+    monkeypatch.setenv("EMPTY_URL", "")
+    with pytest.raises(ConfigurationError, match=r"EMPTY_URL is empty"):
+        HistoryRegistry.from_config({"histories": {"a": {"url": "${EMPTY_URL}"}}})

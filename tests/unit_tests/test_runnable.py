@@ -46,6 +46,7 @@ from langgraph.types import interrupt
 
 from langchain_histories import (
     ConfigurationError,
+    HistoryError,
     HistoryRegistry,
     InvalidMessageError,
     StoredChatMessageHistory,
@@ -445,6 +446,39 @@ async def test_a_failed_save_is_logged_if_asked(mode, error, reason, caplog):
     (record,) = [each for each in caplog.records if each.name.startswith("langchain_histories")]
     assert record.levelno == logging.ERROR
     assert record.getMessage() == "2 messages of session 's' were not saved: " + reason
+
+
+BLOCKS = [{"type": "text", "text": "hi"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wrap", [lambda blocks: blocks, lambda blocks: {"output": blocks}], ids=["blocks", "dict"])
+async def test_an_answer_of_content_blocks_is_one_message(mode, wrap, store):
+    chain = RunnableWithHistory(RunnableLambda(lambda _: wrap(BLOCKS)), store.history)
+    await call(chain, mode, "q")
+    assert texts(store.read("s")) == [("human", "q"), ("ai", BLOCKS)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_question_of_content_blocks_and_an_answer_that_is_one_message_dict(mode, store):
+    chain = RunnableWithHistory(RunnableLambda(lambda _: {"role": "assistant", "content": "hi"}), store.history)
+    await call(chain, mode, BLOCKS[:1])
+    assert texts(store.read("s")) == [("human", BLOCKS[:1]), ("ai", "hi")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("output", [5, None, {"a": 1, "b": 2}, object(), [1, 2]], ids=repr)
+async def test_an_answer_that_holds_no_messages(mode, output, store, caplog):
+    answer = RunnableLambda(lambda _: output)
+    with pytest.raises(HistoryError):
+        await call(RunnableWithHistory(answer, store.history), mode, "q")
+    warned = await call(RunnableWithHistory(answer, store.history, on_save_error="warn"), mode, "q")
+    assert warned in (output, [output])
+    assert "were not saved" in caplog.text
+    assert store.read("s") == []
+    told = RunnableWithHistory(answer, store.history, output_messages=lambda found: f"told {type(found).__name__}")
+    await call(told, mode, "q")
+    assert texts(store.read("s")) == [("human", "q"), ("ai", f"told {type(output).__name__}")]
 
 
 @pytest.mark.parametrize("mode", MODES)
