@@ -134,7 +134,7 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
         return list(self._frozen)
 
     async def aget_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
-        """The messages as they were when this turn first read them; with `last` or `after`, as they are now."""
+        """Async `get_messages`; without arguments, the messages as they were when this turn first read them."""
         if last is not None or after is not None:
             return await super().aget_messages(last=last, after=after)
         if self._frozen is None:

@@ -102,7 +102,7 @@ class ModelSummarizer(Summarizer):
         return reply
 
     async def asummarize(self, summary: str, messages: Sequence[BaseMessage], max_tokens: int) -> BaseMessage | str:
-        """Ask the model."""
+        """Async `summarize`."""
         reply: BaseMessage | str = await self.model.ainvoke(self.request(summary, messages, max_tokens), _CONFIG)
         return reply
 
