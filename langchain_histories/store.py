@@ -282,7 +282,12 @@ class MessageStore(MadeAgain, Closing):
         await self._arun(self._clear(session_id))
 
     def sessions(
-        self, *, prefix: str = "", user_id: SessionId | None = None, limit: int | None = None, after: str | None = None
+        self,
+        *,
+        prefix: str = "",
+        user_id: SessionId | None = None,
+        limit: int | None = None,
+        after: SessionId | None = None,
     ) -> list[SessionInfo]:
         """List the sessions that have messages, in the byte order of the UTF-8 of their ids.
 
@@ -295,7 +300,12 @@ class MessageStore(MadeAgain, Closing):
         return self._run(self._sessions(prefix, user_id, limit, after))
 
     async def asessions(
-        self, *, prefix: str = "", user_id: SessionId | None = None, limit: int | None = None, after: str | None = None
+        self,
+        *,
+        prefix: str = "",
+        user_id: SessionId | None = None,
+        limit: int | None = None,
+        after: SessionId | None = None,
     ) -> list[SessionInfo]:
         """Async `sessions`."""
         return await self._arun(self._sessions(prefix, user_id, limit, after))
@@ -488,7 +498,7 @@ class MessageStore(MadeAgain, Closing):
         return _Call("clear", session_id, lambda client: self.operations.clear(client, key))
 
     def _sessions(
-        self, prefix: str, user_id: SessionId | None, limit: int | None, after: str | None
+        self, prefix: str, user_id: SessionId | None, limit: int | None, after: SessionId | None
     ) -> _Call[list[SessionInfo]]:
         check_number("limit", limit)
         prefix = prefix if user_id is None else user_prefix(user_id) + prefix
