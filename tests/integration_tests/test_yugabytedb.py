@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
-from langchain_histories.stores.sql import yugabytedb
+from langchain_histories.stores.sql import drivers, yugabytedb
 from langchain_histories.stores.sql.engines import EngineUse
 from langchain_histories.stores.sql.yugabytedb import TRIES
 from langchain_histories.testing import MessageStoreTests
@@ -141,6 +141,7 @@ def test_one_driver_for_both_faces(server):
 
 
 def test_the_usual_drivers_do_not_balance(server, monkeypatch):
+    drivers._engine_urls.cache_clear()
     real = yugabytedb._has
     monkeypatch.setattr(
         yugabytedb,

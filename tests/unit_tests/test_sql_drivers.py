@@ -42,8 +42,10 @@ def installed(monkeypatch):
 
     def only(*modules):
         monkeypatch.setattr(drivers, "_is_importable", lambda module: module in {"greenlet", "sqlite3", *modules})
+        drivers._engine_urls.cache_clear()
 
-    return only
+    yield only
+    drivers._engine_urls.cache_clear()
 
 
 PG, MY = "://u:p@h/d", "://u:p@h/d?charset=utf8mb4"
@@ -98,7 +100,8 @@ def test_driver_pairs_of_sqlite(installed):
         urls("sqlite+aiosqlite:///a.db")
 
 
-def test_without_greenlet_there_is_no_async_engine(monkeypatch):
+def test_without_greenlet_there_is_no_async_engine(installed, monkeypatch):
+    installed()
     monkeypatch.setattr(drivers, "_is_importable", lambda module: module != "greenlet")
     assert urls("postgresql" + PG)[1] is None
     assert Capability.NATIVE_ASYNC not in SQLStore("sqlite:///a.db").capabilities

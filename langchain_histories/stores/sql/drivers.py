@@ -40,12 +40,20 @@ _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 
 
 def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> Urls:
-    """Choose a driver for each face.
+    """Choose a driver for the blocking methods, and one for the async ones.
 
     Raises:
         ConfigurationError: A URL cannot be used, or not for both drivers of a pair.
         MissingExtraError: No driver is installed.
     """
+    for text in (url, async_url):
+        if text is not None and not isinstance(text, str):
+            raise ConfigurationError(f"url must be a str, not {type(text).__module__}.{type(text).__name__}.")
+    return _engine_urls(url, async_url, has_connect_args)
+
+
+@functools.lru_cache(256)  # a program makes a store for each turn
+def _engine_urls(url: str, async_url: str | None, has_connect_args: bool) -> Urls:
     parsed = _parse(url)
     if parsed.get_backend_name() == NAME:
         return _yugabyte_urls(parsed, async_url)
@@ -85,9 +93,7 @@ def _yugabyte_urls(url: sa.URL, async_url: str | None) -> Urls:
     return Urls(*driver_urls(url))
 
 
-def _parse(url: object) -> sa.URL:
-    if not isinstance(url, str):
-        raise ConfigurationError(f"url must be a str, not {type(url).__module__}.{type(url).__name__}.")
+def _parse(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
