@@ -7,13 +7,14 @@ import concurrent.futures
 import functools
 import gc
 import json
+import re
 import uuid
 import weakref
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_postgres import PostgresChatMessageHistory as Theirs
@@ -107,10 +108,7 @@ def test_jsonb_changes_nothing(postgres_server, kind):
         execute(postgres_server.url, f"CREATE TABLE {table} (id SERIAL, session_id TEXT, data JSONB, type TEXT)")
 
     def exact(messages):
-        """Their values with types, signs and NULs, whatever the order of keys, as JSON can tell them apart.
-
-        It takes two surrogates in a row for one character.
-        """
+        """Their values with types, signs and NULs, whatever the order of keys, as JSON can tell them apart."""
         return [json.dumps(json.loads(json.dumps(message.model_dump())), sort_keys=True) for message in messages]
 
     @settings(max_examples=200, deadline=None)
@@ -121,6 +119,12 @@ def test_jsonb_changes_nothing(postgres_server, kind):
         st.dictionaries(st.sampled_from(["lh:row", "lh:meta", "meta", "escaped"]), odd_texts, max_size=2),
     )
     def check(content, values, name, extra):
+        # Refused: JSON would make one character of the two.
+        assume(
+            not re.search(
+                "[\ud800-\udbff][\udc00-\udfff]", json.dumps([content, values, name, extra], ensure_ascii=False)
+            )
+        )
         messages = [
             HumanMessage(content, name=name, additional_kwargs=values, **extra),
             AIMessage([{"type": "x", "v": values}]),

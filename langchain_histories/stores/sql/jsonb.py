@@ -111,7 +111,8 @@ def from_jsonb(text: str) -> str:
     except (TypeError, KeyError, AttributeError):
         return text  # no record, or not ours
     meta = record.pop("meta")
-    return to_json({**_mapped(record, text=_unescape), "meta": meta})
+    # Not by `to_json`, which refuses to write two surrogates side by side: these are stored already.
+    return json.dumps({**_mapped(record, text=_unescape), "meta": meta})
 
 
 def _same(value: Any) -> Any:
