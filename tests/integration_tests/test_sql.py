@@ -661,6 +661,44 @@ def test_a_thousand_histories_share_a_pool(server, engine, name):
     histories[0].store.close()
 
 
+def test_a_store_made_for_a_call_sends_what_a_warm_one_sends(url, name):
+    """Nothing is looked at again, on either face; an append to PostgreSQL or MariaDB is one statement."""
+    sent = []
+
+    def note(connection, cursor, statement, *_):
+        sent.append(statement)
+
+    def of(store):
+        sent.clear()
+        store.append("s", [HumanMessage("x")])
+        store.read("s", last=1)
+        return list(sent)
+
+    async def aof(store):
+        sent.clear()
+        await store.aappend("s", [HumanMessage("x")])
+        await store.aread("s", last=1)
+        return list(sent)
+
+    async def use():
+        warm = SQLStore(url, table_name=name)
+        await aof(warm)
+        expected = await aof(warm)
+        assert len(expected) == 2
+        assert [await aof(SQLStore(url, table_name=name)) for _ in range(3)] == [expected] * 3
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        with SQLStore(url, table_name=name) as warm:
+            of(warm)
+            expected = of(warm)
+            assert len(expected) == 2
+            assert [of(SQLStore(url, table_name=name)) for _ in range(3)] == [expected] * 3
+            asyncio.run(use())
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
 def test_a_cancelled_writer_holds_no_lock(url, name):
     """Wherever an append, a replacement or a new state is cancelled, the next writer has its turn at once."""
     chance = random.Random(3)

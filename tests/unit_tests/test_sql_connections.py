@@ -6,6 +6,8 @@ import asyncio
 import concurrent.futures
 import gc
 import os
+import random
+import sqlite3
 import threading
 import uuid
 import weakref
@@ -135,6 +137,28 @@ def test_the_callers_one_async_connection_is_shared_in_turns():
         await engine.dispose()
 
     asyncio.run(main())
+
+
+def test_a_cancelled_writer_holds_no_lock(path, url):
+    """Wherever a call is cancelled, another program can write at once."""
+    chance = random.Random(3)
+
+    async def work():
+        async with SQLStore(url) as store:
+            await store.aappend("s", [HumanMessage("start")])
+            for number in range(120):
+                batch = [HumanMessage(f"{number} {part}") for part in range(3)]
+                call = store.areplace("s", batch) if number % 2 else store.aput_state("s", {"n": number})
+                task = asyncio.create_task(call)
+                await asyncio.sleep(chance.random() * 0.008)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                other = sqlite3.connect(path, timeout=2, isolation_level=None)
+                other.execute("BEGIN IMMEDIATE")
+                other.close()
+            return texts(await store.aread("s"))
+
+    assert asyncio.run(work()) in [["start"], *([f"{number} {part}" for part in range(3)] for number in range(120))]
 
 
 # In memory.
