@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from langchain_histories._compat import BaseChatMessageHistory
 
 IDLE_SECONDS = 30.0
+_IN_TOOLS = 20  # times as long may a turn be idle behind a model that may have called tools
 _UNANSWERED = "This call was interrupted; there is no result."
 
 
@@ -58,8 +59,12 @@ class Turn(str):
             self.ticket.end()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Show that the turn is alive. A turn that fails, is interrupted or cancelled releases the session."""
+    def running(self, *, before_tools: bool = False) -> Iterator[None]:
+        """Show that the turn is alive. A turn that fails, is interrupted or cancelled releases the session.
+
+        Args:
+            before_tools: Whether tools may run next, without a sign of life until they have ended.
+        """
         if (ticket := self.ticket) is None:
             yield
             return
@@ -70,7 +75,7 @@ class Turn(str):
             ticket.end()
             raise
         finally:
-            ticket.leave()
+            ticket.leave(_IN_TOOLS if before_tools else 1)
 
     def start(self, view: Sequence[BaseMessage], messages: Sequence[BaseMessage]) -> bool:
         """Note the view.
@@ -146,7 +151,7 @@ class Ticket:
         self._thread_id = thread_id
         self.over: Future[None] = Future()
         self._calls = 0
-        self._idle_since = time.monotonic()
+        self._idle_since, self._patience = time.monotonic(), 1
         with _guard:
             self._queue = _queues.setdefault((source, session), _Queue())
             earlier = list(self._queue) if resumed else []
@@ -178,18 +183,19 @@ class Ticket:
 
     def idle_left(self) -> float:
         """Seconds until this turn is treated as dead; all of them while a call is running."""
-        return IDLE_SECONDS if self._calls else self._idle_since + IDLE_SECONDS - time.monotonic()
+        allowed = IDLE_SECONDS * self._patience
+        return allowed if self._calls else self._idle_since + allowed - time.monotonic()
 
     def enter(self) -> None:
         """Note that a call of the turn begins."""
         with _guard:
             self._calls += 1
 
-    def leave(self) -> None:
-        """Note that a call of the turn has ended."""
+    def leave(self, patience: int = 1) -> None:
+        """Note that a call of the turn has ended, and how many times `IDLE_SECONDS` it may be idle now."""
         with _guard:
             self._calls -= 1
-            self._idle_since = time.monotonic()
+            self._idle_since, self._patience = time.monotonic(), patience
 
     def end(self) -> None:
         """Release the session. It takes no lock of ours, because the garbage collector may call it anywhere."""
@@ -208,23 +214,24 @@ _queues: WeakValueDictionary[Any, _Queue] = WeakValueDictionary()
 def _with_answers(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Add an answer to each tool call that has none, and leave out answers to no call."""
     result: list[BaseMessage] = []
-    unanswered: dict[str, str | None] = {}
+    unanswered: list[tuple[str, str | None]] = []  # some models give all their calls the id ""
 
     def answer() -> None:
-        for call_id, name in unanswered.items():
+        for call_id, name in unanswered:
             result.append(ToolMessage(_UNANSWERED, tool_call_id=call_id, name=name, status="error"))
         unanswered.clear()
 
     for message in messages:
         if isinstance(message, ToolMessage):
-            if message.tool_call_id not in unanswered:
+            asked = next((call for call in unanswered if call[0] == message.tool_call_id), None)
+            if asked is None:
                 continue
-            del unanswered[message.tool_call_id]
+            unanswered.remove(asked)
         else:
             answer()
         if isinstance(message, AIMessage):
             calls = [*message.tool_calls, *message.invalid_tool_calls]
-            unanswered.update({call["id"]: call["name"] for call in calls if call["id"]})
+            unanswered += [(call["id"], call["name"]) for call in calls if call["id"] is not None]
         result.append(message)
     answer()
     return result

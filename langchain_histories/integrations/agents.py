@@ -43,9 +43,9 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
     """Gives an agent of `create_agent` the history of its session, and keeps what is said in it.
 
     The history is read once a turn, and each call of the model gets it before the messages of the turn; the state of
-    the agent stays as it is. A message is stored once, known by its id. An agent that a tool calls in the same session
-    is left out. The model is shown an answer to each tool call that has none, because providers refuse calls without
-    an answer; the stored messages stay as they are.
+    the agent stays as it is. A message is stored once, known by its id. The model is shown an answer to each tool call
+    that has none, because providers refuse calls without an answer; the stored messages stay as they are. Where a tool
+    calls an agent in the same session, take `ToolAwareChatHistoryMiddleware`, which leaves that agent out.
 
     Put this middleware first, so that no other one summarizes messages before it has seen them, but behind middleware
     that redacts them. With a checkpointer use a new `thread_id` for each turn: otherwise the thread keeps the
@@ -62,9 +62,9 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
             count and tries again at the next step. A failed read is always raised.
         serialize: What a turn does while another one of its session is under way in this process: go on, wait, or
             raise `SessionBusyError`. A turn has the session until it ends, fails or is cancelled. An agent that was
-            interrupted, that failed outside of models and tools, or whose stream was abandoned, tells nobody; it
-            releases the session when Python drops the run, or after 30 seconds without a sign of life. A resumed run
-            does not wait for the run that it resumes.
+            interrupted, that failed outside of models, or whose stream was abandoned, tells nobody; it
+            releases the session when Python drops the run, or after 30 seconds without a sign of life (10 minutes
+            while tools may run). A resumed run does not wait for the run that it resumes.
 
     Raises:
         ConfigurationError: An option cannot be used; from a run: the config names no session.
@@ -126,7 +126,7 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
         if (session := self._session()) is None:
             return handler(request)
         turn = _turn(request.state) or self._load(session, request.messages, resumed=True)
-        with turn.running():
+        with turn.running(before_tools=True):
             return handler(request.override(messages=turn.prompt(request.messages)))
 
     async def awrap_model_call(
@@ -136,22 +136,8 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
         if (session := self._session()) is None:
             return await handler(request)
         turn = _turn(request.state) or await self._aload(session, request.messages, resumed=True)
-        with turn.running():
+        with turn.running(before_tools=True):
             return await handler(request.override(messages=turn.prompt(request.messages)))
-
-    def wrap_tool_call(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
-    ) -> ToolMessage | Command[Any]:
-        """Keep agents that the tool calls out of the session."""
-        with self._in_tool(request.state):
-            return handler(request)
-
-    async def awrap_tool_call(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
-    ) -> ToolMessage | Command[Any]:
-        """Async `wrap_tool_call`."""
-        with self._in_tool(request.state):
-            return await handler(request)
 
     def _session(self) -> RunSession | None:
         """Return the session of the run; `None` in a tool of an agent whose session it is, or where it is not named."""
@@ -163,16 +149,6 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
                 return None
             raise
         return None if session.name in taken else session
-
-    @contextmanager
-    def _in_tool(self, state: Any) -> Iterator[None]:
-        session, turn = self._session(), _turn(state)
-        token = _open_sessions.set(_open_sessions.get() | ({session.name} if session else set()))
-        try:
-            with turn.running() if turn is not None else nullcontext():
-                yield
-        finally:
-            _open_sessions.reset(token)
 
     def _begin(self, session: RunSession, history: Any, *, resumed: bool) -> Turn:
         if self._serialize == "off":
@@ -219,6 +195,42 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any]):
             if new:
                 await turn.history.aadd_messages(new)
         return None if _turn(state) else {"chat_history_turn": turn}
+
+
+class ToolAwareChatHistoryMiddleware(ChatHistoryMiddleware):
+    """`ChatHistoryMiddleware` with a hook around tools.
+
+    Take it where a tool calls an agent in the same session: the messages of that agent are left out. And with
+    `serialize`, where tools fail or take more than ten minutes: a failed tool releases the session at once, and a tool
+    that runs keeps it.
+
+    The other class has no such hook, because with one LangChain makes a tools node even for an agent without tools, and
+    no longer refuses tools that the agent does not know.
+    """
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
+    ) -> ToolMessage | Command[Any]:
+        """Keep agents that the tool calls out of the session."""
+        with self._in_tool(request.state):
+            return handler(request)
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
+    ) -> ToolMessage | Command[Any]:
+        """Async `wrap_tool_call`."""
+        with self._in_tool(request.state):
+            return await handler(request)
+
+    @contextmanager
+    def _in_tool(self, state: Any) -> Iterator[None]:
+        session, turn = self._session(), _turn(state)
+        token = _open_sessions.set(_open_sessions.get() | ({session.name} if session else set()))
+        try:
+            with turn.running() if turn is not None else nullcontext():
+                yield
+        finally:
+            _open_sessions.reset(token)
 
 
 def _turn(state: Any) -> Turn | None:

@@ -44,8 +44,8 @@ from langchain_histories import (
     open_store,
     user_session_id,
 )
-from langchain_histories.integrations import _turns
-from langchain_histories.integrations.agents import ChatHistoryMiddleware
+from langchain_histories.integrations import _agent_turns
+from langchain_histories.integrations.agents import ChatHistoryMiddleware, ToolAwareChatHistoryMiddleware
 
 CONFIG = {"configurable": {"session_id": "42"}}
 OTHER = ConfigurableFieldSpec(id="other", annotation=str)
@@ -134,8 +134,18 @@ def registry(store):
     return HistoryRegistry({"main": store})
 
 
-def agent_of(source, script, *, beside=(), tools=(look, fail), checkpointer=None, model=Model, **options):
-    middleware = source if isinstance(source, ChatHistoryMiddleware) else ChatHistoryMiddleware(source, **options)
+def agent_of(
+    source,
+    script,
+    *,
+    beside=(),
+    tools=(look, fail),
+    checkpointer=None,
+    model=Model,
+    cls=ChatHistoryMiddleware,
+    **options,
+):
+    middleware = source if isinstance(source, ChatHistoryMiddleware) else cls(source, **options)
     model = model if isinstance(model, BaseChatModel) else model(script=list(script))
     return create_agent(model, list(tools), middleware=[middleware, *beside], checkpointer=checkpointer), model
 
@@ -415,7 +425,7 @@ async def test_an_interrupt_that_the_user_leaves_for_another_question(registry, 
     await run(mode, agent, "hello", thread(1))
     await run(mode, agent, "something else", thread(1))
     assert stored(store) == ["human:hello", "ai>a", "human:something else", "ai:other"]
-    unanswered = f"tool<a:{_turns._UNANSWERED}"
+    unanswered = f"tool<a:{_agent_turns._UNANSWERED}"
     assert brief(model.shown[1]) == ["human:hello", "ai>a", unanswered, "human:something else"]
     assert model.shown[1][2].status == "error"
     await run(mode, agent, "more", thread(2))
@@ -566,7 +576,8 @@ async def test_a_sub_agent_in_a_tool_keeps_out_of_the_session(registry, store, m
         return (await inner.ainvoke({"messages": [("user", what)]}))["messages"][-1].content
 
     asker = ask if mode in ("invoke", "stream") else aask
-    outer, _ = agent_of(registry, [calls("a", name=asker.name), "outer answer"], tools=[asker], serialize="reject")
+    script = [calls("a", name=asker.name), "outer answer"]
+    outer, _ = agent_of(registry, script, tools=[asker], serialize="reject", cls=ToolAwareChatHistoryMiddleware)
     await run(mode, outer, "hello")
     assert stored(store) == ["human:hello", "ai>a", "tool<a:inner answer", "ai:outer answer"]
     assert brief(inner_model.shown[0]) == ["human:a"]
@@ -580,7 +591,7 @@ async def test_a_sub_agent_that_names_no_session_keeps_out_of_all(registry, stor
         """Ask the other agent."""
         return inner.invoke({"messages": [("user", what)]})["messages"][-1].content
 
-    outer, _ = agent_of(registry, [calls("a", name="ask"), "outer"], tools=[ask])
+    outer, _ = agent_of(registry, [calls("a", name="ask"), "outer"], tools=[ask], cls=ToolAwareChatHistoryMiddleware)
     outer.invoke({"messages": [("user", "hello")]}, CONFIG)
     assert [session.session_id for session in store.sessions()] == ["42"]
 
@@ -594,10 +605,70 @@ async def test_a_sub_agent_with_a_session_of_its_own_keeps_it(registry, store):
         inner.invoke({"messages": [("user", what)]}, {"configurable": {"session_id": "inner"}})
         return "asked"
 
-    outer, _ = agent_of(registry, [calls("a", name="ask"), "outer"], tools=[ask])
+    outer, _ = agent_of(registry, [calls("a", name="ask"), "outer"], tools=[ask], cls=ToolAwareChatHistoryMiddleware)
     outer.invoke({"messages": [("user", "hello")]}, CONFIG)
     assert stored(store, "inner") == ["human:a", "ai:inner answer"]
     assert len(stored(store)) == 4
+
+
+# An agent behaves as without the middleware.
+
+
+@every_mode
+async def test_tool_calls_whose_id_is_empty_keep_their_answers(registry, store, mode):
+    call = {"name": "look", "id": ""}
+    both = AIMessage("", tool_calls=[{**call, "args": {"what": "a"}}, {**call, "args": {"what": "b"}}])
+    agent, model = agent_of(registry, [both, "done", "once more"])
+    await run(mode, agent, "hello", {**CONFIG, "recursion_limit": 20})
+    assert brief(model.shown[-1])[-2:] == ["tool<:seen a", "tool<:seen b"]
+    assert stored(store) == ["human:hello", "ai>,", "tool<:seen a", "tool<:seen b", "ai:done"]
+    await run(mode, agent, "again")
+    assert brief(model.shown[-1])[:5] == stored(store)[:5]
+
+
+def test_an_agent_has_the_nodes_that_it_has_without(registry):
+    def nodes(*middleware, tools=()):
+        graph = create_agent(Model(script=[]), list(tools), middleware=list(middleware)).get_graph()
+        return {name for name in graph.nodes if "Middleware" not in name}
+
+    assert nodes(ChatHistoryMiddleware(registry)) == nodes()
+    assert nodes(ChatHistoryMiddleware(registry), tools=[look]) == nodes(tools=[look])
+    assert "tools" in nodes(ToolAwareChatHistoryMiddleware(registry)) - nodes()
+
+
+def test_a_tool_that_is_not_known_is_refused_as_without(registry):
+    class Adding(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            return handler(request.override(tools=[fail]))
+
+    for middleware in ([Adding()], [ChatHistoryMiddleware(registry), Adding()]):
+        with pytest.raises(ValueError, match="Unknown tools"):
+            create_agent(Model(script=["done"]), [look], middleware=middleware).invoke(
+                {"messages": [("user", "hello")]}, CONFIG
+            )
+
+
+async def test_a_turn_inside_of_a_tool_is_alive_for_longer(registry, monkeypatch):
+    monkeypatch.setattr(_agent_turns, "IDLE_SECONDS", 0.5)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def long(what: str) -> str:
+        """Take long."""
+        entered.set()
+        await go_on.wait()
+        return what
+
+    middleware = ChatHistoryMiddleware(registry, serialize="reject")
+    one = asyncio.create_task(
+        run("ainvoke", agent_of(middleware, [calls("a", name="long"), "done"], tools=[long])[0], "A")
+    )
+    await entered.wait()
+    await asyncio.sleep(0.7)
+    with pytest.raises(SessionBusyError):
+        await run("ainvoke", agent_of(middleware, ["never"])[0], "B")
+    go_on.set()
+    await one
 
 
 # Beside other middleware, and views that are shorter than the transcript.
@@ -688,7 +759,7 @@ async def test_calls_of_old_logs_are_answered_in_the_view_only(registry, store, 
     store.append("42", old)
     agent, model = agent_of(registry, ["done"])
     await run(mode, agent, "hello")
-    unanswered = _turns._UNANSWERED
+    unanswered = _agent_turns._UNANSWERED
     shown = ["human:old", "ai>a,b", "tool<b:half", f"tool<a:{unanswered}", "ai:", f"tool<i:{unanswered}", "human:hello"]
     assert brief(model.shown[0]) == shown
     assert stored(store) == [*brief(old), "human:hello", "ai:done"]
@@ -889,7 +960,8 @@ async def test_a_waiting_turn_that_is_cancelled_lets_others_pass(registry, store
 @pytest.mark.parametrize("error", ["model", "tool", "save", "read"])
 async def test_a_turn_that_fails_frees_the_session_at_once(registry, store, mode, error, monkeypatch):
     script = {"model": [RuntimeError("down"), "done"], "tool": [calls("a", name="fail"), "done"]}
-    agent, _ = agent_of(registry, script.get(error, ["done"]), serialize="reject")
+    cls = ToolAwareChatHistoryMiddleware if error == "tool" else ChatHistoryMiddleware
+    agent, _ = agent_of(registry, script.get(error, ["done"]), serialize="reject", cls=cls)
     read = store.operations.read
 
     async def broken(*args, **kwargs):
@@ -979,10 +1051,10 @@ async def test_a_waiting_turn_goes_on_when_a_stream_is_not_read_any_more(registr
 
 
 def test_a_resumed_run_ends_its_own_past_only():
-    waiting, interrupted, elsewhere = (_turns.Place("source", "42", name, resumed=False) for name in "112")
+    waiting, interrupted, elsewhere = (_agent_turns.Ticket("source", "42", name, resumed=False) for name in "112")
     waiting.enter()
-    _turns.Place("source", "42", "1", resumed=True)
-    assert [place.over.done() for place in (waiting, interrupted, elsewhere)] == [False, True, False]
+    _agent_turns.Ticket("source", "42", "1", resumed=True)
+    assert [ticket.over.done() for ticket in (waiting, interrupted, elsewhere)] == [False, True, False]
 
 
 @pytest.mark.parametrize("mode", ["stream", "astream"])
@@ -990,13 +1062,13 @@ async def test_a_turn_without_a_sign_of_life_is_not_waited_for(registry, store, 
     agent, _ = agent_of(registry, [calls("a"), "done"], serialize="wait")
     kept = agent.stream({"messages": [HumanMessage("hello")]}, CONFIG, stream_mode="updates")
     next(kept), next(kept)
-    monkeypatch.setattr(_turns, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(_agent_turns, "IDLE_SECONDS", 0.0)
     await run(mode, agent, "again")
     assert stored(store)[-1] == "ai:done"
 
 
 async def test_a_turn_inside_of_a_model_is_alive(registry, monkeypatch):
-    monkeypatch.setattr(_turns, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(_agent_turns, "IDLE_SECONDS", 0.0)
     first = paused(["re A"])
     middleware = ChatHistoryMiddleware(registry, serialize="reject")
     one = asyncio.create_task(run("ainvoke", agent_of(middleware, [], model=first)[0], "A"))
@@ -1012,7 +1084,7 @@ def test_nothing_is_kept_of_sessions_that_are_over(registry):
     for number in range(20):
         agent.invoke({"messages": [("user", "hello")]}, {"configurable": {"session_id": str(number)}})
     gc.collect()
-    assert len(_turns._queues) == 0
+    assert len(_agent_turns._queues) == 0
 
 
 @pytest.mark.parametrize("is_async", [False, True])
