@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.codec import Record
+    from langchain_histories.store import MessageStore
 
 Unit: TypeAlias = Literal["tokens", "messages", "turns"]
 
@@ -58,9 +59,45 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
     def messages(self, messages: Sequence[BaseMessage]) -> None:  # noqa: ARG002
         raise UnsupportedOperationError("Assignment to messages is not supported: use add_messages.")
 
-    async def aget_messages(self) -> list[BaseMessage]:
-        """Async `messages`."""
-        return await self._messages(self._async)
+    @property
+    def store(self) -> MessageStore:
+        """The store of the history under this view, if that is of this package."""
+        return self._stored.store
+
+    @property
+    def session_id(self) -> str:
+        """The session of the history under this view, if that is of this package."""
+        return self._stored.session_id
+
+    @property
+    def last(self) -> None:
+        """No number of messages: the view itself says what is shown."""
+        return
+
+    @property
+    def _stored(self) -> StoredChatMessageHistory:
+        if not isinstance(self.history, StoredChatMessageHistory):
+            raise AttributeError(  # noqa: TRY004  # what `hasattr` asks for
+                f"{type(self.history).__name__}, the history under this view, has no store of ours."
+            )
+        return self.history
+
+    def get_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """Return the messages for the model, oldest first; with `last` or `after`, those of the transcript.
+
+        Args:
+            last: Only the last n of the transcript.
+            after: Only those behind this `Record.position`.
+        """
+        if last is None and after is None:
+            return drive(self._messages(self._sync))
+        return self._stored.get_messages(last=last, after=after)
+
+    async def aget_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
+        """Async `get_messages`."""
+        if last is None and after is None:
+            return await self._messages(self._async)
+        return await self._stored.aget_messages(last=last, after=after)
 
     def transcript(self) -> list[BaseMessage]:
         """Return every message ever added, oldest first."""

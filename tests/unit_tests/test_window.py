@@ -188,3 +188,29 @@ def test_over_the_handle_of_a_turn_the_first_read_is_frozen(face, store):
 def test_a_bad_size_is_refused(store, bad):
     with pytest.raises(ConfigurationError, match="keep"):
         WindowedChatMessageHistory(store.history("s"), keep=bad)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"summarize": {"model": "extractive", "trigger": ["tokens", 4000], "keep": ["tokens", 1300]}}]
+)
+async def test_a_config_that_gains_a_view_keeps_what_its_histories_have(options):
+    registry = HistoryRegistry.from_config({"histories": {"a": {"url": "memory://", **options}}})
+    for history in (registry.history("1"), registry.get_session_history("1")):
+        history.clear()
+        history.add_messages([HumanMessage("a"), HumanMessage("b")])
+        assert (history.session_id, history.last) == ("1", None)
+        assert history.store is registry.store()
+        position = history.store.records("1")[0].position
+        for read in (history.get_messages, history.aget_messages):
+            for where, expected in ({}, "ab"), ({"last": 1}, "b"), ({"after": position}, "b"):
+                found = read(**where)
+                found = found if isinstance(found, list) else await found
+                assert [message.content for message in found] == list(expected)
+
+
+def test_a_view_of_somebody_elses_history_has_no_store():
+    from langchain_core.chat_history import InMemoryChatMessageHistory as Theirs
+
+    view = WindowedChatMessageHistory(Theirs(), keep=("messages", 2))
+    assert not hasattr(view, "store")
+    assert view.get_messages() == []
