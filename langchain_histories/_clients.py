@@ -32,6 +32,8 @@ _AT_ONCE = 10
 _AT_ONCE_IN_THREADS = 4
 # Places that no store uses any more whose clients stay open, for a program that makes its stores per request.
 _IDLE_PLACES = 32
+# Parts of a place, such as tables, of which it is remembered what set-up found there: those used last.
+_FOUND_PARTS = 500
 
 
 class Closing(ABC):
@@ -178,7 +180,12 @@ class Clients(Generic[ClientT]):
 
     def found(self, place: Hashable, new: Callable[[], Any]) -> Any:
         """Return what set-up found at a part of this place, such as a table: one object for all stores."""
-        return self._found.get(place) or self._found.setdefault(place, new())
+        with self._lock:
+            found = self._found.pop(place, None) or new()
+            self._found[place] = found
+            if len(self._found) > _FOUND_PARTS:
+                del self._found[next(iter(self._found))]
+        return found
 
     # The blocking client.
 

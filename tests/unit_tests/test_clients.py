@@ -163,3 +163,16 @@ def test_a_forked_child_opens_its_own():
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
     assert opened.blocking() == "blocking 1"
+
+
+def test_what_is_known_of_a_place_is_one_object_and_bounded():
+    class Known:
+        pass
+
+    clients = Opened().clients
+    first = clients.found("table", Known)
+    for number in range(10_000):
+        clients.found(number, Known)
+        assert clients.found("table", Known) is first  # it is in use
+    assert clients.found(9_999, Known) is clients.found(9_999, Known)
+    assert len(clients._found) < 1000
