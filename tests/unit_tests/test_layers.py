@@ -13,7 +13,7 @@ import pytest
 import langchain_histories
 
 PACKAGE = Path(langchain_histories.__file__).parent
-CONTRIBUTING = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 OURS = "langchain_histories"
 DEPENDENCIES = {"filelock", "langchain_core", "pydantic", "pydantic_core", "typing_extensions"}
 # Whose extras are needed from the start.
