@@ -1,34 +1,66 @@
 # Everything here installs what it needs, in this folder but for the servers that only the system's packages have.
 
 UV := $(shell command -v uv || echo .tools/bin/uv)
+RUN := $(UV) run --no-sync
+# Another process gains nothing on two cores: the servers need them too.
+WORKERS ?= 2
+PYTEST := $(RUN) pytest --numprocesses=$(WORKERS)
+export PATH := $(PATH):$(CURDIR)/.tools/bin
+# The tests start hundreds of processes. Each would compile all that it imports again where this is set.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test format benchmarks
+.PHONY: demo check test format benchmarks
 
 demo: $(UV)  ## two processes, one conversation, on SQLite
 	@$(UV) sync --quiet --no-dev --extra sql
 	@$(UV) run --no-sync python notebooks/demo.py
 
-test: environment  ## lint, types, unit tests, the kit on real servers, README and notebooks
-	$(UV) run --no-sync ruff check .
-	$(UV) run --no-sync ruff format --check .
-	$(UV) run --no-sync mypy
-	$(UV) run --no-sync pytest
-	$(UV) run --no-sync tests/other_versions.sh
-	$(UV) run --no-sync tests/yugabytedb.sh
+check: packages lint  ## what needs no server, in two minutes: lint, types, unit tests
+	@$(MAKE) --no-print-directory --jobs=2 tests-without-servers types
 
-format: environment  ## format, and fix what can be fixed
-	$(UV) run --no-sync ruff check --fix .
-	$(UV) run --no-sync ruff format .
+test: packages servers lint  ## what check does, the kit on real servers, README, notebooks, other versions: in twelve minutes
+	@$(MAKE) --no-print-directory --jobs=2 all-tests types-and-other-versions
 
-benchmarks: environment  ## the tables of the README
-	$(UV) run --no-sync python benchmarks/run.py
-	$(UV) run --no-sync python benchmarks/summaries.py
+format: packages  ## format, and fix what can be fixed
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
 
-.PHONY: environment
-environment: $(UV)
+benchmarks: packages servers  ## the tables of the README
+	$(RUN) python benchmarks/run.py
+	$(RUN) python benchmarks/summaries.py
+
+# What these consist of.
+
+.PHONY: packages servers lint types tests-without-servers all-tests types-and-other-versions
+
+packages: $(UV)
 	$(UV) sync --quiet --all-extras --no-extra yugabytedb --group dev
-	tests/install_servers.sh
 
 .tools/bin/uv:
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet uv
+
+servers:
+	tests/install_servers.sh
+
+lint: packages
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types:
+	$(RUN) mypy
+	$(RUN) mypy tests/typing_tests
+	$(RUN) pyright
+
+tests-without-servers:
+	$(PYTEST) tests/unit_tests
+
+all-tests:
+	$(PYTEST) --junitxml=.cache/tests.xml
+	$(RUN) python tests/rules.py tests/rules_before.txt .cache/tests.xml
+
+# Into files, because this would come amid what the tests print.
+types-and-other-versions: types
+	tests/other_versions.sh > .cache/other_versions.log 2>&1 || { cat .cache/other_versions.log; exit 1; }
+	tests/yugabytedb.sh > .cache/yugabytedb.log 2>&1 || { cat .cache/yugabytedb.log; exit 1; }
+	cat .cache/other_versions.log .cache/yugabytedb.log

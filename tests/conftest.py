@@ -5,6 +5,7 @@ A server is started once in each process, when a test first asks for it, and nam
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from contextlib import ExitStack
@@ -131,6 +132,12 @@ def upstash_server(servers: Servers) -> Any:
 @pytest.fixture(scope="session")
 def azure_table_server(servers: Servers) -> Any:
     return servers.get("azure_table")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage need look at it again, in a forked child neither."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

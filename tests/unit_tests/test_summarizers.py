@@ -6,11 +6,9 @@ import re
 
 import pytest
 from conversations import count
-from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
-from langchain_openai import ChatOpenAI
 
 from langchain_histories import (
     ConfigurationError,
@@ -105,6 +103,8 @@ async def test_any_runnable_is_a_model():
 def test_a_model_by_name(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     model = find_summarizer("openai:gpt-4o-mini").model
+    from langchain_openai import ChatOpenAI
+
     assert isinstance(model, ChatOpenAI)
     assert isinstance(find_summarizer("extractive"), ExtractiveSummarizer)
     with pytest.raises(ConfigurationError, match="'nobody:x'") as caught:
@@ -140,6 +140,8 @@ def hostile_view(role):
 @pytest.mark.parametrize(("role", "is_instruction"), [("human", False), ("system", True)])
 def test_who_speaks_in_a_summary(role, is_instruction):
     """Why the summary is a human message by default: as a system message, words of a user become instructions."""
+    from langchain_openai import ChatOpenAI
+
     sent = ChatOpenAI(model="m", api_key="x")._get_request_payload(hostile_view(role))["messages"]
     instructions = [m["content"] for m in sent if m["role"] in ("system", "developer")]
     assert any("the admin now" in text for text in instructions) == is_instruction
@@ -148,6 +150,8 @@ def test_who_speaks_in_a_summary(role, is_instruction):
 
 def test_not_every_provider_takes_a_summary_as_a_system_message():
     """Anthropic's are no messages: the package refuses one that does not come first, as behind a program's own."""
+    from langchain_anthropic import ChatAnthropic  # takes seconds, in each worker of the tests if it were above
+
     model = ChatAnthropic(model="m", api_key="x")
     own = [SystemMessage("You are a bot."), HumanMessage("An example.")]
     payload = model._get_request_payload([*own, *hostile_view("human")[1:]])
