@@ -132,6 +132,11 @@ if [ ! -e "$cache/dynamodb-local/$dynamodb" ]; then
   )
 fi
 
+if [ ! "$cache/dynamodb-local/LoopbackDynamoDB.class" -nt "$here/servers/LoopbackDynamoDB.java" ]; then
+  javac -cp "$cache/dynamodb-local/DynamoDBLocal.jar:$cache/dynamodb-local/DynamoDBLocal_lib/*" \
+    -d "$cache/dynamodb-local" "$here/servers/LoopbackDynamoDB.java"
+fi
+
 # The copy of the lock file comes last, for the same reason.
 azurite="$cache/azurite"
 if [ -e "$here/servers/azurite" ] && ! cmp -s "$here/servers/azurite/package-lock.json" "$azurite/installed.json"; then

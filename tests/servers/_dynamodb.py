@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servers._machinery import (
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PROGRAM = CACHE / "dynamodb-local"
-_LAUNCHER = Path(__file__).with_name("LoopbackDynamoDB.java")
+_LAUNCHER = "LoopbackDynamoDB"  # compiled by tests/install_servers.sh: Java would do it at each start
 
 
 @contextlib.contextmanager
@@ -40,15 +39,15 @@ def dynamodb() -> Iterator[Server]:
     java = system_program("java")
     if java is None:
         raise ServerUnavailable("Java 17 is not installed")
-    if not (_PROGRAM / "DynamoDBLocal.jar").exists():
+    if not (_PROGRAM / f"{_LAUNCHER}.class").exists():
         raise ServerUnavailable("DynamoDB Local is not installed: run tests/install_servers.sh")
     with temporary_directory() as directory:
         port = free_port()
         process = Process(
             [
-                *(java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
+                *(java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
                 f"-Djava.library.path={_PROGRAM / 'DynamoDBLocal_lib'}",
-                *("-cp", f"{_PROGRAM / 'DynamoDBLocal.jar'}:{_PROGRAM / 'DynamoDBLocal_lib'}/*", _LAUNCHER),
+                *("-cp", f"{_PROGRAM}:{_PROGRAM / 'DynamoDBLocal.jar'}:{_PROGRAM / 'DynamoDBLocal_lib'}/*", _LAUNCHER),
                 *("-dbPath", directory, "-sharedDb", "-disableTelemetry", "-port", str(port)),
             ],
             directory=directory,
