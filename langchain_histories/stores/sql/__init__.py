@@ -12,6 +12,7 @@
 | `connections.py` | the engines of a place: by a URL, or the caller's |
 | `drivers.py` | which driver serves the blocking methods, and which the async ones |
 | `engines.py` | how operations use an engine, and what its errors mean |
+| `sqlite_files.py` | the files of SQLite: who may read them, and that removed rows are overwritten |
 | `lent_connections.py` | a connection of psycopg of the caller's as an engine |
 | `google.py` | AlloyDB and Cloud SQL, by Google's connectors |
 | `yugabytedb.py` | what YugabyteDB does in its own way |

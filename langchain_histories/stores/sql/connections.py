@@ -26,6 +26,7 @@ from langchain_histories.stores.sql.drivers import (
 )
 from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
+from langchain_histories.stores.sql.sqlite_files import private
 
 _BUSY_TIMEOUT = 30  # seconds that a writer on SQLite waits for the writers of other processes
 
@@ -78,7 +79,8 @@ class Database:
             return self.given_async_engine
         if self.async_url is None or is_google(self.url):
             raise ConfigurationError(f"{shown_url(self.url)!r} has no async engine to give away.")
-        return create_async_engine(self.async_url, poolclass=NullPool, hide_parameters=True)
+        args = {"connect_args": {"factory": private()}} if _is_file(self.async_url) else {}
+        return create_async_engine(self.async_url, poolclass=NullPool, hide_parameters=True, **args)
 
     @property
     def async_driver_errors(self) -> tuple[type[Exception], ...]:
@@ -173,6 +175,11 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
     return Database(url, clients, backend, urls.native, urls.is_memory, args, named_by=named_by)
 
 
+def _is_file(url: sa.URL) -> bool:
+    """Whether the standard library's `sqlite3` serves it, in a file; SQLCipher has a driver of its own."""
+    return url.drivername in ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite") and not is_memory(url)
+
+
 class _Engines:
     """Opens and closes the engines of a URL."""
 
@@ -190,14 +197,17 @@ class _Engines:
         # Errors would show the text of messages.
         args = {"hide_parameters": True, **self._engine_args}
         if url.get_backend_name() == "sqlite":
-            connect_args = {} if "timeout" in url.query else {"timeout": _BUSY_TIMEOUT}
+            connect_args: dict[str, Any] = {} if "timeout" in url.query else {"timeout": _BUSY_TIMEOUT}
             if self._urls.is_memory:
                 args["poolclass"] = StaticPool
                 connect_args["check_same_thread"] = False
-            args["connect_args"] = {**connect_args, **args.get("connect_args", {})}
+            connect_args.update(args.get("connect_args", {}))
+            if _is_file(url):
+                connect_args["factory"] = private(connect_args.get("factory"))
+            args["connect_args"] = connect_args
         make = functools.partial(create_async_engine if native else sa.create_engine, url, **args)
         try:
-            engine = make() if self._google is None else self._google.engine(make, native=native)
+            engine: Any = make() if self._google is None else self._google.engine(make, native=native)
         except (exc.ArgumentError, TypeError) as error:
             raise ConfigurationError(
                 f"An engine for {shown_url(self._url)!r} cannot be made with these engine_args: {error}"

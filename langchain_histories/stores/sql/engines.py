@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from contextlib import asynccontextmanager
@@ -13,13 +14,15 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from langchain_histories.stores.base import Capability, Operations, entered, settle
+from langchain_histories.stores.base import Capability, Found, Operations, entered, settle
 from langchain_histories.stores.sql.statements import MYSQL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from langchain_histories.stores.sql.connections import Database
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -29,6 +32,7 @@ _UNAVAILABLE_NUMBERS = {
     *(1040, 1043, 1044, 1045, 1049, 1053, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1698),
     *(2002, 2003, 2005, 2006, 2012, 2013, 2026, 2055),
 }
+_WAIT_FOR_READERS = 100  # milliseconds
 
 
 def attached(owner: Any, name: Any, make: Callable[[], T]) -> T:
@@ -124,9 +128,40 @@ class EngineOperations(Operations[Any]):
     def __init__(self, database: Database) -> None:
         super().__init__()
         self.database = database
+        # `what` is true while removed texts may be in the write-ahead log of our own file of SQLite.
+        self._log: Found = database.clients.found("write-ahead log", Found)
         self.driver_errors += database.async_driver_errors
         if database.is_memory:
             self.capabilities &= ~(Capability.PERSISTENT | Capability.MANY_PROCESSES)
+
+    async def run(self, client: Any, body: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        is_late = self._log.what
+        result = await settle(body(client))
+        if self._log.what and (use := EngineUse.of(client)).is_own_file:
+            await self._empty_log(use, 0 if is_late else _WAIT_FOR_READERS)
+        return result
+
+    async def _empty_log(self, use: EngineUse, wait: int) -> None:
+        """Have SQLite move its log into the database and cut it to nothing; the next operation does it if this cannot.
+
+        Args:
+            use: The engine.
+            wait: Milliseconds to wait for others who read or write.
+        """
+        self._log.what, is_empty = False, False
+        try:
+            async with entered(use.connection(writing=True)) as connection:
+                timeout = (await settle(connection.execute(sa.text("PRAGMA busy_timeout")))).scalar()
+                await settle(connection.execute(sa.text(f"PRAGMA busy_timeout={wait}")))
+                try:
+                    answer = await settle(connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)")))
+                    is_empty = answer.scalar() == 0
+                finally:
+                    await settle(connection.execute(sa.text(f"PRAGMA busy_timeout={timeout}")))
+        except exc.OperationalError:
+            logger.debug("The write-ahead log cannot be emptied now.", exc_info=True)
+        finally:
+            self._log.what = self._log.what or not is_empty
 
     async def _in_sync(self, connection: Any, function: Callable[[sa.Connection], T]) -> T:
         """Call a function of SQLAlchemy's blocking interface, over a connection of either kind."""

@@ -91,7 +91,7 @@ class SQLOperations(EngineOperations):
     async def run(self, client: Any, body: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
         layout: Layout | None = self.found.what
         is_yugabyte = layout is not None and layout.is_yugabyte
-        return await settle(tried_again(client, body) if is_yugabyte else body(client))
+        return await settle(tried_again(client, body) if is_yugabyte else super().run(client, body))
 
     async def setup(self, client: Any, *, upgrade: bool = False) -> bool:
         return bool(await settle(tried_again(client, lambda client: self._set_up(client, upgrade=upgrade))))
@@ -317,6 +317,7 @@ class SQLOperations(EngineOperations):
         for start in range(0, len(numbers), _IDS_AT_ONCE):
             some = {"ids": list(numbers[start : start + _IDS_AT_ONCE])}
             removed += (await settle(connection.execute(table.delete, some))).rowcount
+        self._log.what = self._log.what or removed > 0
         return removed
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
