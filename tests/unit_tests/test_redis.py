@@ -122,3 +122,25 @@ def test_passwords_are_not_shown():
     store = RedisStore("rediss://user:hunter2@host:6380/1?password=hunter2&ssl_cert_reqs=none")
     assert "hunter2" not in repr(store)
     assert "user:***@host:6380/1" in repr(store)
+
+
+def test_keys_that_only_look_like_a_session_are_left_alone(store, client):
+    foreign = [
+        b"{message_store:@alice/1}}:state",
+        b"{other}message_store:@alice/1:tagged-state",
+        b"{0}message_store:@alice/}:tagged-state",
+        b"{x}message_store:@alice/1:state",
+        b"{message_store:@alice/\xff}:state",
+    ]
+    for key in foreign:
+        client.set(key, "somebody's")
+    client.rpush(b"message_store:@alice/\xff", "not UTF-8")
+    store.put_state("@bob/}message_store:@alice/1", {"a": 1})
+    store.append("@alice/}1", [HumanMessage("x")])
+    store.put_state("@alice/}1", {"a": 1})
+    store.put_state("@alice/{2", {"a": 1})
+    assert [info.session_id for info in store.sessions()] == ["@alice/}1"]
+    assert store.erase(user_id="alice") == 2
+    assert store.get_state("@bob/}message_store:@alice/1") == {"a": 1}
+    assert {*foreign, b"message_store:@alice/\xff"} <= {*client.keys()}
+    assert len(client.keys()) == len(foreign) + 2

@@ -26,7 +26,7 @@ from langchain_histories.stores.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from langchain_histories.stores.base import MessageStore
 
@@ -86,6 +86,10 @@ class RedisListOperations(Operations[Any]):
         """Keep the prefix."""
         super().__init__()
         self.key_prefix = key_prefix
+
+    @property
+    def place(self) -> Hashable:
+        return self.key_prefix
 
     # What a service of this kind writes.
 
@@ -174,7 +178,7 @@ class RedisListOperations(Operations[Any]):
 
     async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
         """Redis has no order of keys, so each page scans them all and asks only for what is on the page."""
-        found = await self._keys(client, _glob(self._list(prefix)) + "*", "list")
+        found = await self._lists(client, self._list(prefix))
         keys = sorted(name.removeprefix(self.key_prefix) for name in found)
         page = [key for key in keys if after is None or key > after][:limit]
         names = [self._list(key) for key in page]
@@ -184,17 +188,32 @@ class RedisListOperations(Operations[Any]):
         return [SessionRow(key, count, last) for key, count, last in rows if count]
 
     async def erase(self, client: Any, prefix: str) -> int:
-        name = _glob(self._list(prefix))
-        lists = await self._keys(client, name + "*", "list")
-        states = await self._keys(client, f"{{{name}*}}:state", "string")
-        states |= await self._keys(client, f"{{*}}{name}*:tagged-state", "string")
-        sessions = lists | {_list_of_state(state) for state in states}
-        if sessions:
-            await self._pipeline(client, [("DEL", doomed) for doomed in lists | states])
-        return len(sessions)
+        lists = await self._lists(client, self._list(prefix))
+        states = await self._states(client, self._list(prefix))
+        doomed = lists | states.keys()
+        if doomed:
+            await self._pipeline(client, [("DEL", name) for name in doomed])
+        return len(lists.union(states.values()))
 
-    async def _keys(self, client: Any, pattern: str, kind: str) -> set[str]:
-        return {_text(name) for name in await self._scan(client, pattern, kind)}
+    # A pattern finds too much: the braces around a list in the key of its state may be another list's own, or another
+    # program's. So what was found is looked at once more.
+
+    async def _lists(self, client: Any, start: str) -> set[str]:
+        """Return the keys of the lists that start with `start`."""
+        found = await self._names(client, _glob(start) + "*", "list")
+        return {name for name in found if name.startswith(start)}
+
+    async def _states(self, client: Any, start: str) -> dict[str, str]:
+        """Return the keys of the states of the lists that start with `start`, and to which list each belongs."""
+        found = await self._names(client, f"{{{_glob(start)}*}}:state", "string")
+        found |= await self._names(client, f"{{*}}{_glob(start)}*:tagged-state", "string")
+        lists = {state: _list_of_state(state) for state in found}
+        return {state: name for state, name in lists.items() if name.startswith(start) and state_name(name) == state}
+
+    async def _names(self, client: Any, pattern: str, kind: str) -> set[str]:
+        """Return the keys of a kind that match a pattern. One that is not UTF-8 is no session's."""
+        names = {_text(name) for name in await self._scan(client, pattern, kind)}
+        return {name for name in names if name is not None}
 
     async def get_state(self, client: Any, key: str) -> str | bytes | None:
         state: str | bytes | None = await self._command(client, "GET", state_name(self._list(key)))
@@ -228,8 +247,11 @@ class RedisListHistory(StoredChatMessageHistory):
         return self.store.client
 
 
-def _text(data: str | bytes) -> str:
-    return data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+def _text(data: str | bytes) -> str | None:
+    try:
+        return data.decode() if isinstance(data, bytes) else data
+    except UnicodeDecodeError:
+        return None
 
 
 def _rows(newest_first: list[Any], start: int) -> list[Row]:
