@@ -46,7 +46,7 @@ class SingleFileStore(MessageStore):
         self.path = checked_path(path)
         operations = SingleFileOperations(encoding=_checked_encoding(encoding), ensure_ascii=ensure_ascii)
         # A path is no connection, so no other store shares its clients.
-        super().__init__(operations, Clients(client=self.path), str(self.path), **options)
+        super().__init__(operations, Clients(client=self.path), f"file:{self.path}", **options)
 
 
 class FileChatMessageHistory(StoredChatMessageHistory):
