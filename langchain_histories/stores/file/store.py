@@ -60,4 +60,5 @@ class FileStore(MessageStore):
         self.path = checked_path(url_path(str(url)) if path is None else path)
         # A path is no connection, so no other store shares its clients.
         clients = Clients(client=self.path)
-        super().__init__(FolderOperations(fsync=fsync, lock_timeout=lock_timeout), clients, f"file:{self.path}", **options)
+        operations = FolderOperations(fsync=fsync, lock_timeout=lock_timeout)
+        super().__init__(operations, clients, f"file:{self.path}", **options)
