@@ -14,6 +14,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langchain_histories._neutral import drive
@@ -177,6 +178,14 @@ class Clients(Generic[ClientT]):
                 _places[key] = found
         found._stay()
         return found
+
+    @property
+    def place(self) -> Hashable:
+        """What tells this place from others of the process; it keeps no client of the caller's alive."""
+        given: list[Any] = [lent.client for lent in (self._given, self._given_async) if lent is not None]
+        if self._key is not None and not given:
+            return self._key
+        return tuple(client if isinstance(client, PurePath) else _Alive(client, self) for client in given or [self])
 
     def found(self, place: Hashable, new: Callable[[], Any]) -> Any:
         """Return what set-up found at a part of this place, such as a table: one object for all stores."""
@@ -393,6 +402,26 @@ class _Itself:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+class _Alive:
+    """An object as part of a key while it is alive: equal to itself alone."""
+
+    __slots__ = ("number", "value")
+
+    def __init__(self, value: object, owner: object) -> None:
+        """Keep the object, or where there is no weak reference to it, such as to a dict, its owner."""
+        try:
+            self.value = weakref.ref(value)
+        except TypeError:
+            self.value = weakref.ref(owner)
+        self.number = id(self.value())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alive) and self.value() is not None and self.value() is other.value()
+
+    def __hash__(self) -> int:
+        return self.number
 
 
 def _comparable(value: Any) -> Hashable:

@@ -84,7 +84,7 @@ class Operations(ABC, Generic[ClientT]):
 
     @property
     def place(self) -> Hashable:
-        """What set-up is about beside the connection, such as a table name. Stores of equal places share `found`."""
+        """What names the sessions' place beside the connection, such as a table. Stores of equal places share `found`."""
         return None
 
     def serving(self) -> Operations[ClientT]:

@@ -34,7 +34,7 @@ from langchain_histories.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
     from typing import Self, Unpack
 
     from langchain_core.messages import BaseMessage
@@ -166,6 +166,11 @@ class MessageStore(MadeAgain, Closing):
     def operations(self) -> Operations[Any]:
         """What the service can do at this place."""
         return self._operations.serving()
+
+    @property
+    def place(self) -> Hashable:
+        """What tells where the sessions are: equal for stores of this process that have the same sessions."""
+        return (self._clients.place, type(self._operations), self._operations.place)
 
     @property
     def client(self) -> Any:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from typing import Self
 
-    from langchain_histories._operations import Found
     from langchain_histories.views._faces import StateSlot
     from langchain_histories.views._limits import Size
 
 STATE_KEY = "lh:summary"
 _VERSION = 1
-_MAX_SESSIONS = 1024
+_MAX_SESSIONS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +186,7 @@ class LocalSession:
             self.stats = SummaryStats(**{name: value + more.get(name, 0) for name, value in old.items()})
 
 
-_sessions: weakref.WeakKeyDictionary[Found, OrderedDict[str, LocalSession]] = weakref.WeakKeyDictionary()
+_sessions: OrderedDict[Hashable, LocalSession] = OrderedDict()
 _sessions_lock = threading.Lock()
 
 
@@ -195,9 +194,8 @@ def _after_fork() -> None:
     """Forget in a child process what threads of its parent are doing."""
     global _sessions_lock  # noqa: PLW0603  # locks cannot be reset
     _sessions_lock = threading.Lock()
-    for known in _sessions.values():
-        for session in known.values():
-            session.release()
+    for session in _sessions.values():
+        session.release()
 
 
 if hasattr(os, "register_at_fork"):
@@ -206,10 +204,10 @@ if hasattr(os, "register_at_fork"):
 
 def local_session(slot: StateSlot) -> LocalSession:
     """Return what this process knows of a session. Only the sessions used last are remembered."""
+    key = (slot.store.place, slot.session_id)
     with _sessions_lock:
-        known = _sessions.setdefault(slot.store.operations.found, OrderedDict())
-        session = known.pop(slot.session_id, None) or LocalSession()
-        known[slot.session_id] = session
-        if len(known) > _MAX_SESSIONS:
-            known.popitem(last=False)
+        session = _sessions.pop(key, None) or LocalSession()
+        _sessions[key] = session
+        if len(_sessions) > _MAX_SESSIONS:
+            _sessions.popitem(last=False)
         return session

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import contextvars
 import datetime as dt
+import gc
 import itertools
 import os
 import random
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +38,7 @@ from langchain_histories import (
     CorruptRecordError,
     FileStore,
     HistoryRegistry,
+    InMemoryChatMessageHistory,
     InvalidMessageError,
     MemoryStore,
     StoreUnavailableError,
@@ -44,8 +47,10 @@ from langchain_histories import (
     SummaryError,
     SummaryStats,
     WindowedChatMessageHistory,
+    open_history,
     open_store,
 )
+from langchain_histories.stores.memory import Memory
 from langchain_histories.views import _writing
 
 TRIGGER, KEEP, LONGEST = 500, 150, 60
@@ -73,7 +78,9 @@ def make_view(history, summarizer, **options):
 
 def in_another_process(store):
     """The same data as another process sees it: with nothing remembered of its sessions."""
-    return MemoryStore(client=store.client)
+    memory = Memory()
+    vars(memory).update(vars(store.client))
+    return MemoryStore(client=memory)
 
 
 def split(shown):
@@ -1412,6 +1419,56 @@ def test_a_process_killed_at_any_step(face, store, killed_at, when):
     fill(face, survivor, 8, start=8)
     summary = face.summary(survivor)
     assert [m.content for m in store.read("s")[: summary.covered]] == list(summarizer.covered_by(summary))
+
+
+# What a process knows of a session.
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("memory://", None),
+        ("file://{folder}/a", "file://{folder}/b"),
+        ("sqlite:///{folder}/a.db", "sqlite:///{folder}/b.db"),
+        ("redis://127.0.0.1:1", "redis://127.0.0.1:1/1"),
+    ],
+)
+def test_handles_of_one_session_know_the_same(tmp_path, url, other):
+    def known(url, session_id, **options):
+        history = open_history(url.format(folder=tmp_path), session_id, **options)
+        return make_view(history, "extractive")._session
+
+    assert known(url, "1") is known(url, "1", before_save=lambda message: message)
+    assert known(url, "1") is not known(url, "2")
+    if other:
+        assert known(url, "1") is not known(other, "1")
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis://127.0.0.1:1", {"key_prefix": "other:"}),
+        ("upstash://:token@127.0.0.1:1", {"key_prefix": "other:"}),
+        ("sqlite:///{folder}/a.db", {"table_name": "other"}),
+        ("mongodb://127.0.0.1:1", {"collection_name": "other"}),
+    ],
+)
+def test_sessions_of_one_name_in_two_places_are_two(tmp_path, url, options):
+    one, other = (
+        make_view(open_history(url.format(folder=tmp_path), "1", **more), "extractive") for more in ({}, options)
+    )
+    assert one._session is not other._session
+
+
+@pytest.mark.parametrize("make", [InMemoryChatMessageHistory, lambda: MemoryStore().history("1")])
+def test_a_memory_is_not_kept_alive_by_what_is_known_of_its_sessions(make):
+    own = make()
+    memory = weakref.ref(own.store.client)
+    view = make_view(own, "extractive")
+    assert view._session is make_view(own, "extractive")._session
+    del own, view
+    gc.collect()
+    assert memory() is None
 
 
 # By config.
