@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
-# Where `tmp_path` is. Tests about what a crash leaves behind ask for `disk_path`.
+# Where pytest makes `tmp_path`.
 if folder := all_servers.memory_folder():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
@@ -56,10 +56,14 @@ class Servers:
 
 
 @pytest.fixture
-def disk_path() -> Iterator[Path]:
-    """A folder on a real disk, for tests about what a crash leaves behind."""
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder on a real disk for tests about what a crash or many writers leave there, and in memory for all others."""
+    name = request.node.originalname
+    if "killed" not in name and name not in ("test_eight_processes", "test_fsync"):
+        yield tmp_path
+        return
     all_servers.CACHE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=all_servers.CACHE) as folder:
+    with tempfile.TemporaryDirectory(dir=all_servers.CACHE, prefix="test-") as folder:
         yield Path(folder)
 
 
