@@ -9,18 +9,16 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError, needs_extra
 from langchain_histories.integrations._agent_turns import Ticket, Turn
 from langchain_histories.integrations._messages import atranscript, not_stored, shows_all, transcript
 from langchain_histories.integrations._sessions import RunSession, SessionHistories, Sessions, check_option
 
-try:
+with needs_extra("agents"):
     from langchain.agents.middleware import AgentMiddleware, AgentState
     from langchain.agents.middleware.types import PrivateStateAttr
     from langgraph.channels.untracked_value import UntrackedValue
     from langgraph.config import get_config
-except ImportError as error:
-    raise missing_extra("agents") from error
 
 if TYPE_CHECKING:
     from langchain.agents.middleware import ModelRequest

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError, needs_extra
 from langchain_histories.integrations._messages import as_messages, atranscript, not_stored, transcript, with_ids
 from langchain_histories.integrations._sessions import SessionHistories, Sessions
 
-try:
+with needs_extra("langgraph"):
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
     from langgraph.graph import END, START
     from langgraph.types import Overwrite, StateSnapshot
-except ImportError as error:
-    raise missing_extra("langgraph") from error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence

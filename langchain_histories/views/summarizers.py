@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError, needs_extra
 from langchain_histories.views.tokens import estimate_tokens
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ numbers, dates and identifiers exactly; where something changed, keep the latest
 
 _WORDS_PER_TOKEN = 0.55
 _CONFIG: RunnableConfig = {
-    # Not the callbacks of the user's run: its stream would show the summary's tokens.
+    # Without the callbacks of the user's run, because its stream would show the summary's tokens.
     "callbacks": [],
     "tags": ["nostream", "langsmith:nostream"],
     "run_name": "summarize_history",
@@ -43,24 +43,24 @@ _CONFIG: RunnableConfig = {
 
 
 class Summarizer(ABC):
-    """Writes the summary that takes the place of the one before."""
+    """Writes a new summary in place of the one before."""
 
     @abstractmethod
     def summarize(self, summary: str, messages: Sequence[BaseMessage], max_tokens: int) -> BaseMessage | str:
         """Return the new summary.
 
         Args:
-            summary: What was said before `messages`; empty at first.
-            messages: What the new summary must cover too, oldest first.
-            max_tokens: How long it may be.
+            summary: The summary of what was said before `messages`; empty at first.
+            messages: The messages that the new summary must cover too, oldest first.
+            max_tokens: The most tokens that the new summary may have.
         """
 
     async def asummarize(self, summary: str, messages: Sequence[BaseMessage], max_tokens: int) -> BaseMessage | str:
-        """Async `summarize`. Override it if that does I/O."""
+        """Async `summarize`. Override it if `summarize` does I/O."""
         return self.summarize(summary, messages, max_tokens)
 
     def request(self, summary: str, messages: Sequence[BaseMessage], max_tokens: int) -> list[BaseMessage]:  # noqa: ARG002
-        """Return what is sent to a model for these arguments, so that it can be counted; nothing without a model."""
+        """Return the messages to a model for these arguments, so that they can be counted; none without a model."""
         return []
 
 
@@ -120,7 +120,7 @@ def _as_element(message: BaseMessage) -> str:
 
 
 def readable(message: BaseMessage) -> str:
-    """Return what a message says, with its tool calls, and its media by name."""
+    """Return the text of a message, with its tool calls, and with its media by name."""
     parts = [message.content] if isinstance(message.content, str) else [_block(block) for block in message.content]
     if isinstance(message, AIMessage):
         parts += [
@@ -169,7 +169,7 @@ class ExtractiveSummarizer(Summarizer):
                 chosen.add(i)
                 room -= costs[i]
         if not chosen and lines:
-            # Not one fits whole.
+            # No line fits whole.
             return max(lines, key=_weight)[:max_tokens]
         return "\n".join(lines[i] for i in sorted(chosen))
 
@@ -199,12 +199,12 @@ def _weight(line: str) -> float:
     text = line.partition(": ")[2]
     signs = sum(weight for pattern, weight in _SIGNS if pattern.search(text))
     said = 1 if line.startswith("User: ") else 0
-    # Short statements carry more for what they cost.
+    # Short statements say more per token.
     return (1 + signs + said) / (20 + len(text))
 
 
 def find_summarizer(model: Summarizer | Runnable[Any, Any] | str, prompt: str | None = None) -> Summarizer:
-    """Return the summarizer for what a user gave.
+    """Return the summarizer that the option `model` of a view stands for.
 
     Args:
         model: A summarizer, a chat model or another runnable; `"extractive"`, or the name of a chat model as
@@ -212,7 +212,7 @@ def find_summarizer(model: Summarizer | Runnable[Any, Any] | str, prompt: str | 
         prompt: For a model, instead of `DEFAULT_PROMPT`.
 
     Raises:
-        ConfigurationError: It is something else, or a prompt is given for what has none.
+        ConfigurationError: `model` is something else, or a prompt was given for a summarizer that takes none.
         MissingExtraError: LangChain, which makes a model from its name, is not installed.
     """
     if model == "extractive":
@@ -222,10 +222,8 @@ def find_summarizer(model: Summarizer | Runnable[Any, Any] | str, prompt: str | 
             raise ConfigurationError(f"prompt is for a model; {type(model).__name__} takes none.")
         return model
     if isinstance(model, str):
-        try:
+        with needs_extra("agents"):
             from langchain.chat_models import init_chat_model
-        except ImportError as error:
-            raise missing_extra("agents") from error
         try:
             model = init_chat_model(model)
         except Exception as error:  # whatever the provider's package raises

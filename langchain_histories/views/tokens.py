@@ -12,17 +12,17 @@ from typing import Any, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from langchain_histories.errors import ConfigurationError, missing_extra
+from langchain_histories.errors import ConfigurationError, needs_extra
 
 TokenCounter: TypeAlias = Callable[[Sequence[BaseMessage]], int]
-"""Counts the tokens of messages. Views add counts up, so that of two lists should be the sum of both."""
+"""Counts the tokens of messages. It must be additive: the count of two lists together is the sum of their counts."""
 
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_IMAGE = 1_000  # whatever its size: between OpenAI's low detail and a full-page screenshot
 TOKENS_PER_MEDIA = 2_000  # any audio, video or file: a page or two of a PDF, a minute of speech
 
 _MEDIA = frozenset({"audio", "document", "file", "input_audio", "input_file", "media", "text-plain", "video"})
-# What a content block carries for the program or the provider, and no model reads as text.
+# Keys of a content block for the program or the provider. No model reads their values as text.
 _OPAQUE = frozenset({"base64", "bytes", "cache_control", "data", "encrypted_content", "extras", "index", "signature"})
 
 # Cuts ASCII into pieces of about a token each: the beginning of a word with the mark before it, or more of a long word,
@@ -33,7 +33,7 @@ _PIECE = re.compile(
     r"|[-_/. ]?[A-Z]{1,4}|[0-9]{1,3}| (?=[0-9])|([-=*#~_.+])\1{2,31}| ?[\r\n]{1,16}| {2,96}|\t{1,16}"
     r"|[{\[,:]?\\\"[:,]?| ?[!-/:-@\[-`{-~]{1,2}[\r\n]{0,16}|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )
-# Pairs of letters that hardly a word has: random ids, keys and base64 take more tokens than words of that length.
+# Pairs of letters that few words have. Random ids, keys and base64 take more tokens than words of the same length.
 _UNWORDLY = re.compile(r"[bcdfgjkmpqvwxz](?=[bcdfgjqvwxz])(?!ff|cc|gg|dd|bb)", re.ASCII | re.IGNORECASE)
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 # Tokens per character beyond ASCII, from a code point on: of cl100k_base, which needs more than its successors.
@@ -62,9 +62,10 @@ def _weight(char: str) -> float:
 def estimate_tokens(text: str) -> int:
     """Estimate the tokens of a text, without a tokenizer and in linear time.
 
-    It is 0.8 to 1.6 times, mostly 0.9 to 1.2, the larger of what OpenAI's `cl100k_base` and `o200k_base` give for
-    prose, code, data, keys and emoji; down to 0.5 for rare characters. `o200k_base` alone takes fewer beyond English:
-    there the estimate is up to 2.2 times that for Chinese, Japanese, Korean, Russian, 2.5 for Arabic, 3.5 for Hindi.
+    The estimate is 0.8 to 1.6 times (mostly 0.9 to 1.2) the larger of the counts of OpenAI's `cl100k_base` and
+    `o200k_base`, for prose, code, data, keys and emoji; down to 0.5 for rare characters. `o200k_base` takes fewer
+    tokens beyond English: the estimate is up to 2.2 times its count for Chinese, Japanese, Korean and Russian, 2.5 for
+    Arabic, 3.5 for Hindi.
 
     Returns:
         At least 1 for a text that is not blank.
@@ -82,10 +83,11 @@ def count_tokens(messages: Sequence[BaseMessage], text_tokens: Callable[[str], i
 
 
 def message_tokens(message: BaseMessage, text_tokens: Callable[[str], int] = estimate_tokens) -> int:
-    """Return the tokens of one message, as a chat model is sent it.
+    """Return how many tokens a message has when it is sent to a chat model.
 
-    Its text and reasoning, its name, each tool call once, the id that a tool's result answers, and 4 for its frame. An
-    image is 1,000; audio, a video or a file 2,000. A tool's artifact and the model's usage report are not counted.
+    Counted are its text and reasoning, its name, each tool call once, the id that a tool's result answers, and 4 for
+    its frame. An image counts 1,000; audio, a video or a file 2,000. A tool's artifact and the model's usage report
+    count nothing, because they are not sent.
     """
     tokens = TOKENS_PER_MESSAGE + (text_tokens(message.name) if message.name else 0)
     calls: list[Mapping[str, Any]] = []
@@ -121,7 +123,7 @@ def _content_tokens(content: Any, known: Sequence[str], text_tokens: Callable[[s
 
 
 def _legible(value: Any) -> Any:
-    """Return what a model may read of a block of a kind that is not known here."""
+    """Return the parts that a model may read, of a block of an unknown kind."""
     if isinstance(value, Mapping):
         return {key: _legible(item) for key, item in value.items() if key not in _OPAQUE}
     if isinstance(value, list):
@@ -146,8 +148,8 @@ def token_counter(spec: TokenCounter | str | None, model: Any = None) -> TokenCo
         model: The chat model, for `"model"`.
 
     Raises:
-        ConfigurationError: There is no such counter, or the model has none; from the counter itself, that tiktoken's
-            vocabulary, which its first use downloads (and waits for), cannot be loaded.
+        ConfigurationError: There is no such counter, or the model has none. The counter itself raises it when it cannot
+            load tiktoken's vocabulary, which its first use downloads.
         MissingExtraError: tiktoken is not installed.
     """
     if spec is None or spec == "approximate":
@@ -180,10 +182,8 @@ def _model_counter(model: Any) -> TokenCounter:
 
 
 def _tiktoken_counter(encoding: str) -> TokenCounter:
-    try:
+    with needs_extra("tiktoken"):
         import tiktoken
-    except ImportError as error:
-        raise missing_extra("tiktoken") from error
     if encoding not in (known := tiktoken.list_encoding_names()):
         raise ConfigurationError(f"tiktoken has no encoding {encoding!r}; it has {', '.join(sorted(known))}.")
 
