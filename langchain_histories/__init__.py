@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from langchain_histories.views.summary import SummaryStats as SummaryStats
     from langchain_histories.views.window import WindowedChatMessageHistory as WindowedChatMessageHistory
 
-# Where each public name lives, under its own name unless a second one follows.
+# The module of each public name.
 _MODULES = {
     "codec": ("Codec", "Record"),
     "errors": (

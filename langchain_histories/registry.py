@@ -77,7 +77,7 @@ def open_store(url: str, **options: Any) -> MessageStore:
         **options: The options of that class, and `StoreOptions`.
 
     Raises:
-        ConfigurationError: The URL or an option cannot be used, or the plugin that has the scheme.
+        ConfigurationError: The URL, an option, or the plugin for this scheme cannot be used.
         MissingExtraError: The driver is not installed.
     """
     kind = store_kind(url)
@@ -133,7 +133,7 @@ class HistoryRegistry(CopiedByAttributes, Closing):
             The error is raised afterwards, but `RunnableWithMessageHistory` only logs it.
 
     Raises:
-        ConfigurationError: There is no store, or no such default.
+        ConfigurationError: There is no store, or none with the name `default`.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class HistoryRegistry(CopiedByAttributes, Closing):
         return self._named(name).store
 
     def __call__(self, session_id: SessionId) -> TurnHistory:
-        """Return what `get_session_history` returns, so that the registry itself is a session factory."""
+        """Return the handle of one turn, as `get_session_history` does: the registry itself is a session factory."""
         return self.get_session_history(session_id)
 
     def get_session_history(self, session_id: SessionId) -> TurnHistory:

@@ -87,9 +87,9 @@ class SummarizingChatMessageHistory(HistoryView):
         max_summary_tokens: The longest summary; a longer one is cut, with a mark.
         token_counter: `None` or `"approximate"` for an estimate, `"tiktoken"`, `"tiktoken:<encoding>"`, `"model"`
             for the model's own, or a function of a list of messages.
-        mode: `"inline"`: an addition waits for the summary it makes necessary. `"background"`: it goes on in a thread,
-            or a task of the event loop. `"manual"`: only `compact()` makes summaries.
-        prompt: For the model, instead of `DEFAULT_PROMPT`, with its placeholders.
+        mode: `"inline"`: an addition that makes a summary necessary waits for it. `"background"`: the summary is made
+            in a thread, or in a task of the event loop. `"manual"`: only `compact()` makes summaries.
+        prompt: The request to the model, in place of `DEFAULT_PROMPT`, with the same placeholders.
         summary_role: Whether the summary is shown as a human or a system message. Words of users and tools are in it:
             a system message would give them its authority, and not all providers accept one in that place.
         rebuild: `"doubling"` makes the summary anew from the messages themselves whenever it covers twice as many, so
@@ -99,7 +99,7 @@ class SummarizingChatMessageHistory(HistoryView):
         on_summary_error: What is done when a summary fails, after the messages were stored: `"serve"` logs it and shows
             the view without a new summary, `"raise"` raises `SummaryError`.
         on_event: Called with each `SummaryEvent`.
-        state: For a history that is not of this package: one that is, in whose state the summary is kept.
+        state: For a history of another package: a history of this package, whose state keeps the summary.
 
     Raises:
         ConfigurationError: An option cannot be used, or `trigger` and `keep` are so close that no summary pays.
