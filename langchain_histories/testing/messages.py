@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import decimal
 import os
+import random
 import uuid
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,22 @@ def odd_session_ids() -> list[str]:
         ),
         *("x" * 1024, "x" * 1023 + "y", "é" * 512, "👍" * 256),
     ]
+
+
+_PIECES = [
+    *("a", "b", "A", "é", "日本", "👍", " ", "\t", "\x00", "\x01", "\x02", "\x7f", "\ud7ff", "\ue000", "\U0010ffff"),
+    *("%", "%25", "%2F", "_", "*", "?", "[a]", "[", "]", "\\", "^", "-", "{", "}", "{a}", "/", "@", "@a/", ":", "#"),
+    *("!", "~", "'", '"', "$", ".", "lh%", "lh!", "lh", "state", "}:state", ":tagged-state"),
+]
+
+
+def generated_session_ids(count: int, seed: int) -> list[str]:
+    """Return session ids made of what services take for a pattern, an escape, an end or an order of their own."""
+    chance = random.Random(seed)  # noqa: S311
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(chance.choices(_PIECES, k=chance.randint(1, 5)))] = None
+    return list(found)
 
 
 def numbered(count: int) -> list[BaseMessage]:

@@ -8,8 +8,11 @@ import functools
 import logging
 import os
 import random
+import sqlite3
 import threading
 import uuid
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -26,6 +29,7 @@ from langchain_histories import (
     StoreError,
     StoreUnavailableError,
 )
+from langchain_histories.stores.sql import sqlite_files
 from langchain_histories.stores.sql.layout import Layout
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
@@ -42,7 +46,23 @@ class SQLStoreTests(MessageStoreTests):
         return found
 
 
+class Careless(sqlite3.Connection):
+    """A connection of an SQLite that does not overwrite what is removed unless it is told to, as Debian's does."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.execute("PRAGMA secure_delete=OFF")
+
+
 class TestSQLiteFile(SQLStoreTests):
+    @pytest.fixture(autouse=True)
+    def careless(self, monkeypatch):
+        monkeypatch.setattr(sqlite_files, "sqlite3", SimpleNamespace(Connection=Careless))
+
+    def files(self, store):
+        place = Path(store.client.url.database)
+        return sorted(place.parent.glob(f"{place.name}*"))
+
     @pytest.fixture
     def open_store(self, tmp_path):
         return functools.partial(SQLStore, f"sqlite:///{tmp_path}/histories.db")

@@ -439,10 +439,12 @@ class PartitionOperations(Operations[ClientT]):
     async def sessions(
         self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
     ) -> Sequence[SessionRow]:
+        """Every page reads all heads: where keys are escaped, their order is not that of the ids."""
         heads = [(key, _parse_head(item)) for key, item in await self._heads(client, prefix)]
-        live = [(key, head) for key, head in heads if head.count and not head.has_expired]
-        page = sorted((pair for pair in live if after is None or pair[0].encode() > after.encode()), key=_bytewise)
-        return [SessionRow(key, head.count, json.dumps({"meta": {"at": head.at}})) for key, head in page[:limit]]
+        by_id = {self.session_id(key): (key, head) for key, head in heads if head.count and not head.has_expired}
+        begin = "" if after is None else self.session_id(after)
+        found = [by_id[session_id] for session_id in sorted(by_id) if session_id > begin][:limit]
+        return [SessionRow(key, head.count, json.dumps({"meta": {"at": head.at}})) for key, head in found]
 
     # State.
 
@@ -530,7 +532,3 @@ def _number_and_epoch(position: str) -> tuple[int, str]:
 def _time(rows: Sequence[str | bytes]) -> str | None:
     at = record_time(rows[-1]) if rows else None
     return None if at is None else at.isoformat()
-
-
-def _bytewise(pair: tuple[str, Any]) -> bytes:
-    return pair[0].encode()

@@ -13,6 +13,7 @@ from langchain_histories.testing.faces import Face
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from langchain_histories import MessageStore
 
@@ -54,6 +55,10 @@ class StoreFixtures:
         """Name everything that the place of this test holds: keys, rows, files; `None` if that cannot be told."""
         return None
 
+    def files(self, store: MessageStore) -> list[Path] | None:  # noqa: ARG002
+        """Return the files that hold all there is at the place of this test; `None` if the store has no such thing."""
+        return None
+
     # What the tests use.
 
     @pytest.fixture
@@ -91,3 +96,10 @@ class StoreFixtures:
     def remains(self, store: MessageStore) -> list[str] | None:
         """The traces in a store that has promised to leave none."""
         return self.traces(store) if self.has(Capability.LEAVES_NO_TRACE) else None
+
+    def is_stored(self, store: MessageStore, text: str) -> bool:
+        """Whether a text is in a file of the store. The test is left if it has none."""
+        paths = self.files(store)
+        if paths is None:
+            pytest.skip("the store has no files that the test may read")
+        return any(text.encode() in path.read_bytes() for path in paths)

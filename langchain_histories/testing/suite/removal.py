@@ -11,7 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_histories import Capability, ConfigurationError, InvalidMessageError, user_session_id
-from langchain_histories.testing.messages import numbered, texts
+from langchain_histories.testing.messages import generated_session_ids, numbered, texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
 
 if TYPE_CHECKING:
@@ -124,6 +124,84 @@ class RemovalTests(StoreFixtures):
         if self.has(Capability.SESSIONS):
             left = [user_session_id("a", "1"), user_session_id("ab", "1")]
             assert [info.session_id for info in face(store).sessions()] == left
+
+    def test_erase_takes_one_user_and_nobody_else(self, store: MessageStore, face: Face) -> None:
+        """Rules 9 and 10: of whatever ids, all sessions and states of a user go, are counted, and no others go."""
+        self.needs(Capability.ERASE)
+        # A session id may look like the key of what another user has.
+        place = getattr(store.operations, "key_prefix", "message_store:")
+        names = [f"}}{place}@a/x", f"{{{place}@a/x}}", f"}}:state{{{place}@a/x", "@a/x"]
+        users = ["a", "b", f"}}{place}@a", "a%", "a\x00b", *generated_session_ids(2, seed=3)]
+        ids = [user_session_id(user, name) for user in users for name in names]
+        ids += [*names[:-1], "@a", "@a%2F", *generated_session_ids(3, seed=4)]
+        with_state = {*ids[::2]} if self.has(Capability.STATE) else set()
+        with_messages = {*ids} - {*ids[::6]} if with_state else {*ids}
+        for session_id in ids:
+            if session_id in with_messages:
+                face(store).append(session_id, [HumanMessage(session_id)])
+            if session_id in with_state:
+                face(store).put_state(session_id, {"id": session_id})
+        erased: set[str] = set()
+        for user in users[::2]:
+            start = user_session_id(user, "-")[:-1]
+            mine = {session_id for session_id in with_messages | with_state if session_id.startswith(start)}
+            assert face(store).erase(user_id=user) == len(mine)
+            erased |= mine
+        for session_id in ids:
+            assert face(store).count(session_id) == (session_id in with_messages - erased)
+            if with_state:
+                left = {"id": session_id} if session_id in with_state - erased else None
+                assert face(store).get_state(session_id) == left
+        if self.has(Capability.SESSIONS):
+            in_order = sorted(with_messages - erased, key=str.encode)
+            assert [info.session_id for info in face(store).sessions()] == in_order
+
+    def test_removed_messages_are_in_no_file(self, store: MessageStore, face: Face) -> None:
+        """Rule 9: what was removed or replaced is in none of the store's files."""
+        call = face(store)
+        of_ivan = user_session_id("ivan", "1")
+        for session_id in ("cleared", "deleted", "replaced", of_ivan, "kept"):
+            for number in range(10):
+                call.append(
+                    session_id, [HumanMessage(f"{number} of {session_id}, " + "x" * 300), AIMessage("y" * 2000)]
+                )
+        assert self.is_stored(store, "3 of cleared")
+        call.clear("cleared")
+        assert not self.is_stored(store, "of cleared")
+        if self.has(Capability.DELETE):
+            assert call.delete("deleted", [record.id for record in call.records("deleted")][:3]) == 3
+            assert not self.is_stored(store, "1 of deleted")
+            assert self.is_stored(store, "2 of deleted")
+        if self.has(Capability.REPLACE):
+            call.replace("replaced", [HumanMessage("new")])
+            assert not self.is_stored(store, "of replaced")
+        if self.has(Capability.ERASE):
+            assert self.is_stored(store, f"9 of {of_ivan}")
+            call.erase(user_id="ivan")
+            assert not self.is_stored(store, f"of {of_ivan}")
+        assert self.is_stored(store, "9 of kept")
+
+    def test_removed_states_are_in_no_file(self, store: MessageStore, face: Face) -> None:
+        """Rule 9: what was removed or replaced is in none of the store's files."""
+        self.needs(Capability.STATE)
+        call = face(store)
+        for name in ("first", "second"):
+            call.put_state("s", {"secret": f"the {name} state"})
+            assert self.is_stored(store, f"the {name} state")
+        assert not self.is_stored(store, "the first state")
+        call.put_state("s", None)
+        assert not self.is_stored(store, "the second state")
+        call.put_state("s", {"secret": "the third state"})
+        call.update_state("s", lambda _: None)
+        assert not self.is_stored(store, "the third state")
+        for session_id in ("s", user_session_id("ivan", "1")):
+            call.put_state(session_id, {"secret": f"the state of {session_id}"})
+        call.clear("s")
+        assert not self.is_stored(store, "the state of s")
+        if self.has(Capability.ERASE):
+            assert self.is_stored(store, "the state of @ivan")
+            call.erase(user_id="ivan")
+            assert not self.is_stored(store, "the state of @ivan")
 
     def test_delete(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Single records are removed by id; order and the rest stay."""

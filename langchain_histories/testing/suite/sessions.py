@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import Capability, ConfigurationError, SessionInfo, user_session_id
-from langchain_histories.testing.messages import numbered, odd_session_ids, texts
+from langchain_histories.testing.messages import generated_session_ids, numbered, odd_session_ids, texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
 
 if TYPE_CHECKING:
@@ -80,3 +80,31 @@ class SessionTests(StoreFixtures):
             pages.append([info.session_id for info in page])
             after = page[-1].session_id
         assert pages == [ids[0:2], ids[2:4], ids[4:5]]
+
+    def test_sessions_are_listed_in_the_order_of_bytes(self, store: MessageStore, face: Face) -> None:
+        """The order is that of the ids' UTF-8, of odd ids too; pages miss and repeat none."""
+        self.needs(Capability.SESSIONS)
+        ids = {*generated_session_ids(20, seed=1), "a", "lh%", "%a", "x" * 1024, "x" * 1023 + "y", "é" * 512}
+        ids |= {user_session_id("a/b", session_id) for session_id in generated_session_ids(5, seed=2)}
+        for session_id in ids:
+            face(store).append(session_id, [HumanMessage(session_id)])
+        in_order = sorted(ids, key=str.encode)
+
+        def listed(**where: Any) -> list[str]:
+            return [info.session_id for info in face(store).sessions(**where)]
+
+        assert listed() == in_order
+        for after in ("\x00", "m", "lh%", "é"):
+            assert listed(after=after) == [found for found in in_order if found.encode() > after.encode()]
+        pages: list[tuple[str, int, dict[str, Any]]]
+        pages = [(prefix, 2, {"prefix": prefix}) for prefix in ("l", "lh", "%", "\x00", "x" * 1023)]
+        of_user = user_session_id("a/b", "-")[:-1]
+        pages += [("", 7, {}), (of_user, 3, {"user_id": "a/b"}), (f"{of_user}$", 1, {"user_id": "a/b", "prefix": "$"})]
+        for start, size, where in pages:
+            expected = [session_id for session_id in in_order if session_id.startswith(start)]
+            assert listed(**where) == expected
+            paged: list[str] = []
+            while page := listed(**where, limit=size, after=paged[-1] if paged else None):
+                assert len(page) <= size
+                paged += page
+            assert paged == expected
