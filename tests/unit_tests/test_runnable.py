@@ -467,7 +467,7 @@ async def test_a_question_of_content_blocks_and_an_answer_that_is_one_message_di
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("output", [5, None, {"a": 1, "b": 2}, object(), [1, 2]], ids=repr)
+@pytest.mark.parametrize("output", [5, None, {"a": 1, "b": 2}, object(), [1, 2]], ids=lambda it: type(it).__name__)
 async def test_an_answer_that_holds_no_messages(mode, output, store, caplog):
     answer = RunnableLambda(lambda _: output)
     with pytest.raises(HistoryError):
