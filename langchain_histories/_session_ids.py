@@ -87,16 +87,16 @@ def key_prefixes(prefix: str, unholdable: str) -> list[str]:
     if unholdable == _NUL:
         return [_without_nul(prefix)]
     escaped = _ESCAPED + quote(prefix, safe="")
-    if not unholdable or escaped.startswith(prefix):
-        return [prefix]
-    if prefix.startswith(_ESCAPED) or set(unholdable) & set(prefix):
+    if unholdable and (prefix.startswith(_ESCAPED) or set(unholdable) & set(prefix)):
         return [escaped]
+    if not unholdable or _ESCAPED.startswith(prefix):
+        return [prefix]
     return [prefix, escaped]
 
 
 def matches_all_escaped(prefix: str, unholdable: str) -> bool:
     """Whether the keys that start with `prefix` include every escaped key, of ids that may not start with it."""
-    return bool(unholdable.strip(_NUL) and prefix and _ESCAPED.startswith(prefix))
+    return bool(unholdable.strip(_NUL) and prefix and prefix != _ESCAPED and _ESCAPED.startswith(prefix))
 
 
 def _without_nul(text: str) -> str:

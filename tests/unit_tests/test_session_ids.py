@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,19 @@ def test_keys(unholdable, one, other, prefix):
         assert (key.encode() < other_key.encode()) is (one.encode() < other.encode())
     if not matches_all_escaped(prefix, unholdable):
         assert matching is one.startswith(prefix)
+
+
+@pytest.mark.parametrize("unholdable", UNHOLDABLE)
+def test_prefixes_of_keys_find_each_session_once(unholdable):
+    """Of all short ids that begin like an escaped one: each with the prefix by one prefix of keys, and no other."""
+    texts = ["".join(text) for length in range(5) for text in itertools.product("lh%\0", repeat=length)]
+    keys = {session_id: to_key(session_id, unholdable) for session_id in texts[1:]}
+    for prefix in texts:
+        found = key_prefixes(prefix, unholdable)
+        for session_id, key in keys.items():
+            times = sum(key.startswith(start) for start in found)
+            if session_id.startswith(prefix) or not matches_all_escaped(prefix, unholdable):
+                assert times == session_id.startswith(prefix)
 
 
 @pytest.mark.parametrize("session_id", ["42", "@ivan/1", "a b", "naïve", "lh%41", "ivan@example.com"])
