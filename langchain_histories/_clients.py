@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from langchain_histories import _forks
 from langchain_histories._neutral import drive
 from langchain_histories.errors import ConfigurationError
 
@@ -31,6 +31,7 @@ SharedT = TypeVar("SharedT")
 # Operations of one event loop at one place. More at once finish no sooner and starve the loop's timers.
 _AT_ONCE = 10
 _AT_ONCE_IN_THREADS = 4
+_FORK_WAIT = 5.0
 # Places that no store uses any more whose clients stay open, for a program that makes its stores per request.
 _IDLE_PLACES = 32
 # Parts of a place, such as tables, of which it is remembered what set-up found there: those used last.
@@ -74,7 +75,7 @@ class Lent(Generic[ClientT]):
         client: The client.
     """
 
-    __slots__ = ("calls", "client", "closing", "is_closed", "is_retired", "keeper")
+    __slots__ = ("__weakref__", "calls", "client", "closing", "is_closed", "is_retired", "keeper")
 
     def __init__(self, client: ClientT) -> None:
         """Nobody uses it yet."""
@@ -122,6 +123,10 @@ class Clients(Generic[ClientT]):
         native: Whether there is an async client to open. Without one the async side runs in threads.
         client: The caller's own blocking client. It is never closed here.
         async_client: The caller's own async client. It is never closed here.
+        close_idle: Neutral coroutine that closes what no call uses of a client that `connect` opened. It is called
+            before a fork of this process, and needed only where what a parent has open disturbs its child.
+        fork_wait: Seconds that a fork waits for calls of other threads and event loops, and that those which begin
+            meanwhile wait for the fork, so that a child inherits no locks.
     """
 
     def __init__(
@@ -132,8 +137,11 @@ class Clients(Generic[ClientT]):
         native: bool = True,
         client: ClientT | None = None,
         async_client: ClientT | None = None,
+        close_idle: Callable[[ClientT], Coroutine[Any, Any, None]] | None = None,
+        fork_wait: float = _FORK_WAIT,
     ) -> None:
         self._connect, self._close = connect or _nothing_to_open, close or _nothing_to_close
+        self._close_idle, self.fork_wait = close_idle, fork_wait
         self._given: Lent[ClientT] | None = None if client is None else Lent(client)
         self._given_async: Lent[ClientT] | None = None if async_client is None else Lent(async_client)
         given = client is not None or async_client is not None
@@ -143,10 +151,11 @@ class Clients(Generic[ClientT]):
         self._lock = threading.Lock()
         self._users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop[ClientT]] = {}
+        self._opened: weakref.WeakSet[Lent[ClientT]] = weakref.WeakSet()
         self._closing: set[asyncio.Task[None]] = set()
         self._found: dict[Hashable, Any] = {}
         self._key: Hashable = None
-        _alive.add(self)
+        _forks.note_place(self)
 
     @staticmethod
     def shared(
@@ -156,6 +165,8 @@ class Clients(Generic[ClientT]):
         native: bool = True,
         client: SharedT | None = None,
         async_client: SharedT | None = None,
+        close_idle: Callable[[SharedT], Coroutine[Any, Any, None]] | None = None,
+        fork_wait: float = _FORK_WAIT,
     ) -> Clients[SharedT]:
         """Return the clients of a place: those that other stores of this process use, or new ones.
 
@@ -168,12 +179,22 @@ class Clients(Generic[ClientT]):
             native: As for the class.
             client: As for the class; a part of the place.
             async_client: As for the class; a part of the place.
+            close_idle: As for the class.
+            fork_wait: As for the class.
         """
         key = (_comparable(place), native, _comparable(client), _comparable(async_client))
         with _places_lock:
             found: Clients[SharedT] | None = _places.get(key)
             if found is None:
-                found = Clients(connect=connect, close=close, native=native, client=client, async_client=async_client)
+                found = Clients(
+                    connect=connect,
+                    close=close,
+                    native=native,
+                    client=client,
+                    async_client=async_client,
+                    close_idle=close_idle,
+                    fork_wait=fork_wait,
+                )
                 found._key = key
                 _places[key] = found
         found._stay()
@@ -199,11 +220,19 @@ class Clients(Generic[ClientT]):
     # The blocking client.
 
     def lend(self, user: object) -> Lent[ClientT]:
-        """Lend the blocking client to a call of `user`.
+        """Lend the blocking client to a call of `user`, which gives it back in the same thread.
 
         Raises:
             ConfigurationError: The caller gave an async client alone.
         """
+        _forks.begin(self)
+        try:
+            return self._lend(user)
+        except BaseException:
+            _forks.end(self)
+            raise
+
+    def _lend(self, user: object) -> Lent[ClientT]:
         if self._given is not None:
             return self._given
         if self._given_async is not None:
@@ -220,20 +249,29 @@ class Clients(Generic[ClientT]):
                     break
             with self._opening:
                 if self._own is None:
-                    self._own = Lent(drive(self._connect(False)))
+                    self._own = self._new(drive(self._connect(False)))
         if is_new:
             self._stay()
         return lent
 
+    def _new(self, client: ClientT) -> Lent[ClientT]:
+        lent = Lent(client)
+        with self._lock:
+            self._opened.add(lent)
+        return lent
+
     def give_back(self, lent: Lent[ClientT]) -> None:
         """End a call that `lend` began."""
-        if lent is self._given:
-            return
-        with self._lock:
-            lent.calls -= 1
-            is_over = lent.is_retired and not lent.calls
-        if is_over:
-            drive(self._close(lent.client))
+        try:
+            if lent is self._given:
+                return
+            with self._lock:
+                lent.calls -= 1
+                is_over = lent.is_retired and not lent.calls
+            if is_over:
+                drive(self._close(lent.client))
+        finally:
+            _forks.end(self)
 
     # The async client.
 
@@ -255,13 +293,21 @@ class Clients(Generic[ClientT]):
 
     async def lend_native(self, user: object) -> Lent[ClientT]:
         """Lend the async client of the running event loop to a call of `user`."""
+        await _forks.begin_on_loop(self)
+        try:
+            return await self._lend_native(user)
+        except BaseException:
+            _forks.end_on_loop(self)
+            raise
+
+    async def _lend_native(self, user: object) -> Lent[ClientT]:
         if self._given_async is not None:
             return self._given_async
         entry = self._loop()
         while entry.lent is None:
             async with entry.opening:
                 if entry.lent is None:
-                    lent = Lent(await self._connect(True))
+                    lent = self._new(await self._connect(True))
                     lent.keeper = self._keep(entry, lent)
                     await anext(lent.keeper)
                     entry.lent = lent
@@ -275,9 +321,12 @@ class Clients(Generic[ClientT]):
 
     async def give_back_native(self, lent: Lent[ClientT]) -> None:
         """End a call that `lend_native` began."""
-        lent.calls -= 1
-        if lent.is_retired and not lent.calls:
-            await self._end(lent)
+        try:
+            lent.calls -= 1
+            if lent.is_retired and not lent.calls:
+                await self._end(lent)
+        finally:
+            _forks.end_on_loop(self)
 
     async def _keep(self, entry: _Loop[ClientT], lent: Lent[ClientT]) -> AsyncGenerator[None]:
         """Close a client when the loop shuts down its asynchronous generators, or when its last user is gone."""
@@ -379,11 +428,31 @@ class Clients(Generic[ClientT]):
         for clients in surplus:
             clients._close_all()
 
-    def forget_parent(self) -> None:
-        """Leave the clients of the parent process alone."""
-        # Kept, not dropped: a finalizer could say goodbye on sockets that the parent still uses.
-        _inherited.extend((self._own, self._loops))
-        self._own, self._loops = None, {}
+    # Forks; see `_forks`.
+
+    def close_idle(self) -> None:
+        """Close what no call uses, where a child would be disturbed by it."""
+        if self._close_idle is None:
+            return
+        if (own := self._own) is not None:
+            with contextlib.suppress(Exception):  # the store sees in the child that it is open
+                drive(self._close_idle(own.client))
+        here = _forks.running_loop()
+        for loop, entry in list(self._loops.items()):
+            lent = entry.lent
+            if lent is None or loop is here or not loop.is_running():
+                continue  # this thread has stopped the loop, or it does not run
+            closing = asyncio.run_coroutine_threadsafe(self._close_idle(lent.client), loop)
+            try:
+                with contextlib.suppress(Exception):
+                    closing.result(self.fork_wait)
+            finally:
+                closing.cancel()
+
+    def leave_parent(self) -> None:
+        """Leave the clients of the parent process alone, and open others."""
+        _forks.keep(self._connect, self._close, self._loops, *self._opened)
+        self._own, self._loops, self._opened = None, {}, weakref.WeakSet()
         self._lock, self._opening = threading.Lock(), threading.Lock()
         # A place in memory is another one in this process.
         self._forget()
@@ -478,19 +547,12 @@ def kind_of(client: object) -> str:
     return f"{type(client).__module__}.{type(client).__name__}"
 
 
-_alive: weakref.WeakSet[Clients[Any]] = weakref.WeakSet()
 _places: weakref.WeakValueDictionary[Hashable, Clients[Any]] = weakref.WeakValueDictionary()
 _recent: OrderedDict[Hashable, Clients[Any]] = OrderedDict()
 _places_lock = threading.Lock()
-_inherited: list[object] = []
 
 
-def _after_fork() -> None:
+@_forks.in_child
+def _leave_parent() -> None:
     global _places_lock  # noqa: PLW0603  # another thread of the parent may have held it
     _places_lock = threading.Lock()
-    for clients in list(_alive):
-        clients.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from langchain_histories import _forks
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
 from langchain_histories._neutral import drive
@@ -133,6 +134,7 @@ class MessageStore(MadeAgain, Closing):
         self._secrets = secrets_of(url, driver_options)
         operations.ttl = check_ttl(options.pop("ttl", None))
         operations.found = clients.found((type(operations), operations.place), Found)
+        _forks.go_before(type(operations))
         self.format = record_format or RecordFormat(**check_record_options(options))
         if operations.ttl is not None and Capability.TTL not in self.capabilities:
             raise ConfigurationError(
