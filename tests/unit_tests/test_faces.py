@@ -87,3 +87,16 @@ def test_a_sync_method_has_an_async_twin(cls):
 def test_the_exceptions_are_still_there():
     names = {name for cls in CLASSES for name in methods(cls)}
     assert (NO_TWIN.keys() | LANGCHAINS) - names == set()
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_method_takes_what_a_session_id_may_be(cls):
+    annotations = {
+        (name, parameter.name): parameter.annotation
+        for name, value in methods(cls).items()
+        if inspect.isfunction(value)
+        for parameter in inspect.signature(value).parameters.values()
+        if parameter.name in ("session_id", "user_id")
+    }
+    wrong = {where: kind for where, kind in annotations.items() if kind not in ("SessionId", "SessionId | None")}
+    assert wrong == {}
