@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import io
 import json
@@ -11,6 +12,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -65,6 +67,9 @@ class TestFileStore(MessageStoreTests):
     def traces(self, store):
         return files_of(store.client)
 
+    def files(self, store):
+        return [path for path in store.client.rglob("*") if path.is_file()]
+
 
 class SingleFiles(SingleFileStore):
     """The single-file store, with another file in a folder for each session id, because the kit has many sessions."""
@@ -82,6 +87,9 @@ class TestSingleFileStore(MessageStoreTests):
     @pytest.fixture
     def open_store(self, tmp_path):
         return functools.partial(SingleFiles, tmp_path)
+
+    def files(self, store):
+        return [path for path in store.client.rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -966,24 +974,173 @@ def test_folders_of_long_names_come_and_go(store):
 # Rights, links, URLs.
 
 
-def test_rights(store, tmp_path):
-    old = os.umask(0o027)
-    try:
+def modes_of(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+
+
+@pytest.fixture(params=[0o000, 0o027, 0o077], ids=oct)
+def umask(request):
+    old = os.umask(request.param)
+    yield
+    os.umask(old)
+
+
+@pytest.mark.parametrize(("option", "file", "folder"), [({}, 0o600, 0o700), ({"file_mode": 0o660}, 0o660, 0o770)])
+def test_new_files_are_the_owners_alone_unless_asked(tmp_path, umask, option, file, folder):
+    store = FileStore(path=tmp_path / "new" / "store", **option)
+    for session_id in ("s", "x" * 1024):
+        store.append(session_id, humans("a"))
+        store.put_state(session_id, {"a": 1})
+    modes = modes_of(tmp_path)
+    assert {mode for name, mode in modes.items() if (tmp_path / name).is_dir()} == {folder}
+    assert {mode for name, mode in modes.items() if not (tmp_path / name).is_dir()} == {file}
+    single = FileChatMessageHistory(tmp_path / "chat.json", **option)
+    single.add_messages(humans("a"))
+    single.clear()
+    assert (tmp_path / "chat.json").stat().st_mode & 0o777 == file
+    assert (tmp_path / ".locks").stat().st_mode & 0o777 == folder
+
+
+def test_what_is_written_is_at_no_moment_for_others_to_read(store, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(os.fstat(descriptor).st_mode & 0o777))
+    store.put_state("s", {"a": 1})
+    (tmp_path / "s.state.json").chmod(0o644)
+    store.put_state("s", {"a": 2})
+    assert 0o600 in seen
+    assert set(seen) <= {0o600, tmp_path.stat().st_mode & 0o777, 0o700}
+    assert (tmp_path / "s.state.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_exists_keeps_its_rights(store, tmp_path, umask):
+    store.append("s", humans("a"))
+    path = tmp_path / "s.json"
+    path.chmod(0o604)
+    store.replace("s", humans("b"))
+    assert path.stat().st_mode & 0o777 == 0o604
+    path.write_text(json.dumps(messages_to_dict(humans("c"))))
+    store.append("s", humans("d"))
+    assert path.stat().st_mode & 0o777 == 0o604
+    (lock,) = (tmp_path / ".locks").iterdir()
+    lock.chmod(0o640)
+    store.append("s", humans("e"))
+    assert lock.stat().st_mode & 0o777 == 0o640
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 23456)
+        store.replace("s", humans("e"))
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)
+
+
+@pytest.mark.parametrize("bad", [0o400, 0o200, 0, 0o1600, 0o10600, -1, "600", "0o600", True, None, 0o600 + 0.0])
+def test_bad_modes(tmp_path, bad):
+    with pytest.raises(ConfigurationError, match="file_mode"):
+        FileStore(path=tmp_path, file_mode=bad)
+    with pytest.raises(ConfigurationError, match="file_mode"):
+        FileChatMessageHistory(tmp_path / "chat.json", file_mode=bad)
+
+
+@pytest.fixture
+def victim(tmp_path):
+    (tmp_path / "victim").mkdir()
+    victim = tmp_path / "victim" / "victim.json"
+    victim.write_text(json.dumps(messages_to_dict(humans("theirs"))))
+    victim.chmod(0o644)
+    before = victim.read_bytes()
+    yield victim
+    assert victim.read_bytes() == before
+    assert victim.stat().st_mode & 0o777 == 0o644
+    assert files_of(victim.parent) == ["victim.json"]
+
+
+def writes_of(store):
+    """All that writes to the session `s`."""
+    return [
+        lambda: store.append("s", humans("a")),
+        lambda: store.replace("s", humans("a")),
+        lambda: store.put_state("s", {"a": 1}),
+        lambda: store.clear("s"),
+    ]
+
+
+@pytest.mark.parametrize("plant", ["symlink_to", "hardlink_to"])
+def test_a_planted_lock_is_not_followed_and_not_emptied(tmp_path, victim, plant):
+    store = FileStore(path=tmp_path / "store")
+    lock = store.operations._files(store.client, "s").lock
+    lock.parent.mkdir(parents=True)
+    getattr(lock, plant)(victim)
+    for write in writes_of(store):
+        with pytest.raises(StoreError) as caught:
+            write()
+        assert str(lock) in str(caught.value.__cause__)
+    lock.unlink()
+    lock.parent.rmdir()
+    lock.parent.symlink_to(victim.parent)
+    for write in writes_of(store):
+        with pytest.raises(StoreError):
+            write()
+    lock.parent.unlink()
+    store.append("s", humans("a"))
+    assert texts(store.read("s")) == ["a"]
+
+
+def test_a_planted_link_to_nothing_makes_nothing(tmp_path, victim):
+    store = FileStore(path=tmp_path / "store")
+    files = store.operations._files(store.client, "s")
+    files.lock.parent.mkdir(parents=True)
+    files.lock.symlink_to(victim.with_name("new"))
+    with pytest.raises(StoreError):
         store.append("s", humans("a"))
-        path = tmp_path / "s.json"
-        assert path.stat().st_mode & 0o777 == 0o640
-        path.chmod(0o604)
-        store.replace("s", humans("b"))
-        assert path.stat().st_mode & 0o777 == 0o604
-        path.write_text(json.dumps(messages_to_dict(humans("c"))))
-        store.append("s", humans("d"))
-        assert path.stat().st_mode & 0o777 == 0o604
-        if os.geteuid() == 0:
-            os.chown(path, 12345, 23456)
-            store.replace("s", humans("e"))
-            assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)
-    finally:
-        os.umask(old)
+    files.lock.unlink()
+    files.history.symlink_to(victim.with_name("new"))
+    files.state.with_name(files.state.name + ".tmp").symlink_to(victim.with_name("new"))
+    with pytest.raises(CorruptRecordError):
+        store.append("s", humans("a"))
+    store.put_state("s", {"a": 1})
+    assert not files.state.is_symlink()
+
+
+@pytest.mark.parametrize("plant", ["symlink_to", "pipe", "socket", "mkdir"])
+def test_what_is_planted_as_a_history_is_not_followed(tmp_path, victim, plant, caplog):
+    store = FileStore(path=tmp_path / "store")
+    store.append("kept", humans("a"))
+    files = store.operations._files(store.client, "s")
+    for path in (files.history, files.state):
+        if plant == "symlink_to":
+            path.symlink_to(victim)
+        elif plant == "mkdir":
+            path.mkdir()
+        elif plant == "pipe":
+            os.mkfifo(path)
+        else:
+            with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
+                server.bind(path.name)
+    calls = [lambda: store.read("s"), lambda: store.count("s"), lambda: store.get_state("s")]
+    for call in [*calls, lambda: store.append("s", humans("b")), lambda: store.replace("s", humans("b"))]:
+        with pytest.raises(CorruptRecordError):
+            call()
+    assert [info.session_id for info in store.sessions()] == ["kept"]
+    if plant != "mkdir":
+        store.put_state("s", {"a": 1})
+        assert store.get_state("s") == {"a": 1}
+        store.clear("s")
+        assert files_of(store.path) == ["kept.json"]
+
+
+def test_a_planted_folder_of_a_long_id_is_not_followed(tmp_path, victim):
+    store = FileStore(path=tmp_path / "store")
+    store.append("kept", humans("a"))
+    long_id = "x" * 500
+    folder = store.path / ("x" * 200)
+    folder.symlink_to(victim.parent)
+    for call in (store.read, store.count, store.clear, store.get_state):
+        with pytest.raises(CorruptRecordError):
+            call(long_id)
+    for call in (store.append, store.replace):
+        with pytest.raises(CorruptRecordError):
+            call(long_id, humans("b"))
+    with pytest.raises(CorruptRecordError):
+        store.put_state(long_id, {"a": 1})
+    assert [info.session_id for info in store.sessions()] == ["kept"]
 
 
 def test_a_symbolic_link_stays_one(tmp_path):
@@ -1007,7 +1164,7 @@ def test_urls(tmp_path, monkeypatch):
     absolute = f"file://{tmp_path}/relative/fol%20der"
     assert texts(open_history(absolute, "s").messages) == ["a"]
     assert texts(FileStore(absolute.replace("file://", "file://localhost"), fsync=False).read("s")) == ["a"]
-    assert repr(FileStore(absolute)) == f"FileStore('{tmp_path}/relative/fol der')"
+    assert repr(FileStore(absolute)) == f"FileStore('file:{tmp_path}/relative/fol der')"
     for bad in (
         "file://relative/folder",
         "file:",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import Clients, MessageStore, StoreOptions
-from langchain_histories.stores.file.names import checked_path
+from langchain_histories.stores.file.names import checked_mode, checked_path
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -22,6 +22,7 @@ class SingleFileStore(MessageStore):
         path: The file. Its folder must exist.
         encoding: The encoding of the file, one that contains ASCII; UTF-8 if `None`.
         ensure_ascii: Whether all but ASCII is written as `\u` escapes.
+        file_mode: The mode of the file, if it is new; one that exists keeps its own.
         **options: See `StoreOptions`. There is no `ttl`.
 
     Raises:
@@ -37,6 +38,7 @@ class SingleFileStore(MessageStore):
         *,
         encoding: str | None = None,
         ensure_ascii: bool = False,
+        file_mode: int = 0o600,
         **options: Unpack[StoreOptions],
     ) -> None:
         """Keep the file."""
@@ -44,7 +46,9 @@ class SingleFileStore(MessageStore):
         from langchain_histories.stores.file.operations import SingleFileOperations
 
         self.path = checked_path(path)
-        operations = SingleFileOperations(encoding=_checked_encoding(encoding), ensure_ascii=ensure_ascii)
+        operations = SingleFileOperations(
+            encoding=_checked_encoding(encoding), ensure_ascii=ensure_ascii, file_mode=checked_mode(file_mode)
+        )
         # A path is no connection, so no other store shares its clients.
         super().__init__(operations, Clients(client=self.path), f"file:{self.path}", **options)
 
@@ -60,15 +64,22 @@ class FileChatMessageHistory(StoredChatMessageHistory):
         file_path: The file.
         encoding: Its encoding, one that contains ASCII; UTF-8 if `None`.
         ensure_ascii: Whether other characters are written as `\u` escapes.
+        file_mode: The mode of the file, if it is new; one that exists keeps its own. LangChain's class leaves it to the
+            umask.
     """
 
     store: SingleFileStore
 
     def __init__(
-        self, file_path: str | os.PathLike[str], *, encoding: str | None = None, ensure_ascii: bool = True
+        self,
+        file_path: str | os.PathLike[str],
+        *,
+        encoding: str | None = None,
+        ensure_ascii: bool = True,
+        file_mode: int = 0o600,
     ) -> None:
         """Keep the file."""
-        store = SingleFileStore(file_path, encoding=encoding, ensure_ascii=ensure_ascii)
+        store = SingleFileStore(file_path, encoding=encoding, ensure_ascii=ensure_ascii, file_mode=file_mode)
         # The file name is the session id in messages; a name need not be valid Unicode text.
         super().__init__(store, os.fsencode(store.path.name or str(store.path)).decode("utf-8", "replace"))
         self.file_path = store.path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
+import stat
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -31,24 +31,28 @@ class SessionFiles(NamedTuple):
         history: The messages.
         state: The state.
         lock: The lock that writers of the session take.
+        folders: Those of a long id, the innermost first.
     """
 
     folder: Path
     history: Path
     state: Path
     lock: Path
+    folders: tuple[Path, ...] = ()
 
 
 def session_files(folder: Path, key: str) -> SessionFiles:
     """Return the files of a session in a folder of sessions."""
     names = file_names(key)
     stem = folder.joinpath(*names)
+    folders = tuple(folder.joinpath(*names[:length]) for length in range(len(names) - 1, 0, -1))
     first = names[0] if len(names) > 1 else names[0] + ".json"
     return SessionFiles(
         folder,
         stem.with_name(names[-1] + ".json"),
         stem.with_name(names[-1] + ".state.json"),
         lock_path(folder, first),
+        folders,
     )
 
 
@@ -132,14 +136,37 @@ def lock_path(folder: Path, name: str) -> Path:
     return folder / _LOCK_FOLDER / f"{zlib.crc32(name.lower().encode(errors='surrogateescape')) % _LOCKS:02x}"
 
 
-def make_folder(path: Path, *, fsync: bool) -> None:
-    """Make a folder and those above it, if they are missing."""
+def checked_mode(mode: object) -> int:
+    """Return the mode of new files.
+
+    Raises:
+        ConfigurationError: It is no mode that lets the owner read and write.
+    """
+    if not isinstance(mode, int) or isinstance(mode, bool) or mode & ~0o777 or ~mode & 0o600:
+        raise ConfigurationError(f"file_mode must be a mode such as 0o600 or 0o640, not {mode!r}.")
+    return mode
+
+
+def make_folder(path: Path, *, file_mode: int, fsync: bool) -> None:
+    """Make a folder and those above it, if they are missing. Whoever may read its files may enter it."""
     if path.is_dir():
         return
-    make_folder(path.parent, fsync=fsync)
-    path.mkdir(exist_ok=True)
+    make_folder(path.parent, file_mode=file_mode, fsync=fsync)
+    make_one_folder(path, file_mode=file_mode)
     if fsync:
         sync_folder(path.parent)
+
+
+def make_one_folder(path: Path, *, file_mode: int) -> None:
+    """Make a folder, unless another writer is faster."""
+    mode = file_mode | (file_mode & 0o444) >> 2
+    try:
+        path.mkdir(mode)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    else:
+        path.chmod(mode)  # the umask may have taken something away
 
 
 def check_folder(path: Path) -> None:
@@ -163,9 +190,56 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def copy_rights(source: Path, target: Path) -> None:
-    """Give `target` the mode of `source`, and its owner where the process may."""
-    shutil.copymode(source, target)
-    if hasattr(os, "chown"):
+def open_itself(path: str, flags: int) -> int:
+    """Open a file: not what a symbolic link in its place names, and without waiting for the writer of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def open_new(path: str, flags: int) -> int:
+    """Open a new file that is the owner's alone."""
+    return os.open(path, flags, 0o600)
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """Return the status of a file itself; `None` if there is none, or a link in its place."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        return found if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def give_rights(path: Path, old: os.stat_result | None, file_mode: int) -> None:
+    """Give a new file the mode of the one it replaces, and its owner where the process may."""
+    path.chmod(file_mode if old is None else stat.S_IMODE(old.st_mode))
+    if old is not None and hasattr(os, "chown"):
         with suppress(OSError):
-            os.chown(target, source.stat().st_uid, source.stat().st_gid)
+            os.chown(path, old.st_uid, old.st_gid)
+
+
+def prepare_lock(path: Path, *, file_mode: int) -> int:
+    """Make the folder of a lock, and return the mode of the lock.
+
+    Raises:
+        OSError: A link stands in the place of the folder or of the lock: filelock before 4.2 empties what it opens.
+    """
+    # Do not create parent folders: if they are missing, a disk may not be mounted.
+    try:
+        folder = path.parent.lstat()
+    except FileNotFoundError:
+        make_one_folder(path.parent, file_mode=file_mode)
+        folder = path.parent.lstat()
+    if not stat.S_ISDIR(folder.st_mode):
+        raise _no_lock(path.parent)
+    try:
+        lock = path.lstat()
+    except FileNotFoundError:
+        return file_mode
+    if not stat.S_ISREG(lock.st_mode) or lock.st_nlink > 1:
+        raise _no_lock(path)
+    return stat.S_IMODE(lock.st_mode) | 0o600
+
+
+def _no_lock(path: Path) -> OSError:
+    return OSError(
+        errno.ELOOP, "No lock of this store, perhaps a link: look who put it there, and remove it", str(path)
+    )

@@ -5,8 +5,10 @@ A relative path is resolved at each use, so it follows a change of the working d
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from abc import abstractmethod
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,10 +47,14 @@ from langchain_histories.stores.file.format import (
 from langchain_histories.stores.file.names import (
     SessionFiles,
     check_folder,
-    copy_rights,
+    give_rights,
     make_folder,
+    open_itself,
+    open_new,
+    prepare_lock,
     session_files,
     single_file,
+    status_of,
     stored_keys,
     sync_folder,
 )
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOCK_POLL = 0.002
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # a folder, a symbolic link, a socket
 
 
 class FileOperations(Operations[Path]):
@@ -69,6 +76,7 @@ class FileOperations(Operations[Path]):
         lock_timeout: Seconds to wait for other writers of the session.
         encoding: The encoding of the files, one that contains ASCII.
         ensure_ascii: Whether all but ASCII is written as `\u` escapes.
+        file_mode: The mode of new files.
     """
 
     name = "file"
@@ -80,9 +88,11 @@ class FileOperations(Operations[Path]):
         lock_timeout: float = 30.0,
         encoding: str = "utf-8",
         ensure_ascii: bool = False,
+        file_mode: int = 0o600,
     ) -> None:
         """Keep how files are written."""
         super().__init__()
+        self.file_mode = file_mode
         self.fsync, self.lock_timeout = fsync, lock_timeout
         self._encoding, self._ensure_ascii = encoding, ensure_ascii
 
@@ -93,23 +103,28 @@ class FileOperations(Operations[Path]):
     @contextmanager
     def _locked(self, files: SessionFiles) -> Iterator[None]:
         """Exclude other writers of the session, in all threads and processes."""
-        # Do not create parent folders: if they are missing, a disk may not be mounted.
-        files.lock.parent.mkdir(exist_ok=True)
+        mode = prepare_lock(files.lock, file_mode=self.file_mode)
         # Each use has a lock object of its own, because a shared one would not survive a fork.
-        with FileLock(files.lock, timeout=self.lock_timeout).acquire(poll_interval=_LOCK_POLL):
+        with FileLock(files.lock, timeout=self.lock_timeout, mode=mode).acquire(poll_interval=_LOCK_POLL):
             yield
 
     def _open(self, files: SessionFiles, path: Path, mode: str = "rb") -> IO[bytes] | None:
         """Open a file of a session; `None` if there is none."""
         try:
-            return path.open(mode, buffering=0)  # the caller closes it
+            file = open(path, mode, buffering=0, opener=open_itself)  # noqa: SIM115  # the caller closes it
         except FileNotFoundError:
             # A missing folder is no empty history: a disk may not be mounted.
             if not files.folder.is_dir():
                 raise
             return None
-        except IsADirectoryError:
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
             raise _no_history(path) from None
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise _no_history(path)
+        return file
 
     async def append(self, client: Path, key: str, rows: Sequence[str]) -> None:
         files = self._files(client, key)
@@ -237,18 +252,16 @@ class FileOperations(Operations[Path]):
 
     def _write(self, path: Path, content: bytes) -> None:
         """Replace the file at `path`: readers see the old one or the new one, whole."""
-        make_folder(path.parent, fsync=self.fsync)
+        make_folder(path.parent, file_mode=self.file_mode, fsync=self.fsync)
         beside = path.with_name(path.name + ".tmp")
         beside.unlink(missing_ok=True)
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666
         try:
-            with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            with open(beside, "xb", opener=open_new) as file:
                 file.write(content)
                 file.flush()
                 if self.fsync:
                     os.fsync(file.fileno())
-            if path.exists():
-                copy_rights(path, beside)
+            give_rights(beside, status_of(path), self.file_mode)
             beside.replace(path)
         except OSError:
             beside.unlink(missing_ok=True)
@@ -261,12 +274,11 @@ class FileOperations(Operations[Path]):
         for path in paths:
             path.unlink(missing_ok=True)
             path.with_name(path.name + ".tmp").unlink(missing_ok=True)
-        folders = [folder for folder in files.history.parents if folder.is_relative_to(files.folder)]
-        for folder in folders[:-1]:
+        for folder in files.folders:
             with suppress(OSError):
                 folder.rmdir()
         if self.fsync:
-            sync_folder(next(folder for folder in folders if folder.is_dir()))
+            sync_folder(next(folder for folder in (*files.folders, files.folder) if folder.is_dir()))
 
 
 class FolderOperations(FileOperations):
@@ -275,11 +287,15 @@ class FolderOperations(FileOperations):
     capabilities = ~(Capability.NATIVE_ASYNC | Capability.TTL)
 
     def _files(self, client: Path, key: str) -> SessionFiles:
-        return session_files(client, key)
+        files = session_files(client, key)
+        for folder in files.folders:
+            if folder.is_symlink():
+                raise _no_history(folder)
+        return files
 
     async def setup(self, client: Path, *, upgrade: bool = False) -> None:  # noqa: ARG002
         if self.found.what is None:
-            make_folder(client, fsync=self.fsync)
+            make_folder(client, file_mode=self.file_mode, fsync=self.fsync)
             self.found.what = "a folder"
         else:
             # The folder was here. Its disk may not be mounted, so another one in its place would hide the histories.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, MessageStore, StoreOptions
-from langchain_histories.stores.file.names import checked_path, url_path
+from langchain_histories.stores.file.names import checked_mode, checked_path, url_path
 
 if TYPE_CHECKING:
     import os
@@ -17,8 +17,8 @@ class FileStore(MessageStore):
     """Keeps each session in a file of a folder, `<session id>.json`, where a text editor can read it.
 
     The file name percent-escapes all but lower-case letters, digits, `-` and `_`, as `%41` for `A`; a name of more than
-    200 characters goes on in folders. The state of a session is in `<session id>.state.json`. New files have the rights
-    that the umask gives; replaced ones keep theirs.
+    200 characters goes on in folders. The state of a session is in `<session id>.state.json`. New files are the owner's
+    alone, and replaced ones keep their mode. A symbolic link in place of a file in the folder is not followed.
 
     Writers of all processes on the machine exclude each other by locks in the folder `.locks`, which has up to 64
     files and is never cleaned up. Not for network file systems (NFS, SMB), because their locks and caches cannot be
@@ -31,6 +31,7 @@ class FileStore(MessageStore):
         fsync: Whether an append waits until the disk has it. Without that a power cut, not the end of a process, can
             lose the newest messages.
         lock_timeout: Seconds to wait for other writers of the session before `StoreUnavailableError` is raised.
+        file_mode: The mode of new files, whatever the umask is; who may read new files may enter new folders.
         **options: See `StoreOptions`. There is no `ttl`.
 
     Raises:
@@ -47,6 +48,7 @@ class FileStore(MessageStore):
         path: str | os.PathLike[str] | None = None,
         fsync: bool = True,
         lock_timeout: float = 30.0,
+        file_mode: int = 0o600,
         **options: Unpack[StoreOptions],
     ) -> None:
         """Keep the folder."""
@@ -60,5 +62,5 @@ class FileStore(MessageStore):
         self.path = checked_path(url_path(str(url)) if path is None else path)
         # A path is no connection, so no other store shares its clients.
         clients = Clients(client=self.path)
-        operations = FolderOperations(fsync=fsync, lock_timeout=lock_timeout)
+        operations = FolderOperations(fsync=fsync, lock_timeout=lock_timeout, file_mode=checked_mode(file_mode))
         super().__init__(operations, clients, f"file:{self.path}", **options)
