@@ -17,6 +17,7 @@ optional; `suite/fixtures.py` has them all.
 | `messages.py` | what the tests store |
 | `faces.py` | sync and async methods, called alike |
 | `processes.py` | what the tests run in other processes |
+| `forking.py` | processes that fork |
 
 Needs the extra `testing`. Do not override or skip single tests: a store that cannot pass one lacks a capability, or is
 to be fixed.

@@ -55,6 +55,8 @@ class Careless(sqlite3.Connection):
 
 
 class TestSQLiteFile(SQLStoreTests):
+    capabilities = ~(Capability.TTL | Capability.NATIVE_ASYNC)
+
     @pytest.fixture(autouse=True)
     def careless(self, monkeypatch):
         monkeypatch.setattr(sqlite_files, "sqlite3", SimpleNamespace(Connection=Careless))

@@ -92,7 +92,7 @@ def test_driver_pairs_of_mysql(installed, backend, modules, driver, blocking, na
 
 
 def test_driver_pairs_of_sqlite(installed):
-    assert urls("sqlite:///a.db") == ("sqlite+pysqlite:///a.db", "sqlite+aiosqlite:///a.db")
+    assert urls("sqlite:///a.db") == ("sqlite+pysqlite:///a.db", None)
     assert urls("sqlite+aiosqlite:///a.db?x=1") == ("sqlite+pysqlite:///a.db?x=1", "sqlite+aiosqlite:///a.db?x=1")
     installed()
     assert urls("sqlite:///a.db") == ("sqlite+pysqlite:///a.db", None)

@@ -92,7 +92,7 @@ def open_model_store(url):
 class TestModelStore(MessageStoreTests):
     """Less the rules about what a row of a user's model has not: a text of ours, an envelope, a limit that we know."""
 
-    capabilities = ModelOperations.capabilities
+    capabilities = ModelOperations.capabilities & ~Capability.NATIVE_ASYNC
     test_a_corrupt_record = test_a_record_without_envelope = test_a_batch_stored_twice_is_read_once = None
     test_records = test_codec = test_before_save = test_an_object_that_json_cannot_hold = None
     test_what_is_too_large_is_refused = test_ttl_where_there_is_none = None

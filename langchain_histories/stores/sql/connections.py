@@ -28,7 +28,7 @@ from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
 from langchain_histories.stores.sql.sqlite_files import private
 
-_BUSY_TIMEOUT = 30  # seconds that a writer on SQLite waits for the writers of other processes
+_BUSY_TIMEOUT = 30.0  # seconds that a writer on SQLite waits for the writers of other processes
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,13 @@ class Database:
         """
         if self.given_async_engine is not None:
             return self.given_async_engine
-        if self.async_url is None or is_google(self.url):
+        url = self.async_url
+        if url is None and self.backend == "sqlite" and not self.is_memory:
+            url = sa.make_url(self.url).set(drivername="sqlite+aiosqlite")
+        if url is None or is_google(self.url):
             raise ConfigurationError(f"{shown_url(self.url)!r} has no async engine to give away.")
-        args = {"connect_args": {"factory": private()}} if _is_file(self.async_url) else {}
-        return create_async_engine(self.async_url, poolclass=NullPool, hide_parameters=True, **args)
+        args = {"connect_args": {"factory": private()}} if _is_file(url) else {}
+        return create_async_engine(url, poolclass=NullPool, hide_parameters=True, **args)
 
     @property
     def async_driver_errors(self) -> tuple[type[Exception], ...]:
@@ -141,7 +144,7 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Databa
     clients: Clients[Any] = attached(
         getattr(one, "sync_engine", one),
         ("clients", id(async_engine)),
-        lambda: Clients(client=engine, async_client=async_engine),
+        lambda: Clients(client=engine, async_client=async_engine, **_how_to_fork(one.url, {})),
     )
     async_url = None if async_engine is None else async_engine.url
     return Database(
@@ -166,6 +169,8 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
         raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
     engines = _Engines(url, urls, args, google)
     how: dict[str, Any] = {"connect": engines.connect, "close": engines.close, "native": urls.native is not None}
+    if google is None:
+        how |= _how_to_fork(urls.blocking or urls.native, args)
     clients: Clients[Any]
     # A database in memory belongs to its engine, and so to one store.
     is_alone = urls.is_memory and not is_joined
@@ -173,6 +178,18 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
     backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
     named_by = (url, async_url, engine_args)
     return Database(url, clients, backend, urls.native, urls.is_memory, args, named_by=named_by)
+
+
+def _how_to_fork(url: Any, engine_args: dict[str, Any]) -> dict[str, Any]:
+    """What a fork waits for and closes, as arguments of `Clients`: on SQLite nothing may be open then."""
+    if url.get_backend_name() != "sqlite":
+        return {}
+    given = {**url.query, **engine_args.get("connect_args", {})}.get("timeout", _BUSY_TIMEOUT)
+    return {"fork_wait": float(given)} if is_memory(url) else {"fork_wait": float(given), "close_idle": _close_idle}
+
+
+async def _close_idle(engine: Any) -> None:
+    await settle(engine.dispose())
 
 
 def _is_file(url: sa.URL) -> bool:

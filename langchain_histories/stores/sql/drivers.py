@@ -79,6 +79,8 @@ def _engine_urls(url: str, async_url: str | None, has_connect_args: bool) -> Url
             raise ConfigurationError("async_url must name an async driver, and url a blocking one.")
         return Urls(parsed, native)
     others = native_drivers if is_blocking else blocking_drivers
+    # On SQLite an operation takes half as long in a thread, where none stands still on a loop while its process forks.
+    others = () if family == "sqlite" and is_blocking else others
     partner = driver if is_native and is_blocking else _installed(others)
     is_known = driver in blocking_drivers or driver in native_drivers
     other = _for_driver(parsed, driver, partner, has_connect_args=has_connect_args) if partner and is_known else None

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
+from langchain_histories import _forks
+from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Capability, Found, Operations, entered, settle
+from langchain_histories.stores.sql.drivers import is_memory
+from langchain_histories.stores.sql.sqlite_files import is_inherited
 from langchain_histories.stores.sql.statements import MYSQL
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class EngineUse:
         self.for_transactions = {"isolation_level": "READ COMMITTED"} if is_postgresql else self._for_statements
         self._engine = engine.execution_options()
         getattr(self._engine, "sync_engine", self._engine).hide_parameters = True
+        self._is_in_memory = self.is_sqlite and is_memory(engine.url)
+        self._must_be_checked = self.is_sqlite and not self._is_in_memory
         has_one_connection = isinstance(engine.pool, StaticPool)
         self.is_own_file = is_own and self.is_sqlite and not has_one_connection
         lock: Any = asyncio.Lock() if is_async else threading.Lock()
@@ -70,7 +75,7 @@ class EngineUse:
         self._writing: Any = None
         if has_one_connection:
             # Everybody takes turns on it, also through other engines over the same pool.
-            self._reading = self._writing = attached(engine.pool, ("lock", os.getpid()), lambda: lock)
+            self._reading = self._writing = attached(engine.pool, ("lock", _forks.generation()), lambda: lock)
         elif self.is_sqlite and (is_own or not is_async):
             # Writers of this process wait here and not in SQLite, which polls. The caller's async engine may serve
             # several event loops, and a lock serves one.
@@ -80,7 +85,7 @@ class EngineUse:
     def of(cls, engine: Any, *, is_own: bool = False) -> EngineUse:
         """Return how all stores use this engine. A forked child has locks of its own."""
         owner = getattr(engine, "sync_engine", engine)
-        return attached(owner, ("use", os.getpid()), lambda: cls(engine, is_own=is_own))
+        return attached(owner, ("use", _forks.generation()), lambda: cls(engine, is_own=is_own))
 
     def is_in_transaction(self) -> bool:
         """Whether it is over a connection of psycopg on which the caller has a transaction open."""
@@ -103,16 +108,47 @@ class EngineUse:
                     await settle(connection.invalidate())
                 raise
 
-    def plain_connection(self, *, writing: bool = False) -> Any:
-        """Open a connection as the engine gives it, in turn where that is needed: to be entered."""
-        lock = self._writing if writing else self._reading
-        return self._engine.connect() if lock is None else _in_turn(lock, self._engine)
+    @asynccontextmanager
+    async def plain_connection(self, *, writing: bool = False) -> AsyncGenerator[Any]:
+        """Open a connection as the engine gives it, in turn where that is needed."""
+        self._check_pool()
+        lock = (self._writing if writing else self._reading) or nullcontext()
+        async with entered(lock), entered(self._engine.connect()) as connection:
+            if self._must_be_checked:
+                await self._check_file(connection)
+            yield connection
 
+    def _check_pool(self) -> None:
+        """Refuse connections that a parent of this process has used.
 
-@asynccontextmanager
-async def _in_turn(lock: Any, engine: Any) -> AsyncGenerator[Any]:
-    async with entered(lock), entered(engine.connect()) as connection:
-        yield connection
+        Raises:
+            ConfigurationError: They are the caller's; a child opens its own for a URL.
+        """
+        pool, generation = self._engine.pool, _forks.generation()
+        if attached(pool, "generation", lambda: generation) == generation or isinstance(pool, NullPool):
+            return
+        if not self._is_in_memory:
+            raise ConfigurationError(
+                "Your client was used before this process was forked, so its connections are those of the parent. Call "
+                "dispose() on an engine before the fork, or make your client in the child."
+            )
+
+    async def _check_file(self, connection: Any) -> None:
+        """Refuse a file of SQLite that a parent of this process had open.
+
+        Raises:
+            ConfigurationError: SQLite would take the locks of the parent for its own, and lose what is written.
+        """
+        found = (await settle(connection.exec_driver_sql("PRAGMA database_list"))).all()
+        await settle(connection.rollback())
+        for _, _, path in found:
+            if is_inherited(path):
+                raise ConfigurationError(
+                    f"This process was forked while its parent had {path} open, and SQLite could lose what it writes "
+                    "there. Before the fork call dispose() on each engine and close() on each connection to the file; "
+                    "a store of a URL with 'sqlite:' does that by itself."
+                )
+        self._must_be_checked = False
 
 
 class EngineOperations(Operations[Any]):

@@ -1,23 +1,30 @@
-"""The files of SQLite: nobody else may read them, and no removed text is left in them.
+"""The files of SQLite: nobody else may read them, no removed text is left in them, and no child inherits them.
 
 SQLite gives the write-ahead log and its index the mode of the database, so this makes the file of a new database
 before SQLite does. Removed rows are overwritten in the database (`secure_delete`) and still stand in the log until a
 checkpoint empties it, which `EngineOperations` asks for.
+
+SQLite knows by process which locks it holds on a file. In a child it believes that it holds those of its parent, takes
+none, and writes on into a log that others have removed. So nobody may have the file open when its process forks.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import url2pathname
 
+from langchain_histories import _forks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MODE = 0o600
+_inherited: set[tuple[int, int]] = set()
 
 
 def private(factory: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -47,3 +54,24 @@ def _path(database: str, *, is_uri: bool) -> str | None:
     parts = urlsplit(database)
     query = parse_qs(parts.query)
     return url2pathname(parts.path) if query.get("mode", ["rwc"]) == ["rwc"] and "vfs" not in query else None
+
+
+@_forks.in_child
+def _note_inherited() -> None:
+    """Note which files the parent had open, whoever opened them."""
+    _inherited.clear()
+    with suppress(OSError):
+        for name in os.listdir("/dev/fd"):  # noqa: PTH208  # names are numbers
+            with suppress(OSError):
+                found = os.fstat(int(name))
+                if stat.S_ISREG(found.st_mode):
+                    _inherited.add((found.st_dev, found.st_ino))
+
+
+def is_inherited(path: str) -> bool:
+    """Whether the parent of this process had a file open when it forked."""
+    if _inherited and path:
+        with suppress(OSError):
+            found = os.stat(path)  # noqa: PTH116
+            return (found.st_dev, found.st_ino) in _inherited
+    return False

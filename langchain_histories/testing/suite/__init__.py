@@ -9,7 +9,8 @@
 | `removal.py` | expiry, clear, erase, delete, replace |
 | `sessions.py` | session ids, listing |
 | `state.py` | the document beside a transcript |
-| `clients.py` | set-up, connections, fork |
+| `clients.py` | set-up, connections |
+| `forks.py` | parent and child |
 | `asynchronous.py` | event loops and cancellation |
 | `failures.py` | outages, passwords, errors |
 | `langchain.py` | LangChain's interface |
@@ -19,6 +20,7 @@ from langchain_histories.testing.suite.asynchronous import AsyncTests
 from langchain_histories.testing.suite.batches import BatchTests
 from langchain_histories.testing.suite.clients import ClientTests
 from langchain_histories.testing.suite.failures import FailureTests
+from langchain_histories.testing.suite.forks import ForkTests
 from langchain_histories.testing.suite.langchain import LangChainTests
 from langchain_histories.testing.suite.reads import ReadTests
 from langchain_histories.testing.suite.records import RecordTests
@@ -36,6 +38,7 @@ class MessageStoreTests(
     SessionTests,
     StateTests,
     AsyncTests,
+    ForkTests,
     FailureTests,
     LangChainTests,
 ):

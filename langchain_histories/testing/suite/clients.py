@@ -1,11 +1,9 @@
-"""What a store says of itself, set-up on first use, connections and forks."""
+"""What a store says of itself, set-up on first use, and connections."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,24 +68,6 @@ class ClientTests(StoreFixtures):
         face(store).close()
         face(store).close()
         assert face(store).count("s") == 1
-
-    def test_after_fork(self, store: MessageStore) -> None:
-        """Rule 11: a forked child opens its own client, and its end does not disturb the parent."""
-        self.needs(Capability.MANY_PROCESSES)
-        if sys.platform == "win32":
-            pytest.skip("needs fork")
-        store.append("s", [HumanMessage("parent")])
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                store.append("s", [HumanMessage("child")])
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
-        store.append("s", [HumanMessage("parent again")])
-        assert texts(store.read("s")) == ["parent", "child", "parent again"]
 
     def test_twenty_callers_race_on_first_use(self, open_store: OpenStore) -> None:
         """Rule 13: set-up is safe when many begin at once."""
