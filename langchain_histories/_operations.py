@@ -84,7 +84,7 @@ class Operations(ABC, Generic[ClientT]):
 
     @property
     def place(self) -> Hashable:
-        """What names the sessions' place beside the connection, such as a table. Stores of equal places share `found`."""
+        """Where the sessions are, beside the connection: such as a table. Stores of equal places share `found`."""
         return None
 
     def serving(self) -> Operations[ClientT]:
