@@ -65,11 +65,10 @@ def test_the_guide_runs(tmp_path):
                 else:
                     assert command == "pytest"
                     tried.append(author.run(sys.executable, "-m", "pytest"))
-    counts = [tuple(map(int, re.search(r"(\d+) passed, (\d+) skipped", said).groups())) for said in tried]
-    assert len(counts) == 2
-    # The smallest store has few capabilities. The full one has neither ttl, nor a server, nor a password.
-    assert all(passed > 100 for passed, _ in counts)
-    assert counts[1][1] <= 6
+    smallest, full = (int(re.search(r"(\d+) passed", said)[1]) for said in tried)
+    assert smallest > 100
+    # With and without its async client. It lacks ttl, a server, a password, and on an event loop many processes.
+    assert full > 300
 
 
 def test_no_block_of_the_guide_is_left_out():

@@ -1,11 +1,11 @@
-"""A store with nothing but the three obligatory operations, and the guide's store as it was: both pass the kit."""
+"""Stores as authors wrote them for the first release: one of three operations, one of two clients, and the guide's."""
 
 from __future__ import annotations
 
 import functools
 
 import pytest
-from frozen_stores import MinimalStore, SQLite3Store
+from frozen_stores import MinimalStore, ShelfStore, SQLite3Store
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import Capability, UnsupportedOperationError
@@ -20,7 +20,15 @@ class TestMinimalStore(MessageStoreTests):
         return functools.partial(MinimalStore, client={})
 
 
-class TestFrozenStore(MessageStoreTests):
+class TestShelfStore(MessageStoreTests):
+    capabilities = Capability.LARGE_SESSIONS | Capability.NATIVE_ASYNC
+
+    @pytest.fixture
+    def open_store(self):
+        return functools.partial(ShelfStore, rows={})
+
+
+class TestSQLite3Store(MessageStoreTests):
     capabilities = (
         Capability.ATOMIC_BATCH
         | Capability.DELETE
@@ -28,7 +36,6 @@ class TestFrozenStore(MessageStoreTests):
         | Capability.LARGE_SESSIONS
         | Capability.LEAVES_NO_TRACE
         | Capability.MANY_PROCESSES
-        | Capability.NATIVE_ASYNC
         | Capability.PERSISTENT
         | Capability.REPLACE
         | Capability.SESSIONS
@@ -37,12 +44,16 @@ class TestFrozenStore(MessageStoreTests):
     )
 
     @pytest.fixture
-    def open_store(self, tmp_path):
-        return functools.partial(SQLite3Store, f"sqlite3://{tmp_path}/chat.db", native_async=True)
+    def folder(self, tmp_path_factory):
+        return tmp_path_factory.mktemp("frozen")  # in memory for all tests, unlike `tmp_path`
 
     @pytest.fixture
-    def unreachable_store(self, tmp_path):
-        return SQLite3Store(f"sqlite3://{tmp_path}/no folder/chat.db", native_async=True)
+    def open_store(self, folder):
+        return functools.partial(SQLite3Store, f"sqlite3://{folder}/chat.db")
+
+    @pytest.fixture
+    def unreachable_store(self, folder):
+        return SQLite3Store(f"sqlite3://{folder}/no folder/chat.db")
 
     def traces(self, store):
         with store.client.transaction() as connection:
