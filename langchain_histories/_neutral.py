@@ -79,4 +79,4 @@ async def pause(seconds: float, *, is_async: bool) -> None:
     if is_async:
         await asyncio.sleep(seconds)
     else:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251  # over a blocking client there is no event loop

@@ -134,4 +134,3 @@ def position_number(position: str) -> int:
 def bad_position(position: object) -> ConfigurationError:
     """The error for an `after=` that is no position of the store."""
     return ConfigurationError(f"after must be the position of a record of this store, not {position!r}.")
-

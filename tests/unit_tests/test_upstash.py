@@ -259,7 +259,9 @@ def test_tokens_are_not_shown():
 
 def test_clients_of_the_wrong_kind_or_beside_a_url():
     blocking, native = upstash_redis.Redis(URL, "t"), upstash_redis.asyncio.Redis(URL, "t")
-    with pytest.raises(ConfigurationError, match=r"must be a blocking client of upstash_redis, not upstash_redis.*\.Redis"):
+    with pytest.raises(
+        ConfigurationError, match=r"must be a blocking client of upstash_redis, not upstash_redis.*\.Redis"
+    ):
         UpstashStore(client=native)
     with pytest.raises(ConfigurationError, match="asyncio"):
         UpstashStore(async_client=blocking)

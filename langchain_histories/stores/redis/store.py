@@ -1,4 +1,4 @@
-"""`RedisStore`: histories in Redis and Valkey, a list per session, as LangChain's `RedisChatMessageHistory` has them."""
+"""`RedisStore`: histories in Redis and Valkey, a list per session, as in LangChain's `RedisChatMessageHistory`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class RedisStore(MessageStore):
 
     Args:
         url: `redis://`, `rediss://` (TLS) or `unix://`, as redis-py reads them, or
-            `redis+sentinel://[user:password@]host[:26379][/service[/db]]` (`rediss+sentinel://`). A cluster is
-            recognised by itself.
+            `redis+sentinel://[user:password@]host[:26379][,host...][/service[/db]]` (`rediss+sentinel://`). A cluster
+            is recognised by itself.
         client: Your own blocking client, in place of `url`. It is never closed here.
         async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
             run a blocking client in threads, sync methods refuse an asyncio one.
@@ -47,4 +47,4 @@ class RedisStore(MessageStore):
             from langchain_histories.stores.redis.connections import clients_of
             from langchain_histories.stores.redis.operations import RedisOperations
         clients = clients_of(url, client, async_client, client_options)
-        super().__init__(RedisOperations(key_prefix), clients, url, **options)
+        super().__init__(RedisOperations(key_prefix), clients, url, driver_options=client_options, **options)
