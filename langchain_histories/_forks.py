@@ -152,10 +152,11 @@ def _after_in_child() -> None:
     global _changed, _under_way, _generation  # noqa: PLW0603
     _changed, _generation = threading.Condition(), _generation + 1
     _forking.clear()
-    caller = threading.get_ident()
-    _under_way = {key: count for key, count in _under_way.items() if key[0] == caller}
     for place in list(_places):
         place.leave_parent()
+    # Only now, because a call of another thread may be all that keeps a place.
+    caller = threading.get_ident()
+    _under_way = {key: count for key, count in _under_way.items() if key[0] == caller}
 
 
 def go_before(kind: object) -> None:
@@ -171,4 +172,4 @@ def go_before(kind: object) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
