@@ -42,7 +42,8 @@ class TestKafkaStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, kafka_server):
-        return functools.partial(KafkaStore, kafka_server.url, topic_prefix=f"{uuid.uuid4().hex}.")
+        # A broker that shares two cores with a dozen test processes may take its time.
+        return functools.partial(KafkaStore, kafka_server.url, topic_prefix=f"{uuid.uuid4().hex}.", timeout=60)
 
     @pytest.fixture
     def unreachable_store(self):
@@ -67,7 +68,7 @@ class TestKafkaStoreWithOneTopic(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, kafka_server):
-        return functools.partial(KafkaStore, f"{kafka_server.url}/{uuid.uuid4().hex}", partitions=3)
+        return functools.partial(KafkaStore, f"{kafka_server.url}/{uuid.uuid4().hex}", partitions=3, timeout=60)
 
 
 @pytest.fixture

@@ -91,9 +91,11 @@ class BatchTests(StoreFixtures):
 
             with concurrent.futures.ThreadPoolExecutor(9) as pool:
                 poller = pool.submit(poll)
-                for future in [pool.submit(write, writer) for writer in range(8)]:
-                    future.result()
-                writing.clear()
+                try:
+                    for future in [pool.submit(write, writer) for writer in range(8)]:
+                        future.result()
+                finally:
+                    writing.clear()
                 poller.result()
             stored = texts(store.read("s"))
         assert len(stored) == 1 + 8 * 25 * 3
