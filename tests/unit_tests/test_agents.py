@@ -633,7 +633,6 @@ def test_an_agent_has_the_nodes_that_it_has_without(registry):
 
     assert nodes(ChatHistoryMiddleware(registry)) == nodes()
     assert nodes(ChatHistoryMiddleware(registry), tools=[look]) == nodes(tools=[look])
-    assert "tools" in nodes(ToolAwareChatHistoryMiddleware(registry)) - nodes()
 
 
 def test_a_tool_that_is_not_known_is_refused_as_without(registry):
@@ -642,7 +641,7 @@ def test_a_tool_that_is_not_known_is_refused_as_without(registry):
             return handler(request.override(tools=[fail]))
 
     for middleware in ([Adding()], [ChatHistoryMiddleware(registry), Adding()]):
-        with pytest.raises(ValueError, match="Unknown tools"):
+        with pytest.raises(ValueError, match=r"(?i)unknown tool"):
             create_agent(Model(script=["done"]), [look], middleware=middleware).invoke(
                 {"messages": [("user", "hello")]}, CONFIG
             )
