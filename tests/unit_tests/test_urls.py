@@ -33,7 +33,7 @@ FORMS = [
     "cloudsql://user:{}@project:region:instance/db",
     "yugabytedb://user:{}@host:5433/db?load_balance=true",
     "redis://:{}",
-    "plugin://{}@[::1]:80/x",
+    "plugin://user:{}@[::1]:80/x",
 ]
 passwords = st.text(string.printable, min_size=4, max_size=20) | st.text(min_size=4, max_size=8)
 # Short ones could stand in a host or a scheme by chance.

@@ -148,7 +148,8 @@ class BatchTests(StoreFixtures):
             stored = _whole_batches(store.read("s"))
         assert stored[: len(seen)] == seen
         assert [name for name in stored if name.startswith("ours")] == ours
-        assert stored[-1] == "last"
+        # A server may still end the last append of a writer that is dead.
+        assert stored.count("last") == 1
         assert [name for name in stored if name in told] == told
         for kill in range(5):
             # Of each writer its first batches: those of which it was told, and at most one more.
