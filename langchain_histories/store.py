@@ -321,7 +321,7 @@ class MessageStore(MadeAgain, Closing):
         """Remove every trace of all sessions of a user, as `user_session_id` names them. Idempotent.
 
         Returns:
-            How many sessions were removed.
+            How many sessions were removed. One that is empty or has expired counts while something of it is stored.
         """
         return self._run(self._erase(user_id))
 

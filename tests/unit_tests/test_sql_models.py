@@ -7,6 +7,7 @@ import concurrent.futures
 import functools
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -110,6 +111,10 @@ class TestModelStore(MessageStoreTests):
     def traces(self, store):
         with store.client.connect() as connection:
             return [str(row) for row in connection.execute(sa.text("SELECT thread, id FROM kept ORDER BY id"))]
+
+    def files(self, store):
+        place = Path(store.client.url.database)
+        return sorted(place.parent.glob(f"{place.name}*"))
 
 
 class Colour(BaseMessageConverter):

@@ -20,6 +20,10 @@ _MAX_NAME = 57  # bytes: PostgreSQL cuts a name at 63, and the state table's is 
 class SQLStore(MessageStore):
     """Keeps histories in a table of SQLite, PostgreSQL, MariaDB or MySQL.
 
+    A new file of SQLite is its owner's alone; one that exists keeps its mode, and the files beside it have the same.
+    What is removed from such a file is overwritten. It stays in the write-ahead log while others read; then the next
+    operation of the store empties that. On your own engine neither is done.
+
     Args:
         url: As SQLAlchemy reads it, without a driver (the installed one is taken) or with one: `sqlite:///file.db`,
             `sqlite://` (in memory), `postgresql://`, `postgresql+psycopg://`, `mariadb+pymysql://`, ... The async
