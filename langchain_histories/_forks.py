@@ -17,7 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
 _POLL = 0.005  # seconds between two looks of an event loop
 
@@ -86,6 +86,28 @@ def begin(place: Place) -> None:
 def end(place: Place) -> None:
     """End a call of this thread."""
     _count(threading.get_ident(), place, -1)
+
+
+class _Imports:
+    """A place whose calls are imports."""
+
+    fork_wait = 30.0
+
+    def close_idle(self) -> None: ...
+    def leave_parent(self) -> None: ...
+
+
+_imports = _Imports()
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import something: a child that is forked amid an import waits for its end for ever when it imports the same."""
+    begin(_imports)
+    try:
+        yield
+    finally:
+        end(_imports)
 
 
 async def begin_on_loop(place: Place) -> None:

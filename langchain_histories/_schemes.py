@@ -10,6 +10,7 @@ import warnings
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from langchain_histories import _forks
 from langchain_histories._options import StoreOptions
 from langchain_histories.errors import ConfigurationError, HistoryError, did_you_mean
 from langchain_histories.store import MessageStore
@@ -98,10 +99,11 @@ def store_kind(url: str) -> StoreKind:
         raise ConfigurationError("A store is named by a URL with a scheme, such as 'redis://localhost:6379/0'.")
     scheme = match[1].lower()
     own = SCHEMES.get(_base(scheme))
-    if own is None:
-        return _plugin_kind(scheme)
-    module, _, name = own.partition(":")
-    return StoreKind(getattr(importlib.import_module(module), name))
+    with _forks.importing():
+        if own is None:
+            return _plugin_kind(scheme)
+        module, _, name = own.partition(":")
+        return StoreKind(getattr(importlib.import_module(module), name))
 
 
 def _base(scheme: str) -> str:

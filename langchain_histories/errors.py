@@ -11,6 +11,8 @@ import difflib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from langchain_histories import _forks
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -57,7 +59,8 @@ def needs_extra(extra: str, *, package: str = "langchain-histories") -> Iterator
         MissingExtraError: The driver is not installed.
     """
     try:
-        yield
+        with _forks.importing():
+            yield
     except ImportError as error:
         raise missing_extra(extra, package=package) from error
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from langchain_histories import _forks
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import missing_extra
 from langchain_histories.stores.sql.statements import KINDS, MYSQL
@@ -131,7 +132,8 @@ def _installed(drivers: Sequence[str]) -> str | None:
 @functools.cache
 def _is_importable(module: str) -> bool:
     try:
-        importlib.import_module(module)
+        with _forks.importing():
+            importlib.import_module(module)
     except ImportError:
         return False
     return True
