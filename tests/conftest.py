@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # A busy machine is slow, not broken.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+# The tests start hundreds of processes. Each would compile all that it imports again where this is set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Where pytest makes `tmp_path`.
 if folder := all_servers.memory_folder():
@@ -64,7 +69,7 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         return
     all_servers.CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=all_servers.CACHE, prefix="test-") as folder:
-        yield Path(folder)
+        yield Path(folder).resolve()
 
 
 @pytest.fixture(scope="session")
