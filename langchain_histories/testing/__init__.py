@@ -15,6 +15,7 @@ optional; `suite/fixtures.py` has them all.
 |---|---|
 | `suite/` | the tests, shelved by topic, and the fixtures that a store gives them |
 | `messages.py` | what the tests store |
+| `load.py` | how long they press a store with many callers at once |
 | `faces.py` | sync and async methods, called alike |
 | `processes.py` | what the tests run in other processes |
 | `forking.py` | processes that fork |

@@ -1,6 +1,6 @@
 """Processes that fork while they use a store, and what each of them was told is stored.
 
-Each family has a process of its own to begin with, see `processes.clean_process`. A child that hangs is killed after
+Each family has a process of its own to begin with, see `processes.start`. A child that hangs is killed after
 `PATIENCE`, and its exit status tells.
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage
 
-from langchain_histories.testing.processes import clean_process
+from langchain_histories.testing.processes import start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -142,8 +142,7 @@ Work = Callable[[Family], None]
 
 def run(*work: Work, open_store: OpenStore) -> tuple[dict[str, list[str]], list[int]]:
     """Run the work of a family; return the texts that were stored, and how the children ended."""
-    with clean_process(open_store) as process:
-        return process.submit(_run, work, open_store).result()
+    return start(open_store, _run, work, open_store).result()
 
 
 def _run(work: Sequence[Work], open_store: OpenStore) -> tuple[dict[str, list[str]], list[int]]:

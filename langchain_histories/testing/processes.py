@@ -1,63 +1,76 @@
 """What the tests run in other processes.
 
-All of them are forks of one clean process, which imports the store and its driver and uses neither, so that a test with
-eight processes imports a driver once. Where a system cannot fork, each of them is a new one.
+All of them are forks of one clean process, which imports the stores and their drivers and uses none, so that all tests
+of a run import a driver there once. Where a system cannot fork, each of them is a new one.
 """
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.messages import HumanMessage
 
+from langchain_histories.testing.load import rounds
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
 
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.testing.suite.fixtures import OpenStore
 
+_T = TypeVar("_T")
+
 _START_METHODS = multiprocessing.get_all_start_methods()
 _fork: Any = multiprocessing.get_context("fork" if "fork" in _START_METHODS else "spawn")
 
 
-@contextlib.contextmanager
-def clean_process(open_store: OpenStore) -> Iterator[concurrent.futures.Executor]:
-    """A process that has imported the store's driver, and has inherited no client, lock or thread of this one."""
+@functools.cache
+def _clean_process() -> concurrent.futures.Executor:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in _START_METHODS else "spawn")
     context.set_forkserver_preload([__name__])
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
-        process.submit(_import_driver, open_store).result()
-        yield process
+    process = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+    atexit.register(process.shutdown)
+    return process
 
 
-def _import_driver(open_store: OpenStore) -> None:
-    open_store()  # a constructor connects to nothing
+def start(open_store: OpenStore, work: Callable[..., _T], *arguments: Any) -> concurrent.futures.Future[_T]:
+    """Begin `work(*arguments)` in a process with the store's driver, but no client, lock or thread of any other."""
+    return _clean_process().submit(_run_in_a_fork, open_store, work, *arguments)
 
 
-def run_in_processes(work: Callable[..., Any], open_store: OpenStore, arguments: Sequence[tuple[Any, ...]]) -> None:
+def _run_in_a_fork(open_store: OpenStore, work: Callable[..., _T], *arguments: Any) -> _T:
+    open_store()  # imports the driver; a constructor connects to nothing
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=_fork) as process:
+        return process.submit(work, *arguments).result()
+
+
+def run_in_processes(work: Callable[..., _T], open_store: OpenStore, arguments: Sequence[tuple[Any, ...]]) -> list[_T]:
     """Call `work(open_store, *each)` for each of `arguments`, all at once, each in a process of its own."""
-    with clean_process(open_store) as process:
-        process.submit(_run_in_forks, work, open_store, arguments).result()
+    return start(open_store, _run_in_forks, work, open_store, arguments).result()
 
 
-def _run_in_forks(work: Callable[..., Any], open_store: OpenStore, arguments: Sequence[tuple[Any, ...]]) -> None:
+def _run_in_forks(work: Callable[..., _T], open_store: OpenStore, arguments: Sequence[tuple[Any, ...]]) -> list[_T]:
     with concurrent.futures.ProcessPoolExecutor(len(arguments), mp_context=_fork) as pool:
-        for future in [pool.submit(work, open_store, *each) for each in arguments]:
-            future.result()
+        return [future.result() for future in [pool.submit(work, open_store, *each) for each in arguments]]
 
 
-def write_numbers(open_store: OpenStore, session_id: str, writer: int, count: int) -> None:
-    """Append `count` messages one by one."""
+def write_numbers(open_store: OpenStore, session_id: str, writer: int, most: int) -> int:
+    """Append messages one by one; return how many."""
+    count = 0
     with open_store() as store:
-        for number in range(count):
+        for number in rounds(most, least=20):
             store.append(session_id, [HumanMessage(f"{writer} {number}")])
+            count += 1
+    return count
 
 
 def counted_up(state: dict[str, Any] | None, by: int = 1) -> dict[str, Any]:
@@ -66,11 +79,14 @@ def counted_up(state: dict[str, Any] | None, by: int = 1) -> dict[str, Any]:
     return {**state, "n": state.get("n", 0) + by}
 
 
-def count_up(open_store: OpenStore, session_id: str, count: int) -> None:
-    """Count up in the state, one by one."""
+def count_up(open_store: OpenStore, session_id: str, most: int) -> int:
+    """Count up in the state, one by one; return how often."""
+    count = 0
     with open_store() as store:
-        for _ in range(count):
+        for _ in rounds(most, least=10):
             store.update_state(session_id, counted_up)
+            count += 1
+    return count
 
 
 def batch(name: str, size: int) -> list[BaseMessage]:

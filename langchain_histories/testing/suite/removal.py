@@ -11,6 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_histories import Capability, ConfigurationError, InvalidMessageError, user_session_id
+from langchain_histories.testing.load import rounds
 from langchain_histories.testing.messages import generated_session_ids, numbered, texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
 
@@ -261,7 +262,7 @@ class RemovalTests(StoreFixtures):
 
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             readers = [pool.submit(read) for _ in range(2)]
-            for number in range(20):
+            for number in rounds(20, least=6):
                 store.replace("s", numbered(30 if number % 2 else 20))
             done.set()
             for reader in readers:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class SessionTests(StoreFixtures):
     """Rule 10, and `sessions`."""
 
+    @pytest.mark.parametrize("faces", [("sync", "async"), ("async", "sync")], ids="-".join, indirect=True)
     def test_odd_session_ids(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 10: ids are compared byte for byte, and sessions never see each other."""
         write, read = faces
