@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import functools
 import itertools
 import json
 
@@ -88,12 +90,25 @@ def as_langchain_sees_it(client, session_id="s"):
     return [json.loads(document["History"])["data"]["content"] for document in documents]
 
 
-def fill(client):
+@functools.cache
+def filling():
+    """What `fill` stores, by collection; to copy it takes a tenth of the time of storing it anew, thousands of times."""
+    client = mongomock.MongoClient()
     add_langchains(client, "s", "l0", "l1")
     store = MongoDBStore(client=client)
     store.append("s", batch("a"))
     store.append("s", batch("b", 1))
     store.put_state("s", {"n": 1})
+    database = client.chat_history
+    names = sorted(database.list_collection_names())
+    return {name: (list(database[name].find()), database[name].index_information()) for name in names}
+
+
+def fill(client):
+    for name, (documents, indexes) in filling().items():
+        client.chat_history[name].insert_many(copy.deepcopy(documents))
+        for index in indexes.values():
+            client.chat_history[name].create_index(index["key"], unique=index.get("unique", False))
 
 
 def deletion(*contents):

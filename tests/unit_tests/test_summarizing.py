@@ -111,7 +111,7 @@ def check_view(shown, transcript, budget=TRIGGER):
     return pinned, summary, tail
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=conversations(), schedule=st.lists(st.sampled_from(FAULTS), max_size=12), own=st.booleans())
 def test_invariants(face, batches, schedule, own):
     store = MemoryStore()
@@ -152,7 +152,7 @@ def test_invariants(face, batches, schedule, own):
         assert not any(event.kind == "trimmed" for event in events) or calls != answered or not whole
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=conversations(max_turns=15),
     schedule=st.lists(st.sampled_from([*FAULTS, "kill", "kill"]), max_size=12),
