@@ -4,13 +4,14 @@ import functools
 import threading
 import time
 import uuid
+from decimal import Decimal
 
 import boto3
 import pytest
 from aiobotocore.session import get_session
 from blockbuster import blockbuster_ctx
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_histories import (
@@ -20,7 +21,9 @@ from langchain_histories import (
     DynamoDBChatMessageHistory,
     DynamoDBStore,
     RecordTooLargeError,
+    StoreError,
     StoreUnavailableError,
+    UnsupportedOperationError,
     open_store,
     user_session_id,
 )
@@ -161,21 +164,181 @@ def test_a_composite_key(dynamodb_server, client, session):
     assert (item["SessionId"], item["UserID"]) == ({"S": "session::0"}, {"S": "0123"})
     history.clear()
     assert theirs(dynamodb_server, table, "0", session, key=key).messages == []
-    with pytest.raises(ConfigurationError, match="primary_key_name"):
-        ours(dynamodb_server, table, "0", session, key={"UserID": "0123"})
+    with pytest.raises(ConfigurationError, match="'SessionId' and 'UserID'"):
+        ours(dynamodb_server, table, "0", session, key={"SessionId": "session::0"}).add_user_message("x")
+
+
+@pytest.mark.parametrize(
+    ("types", "key"),
+    [
+        ("SS", {"UserId": "u1", "SessionId": "s1"}),
+        ("SN", {"PK": "USER#1", "SK": -(10**37) + 1}),
+        ("NB", {"PK": Decimal("1.50"), "SK": b"\0x"}),
+        ("S", {"PK": "other"}),
+        ("N", {"PK": 7}),
+    ],
+)
+def test_any_key_that_langchain_takes(dynamodb_server, client, session, types, key):
+    named = {"primary_key_name": "SK"} if "SK" in key else {}
+    table = make_table(client, *key, types=types)
+    written = theirs(dynamodb_server, table, "s", session, key=key, **named)
+    history = ours(dynamodb_server, table, "s", session, key=key, **named)
+    written.add_user_message("hi")
+    history.add_ai_message("hello")
+    assert [message.content for message in written.messages] == ["hi", "hello"]
+    assert [message.content for message in history.messages] == ["hi", "hello"]
+    assert (history.session_id, history.key) == ("s", key) == (written.session_id, written.key)
+    assert "Item" in history.table.get_item(Key=history.key)
+    for listing in (history.store.sessions, lambda: history.store.erase(user_id="u")):
+        with pytest.raises(UnsupportedOperationError):
+            listing()
+    assert not history.store.capabilities & (Capability.SESSIONS | Capability.ERASE)
+    history.clear()
+    assert client.scan(TableName=table)["Items"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ({"PK": "a"}, "'PK' and 'SK'"),
+        ({"PK": "a", "SK": 1, "GSI": "x"}, "'PK' and 'SK'"),
+        ({"PK": "a", "SK": "one"}, "'SK' .* whole number or a Decimal, not str"),
+        ({"PK": "", "SK": 1}, "'PK' .* not empty"),
+        ({"PK": 1, "SK": 1}, "'PK' .* text"),
+        ({"PK": "a", "SK": Decimal("NaN")}, "'SK' .* number"),
+        ({"PK": "a", "SK": "1e999999999"}, "'SK' .* number"),
+    ],
+)
+def test_a_key_that_the_table_has_not(dynamodb_server, client, session, key, says):
+    table = make_table(client, "PK", "SK", types="SN")
+    history = ours(dynamodb_server, table, "s", session, key=key)
+    with pytest.raises(ConfigurationError, match=says):
+        history.add_user_message("x")
+    assert client.scan(TableName=table)["Items"] == []
+
+
+@pytest.mark.parametrize("key", ["s", {"PK": 1.5}, {"PK": True}, {"PK": None}, {"PK": []}, {1: "s"}])
+def test_a_key_that_no_table_has(key):
+    with pytest.raises(ConfigurationError, match="key"):
+        DynamoDBChatMessageHistory("t", "s", key=key)
+
+
+def test_a_session_id_where_the_key_is_a_number(dynamodb_server, client, session):
+    table = make_table(client, "SessionId", types="N")
+    theirs(dynamodb_server, table, 7, session).add_user_message("hi")
+    with pytest.raises(ConfigurationError, match="whole key"):
+        ours(dynamodb_server, table, 7, session).add_user_message("x")
+    assert ours(dynamodb_server, table, 7, session, key={"SessionId": 7}).messages == [HumanMessage("hi")]
+
+
+def test_a_table_is_described_once_for_all_keys(client, monkeypatch):
+    table, described, describe = make_table(client, "SessionId", "UserID"), [], client.describe_table
+
+    def counted(**request):
+        described.append(request)
+        return describe(**request)
+
+    monkeypatch.setattr(client, "describe_table", counted)
+    for number in range(3):
+        key = {"SessionId": str(number), "UserID": "ivan"}
+        store = DynamoDBStore(client=client, table_name=table, item_key=key)
+        store.append("s", [HumanMessage(str(number))])
+        assert store.read("s") == [HumanMessage(str(number))]
+    assert len(described) == 1
+
+
+def test_what_the_driver_refuses_is_no_outage(client, monkeypatch):
+    """It was reported as a service that cannot be reached, so programs waited and tried again."""
+    table, get_item = make_table(client, "SessionId"), client.get_item
+    monkeypatch.setattr(client, "get_item", lambda **request: get_item(**request, Nonsense=1))
+    with DynamoDBStore(client=client, table_name=table) as store, pytest.raises(StoreError) as caught:
+        store.read("s")
+    assert not isinstance(caught.value, StoreUnavailableError)
+    assert isinstance(caught.value.__cause__, ParamValidationError)
+
+
+@pytest.mark.parametrize(
+    ("size", "batches"), [(2, [1, 1, 1, 1]), (2, [5]), (3, [2, 2, 2]), (0, [1, 1]), (None, [2, 1])]
+)
+def test_history_size_is_what_an_item_keeps(dynamodb_server, client, session, size, batches):
+    is_keyed = size == 3
+    table = make_table(client, "SessionId", *(["UserID"] if is_keyed else []))
+    for make, name in ((theirs, "s1"), (ours, "s2")):
+        key = {"key": {"SessionId": name, "UserID": "u"}} if is_keyed else {}
+        history = make(dynamodb_server, table, name, session, history_size=size, **key)
+        texts = iter("abcdefgh")
+        for batch in batches:
+            history.add_messages([HumanMessage(next(texts)) for _ in range(batch)])
+    kept = [
+        [each["M"]["data"]["M"]["content"] for each in item["History"]["L"]]
+        for item in client.scan(TableName=table)["Items"]
+    ]
+    assert kept[0] == kept[1]
+    assert history.history_size == size
+
+
+def test_history_size_keeps_a_session_under_its_limit(dynamodb_server, table, session):
+    """An item holds 400 KB; without the limit a working program stopped remembering in the middle."""
+    history = ours(dynamodb_server, table, "s", session, history_size=1)
+    for letter in "ab":
+        history.add_user_message(letter * 250_000)
+    assert history.messages == [HumanMessage("b" * 250_000)]
+    with pytest.raises(RecordTooLargeError):
+        history.add_user_message("c" * 410_000)
+    assert history.messages == [HumanMessage("b" * 250_000)]
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_history_size_loses_none_of_twenty_at_once(dynamodb_server, table, face):
+    def write(number):
+        with DynamoDBStore(table_name=table, history_size=20, client_options=options(dynamodb_server)) as store:
+            store.append("s", [HumanMessage(str(number))])
+
+    async def write_all():
+        async with DynamoDBStore(table_name=table, history_size=20, client_options=options(dynamodb_server)) as store:
+            await asyncio.gather(*(store.aappend("s", [HumanMessage(str(number))]) for number in range(20, 40)))
+
+    if face == "sync":
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            list(pool.map(write, range(20, 40)))
+    else:
+        asyncio.run(write_all())
+    with DynamoDBStore(table_name=table, history_size=20, client_options=options(dynamodb_server)) as store:
+        assert sorted(int(message.content) for message in store.read("s")) == list(range(20, 40))
+        store.append("s", [HumanMessage("last")])
+        assert [message.content for message in store.read("s")][-1] == "last"
+        assert store.count("s") == 20
+
+
+def test_history_size_beside_a_state_and_an_expiry(dynamodb_server, table, session, client):
+    history = ours(dynamodb_server, table, "s", session, history_size=2, ttl=60)
+    history.store.put_state("s", {"title": "x"})
+    for text in "abc":
+        history.add_user_message(text)
+    assert [message.content for message in history.messages] == ["b", "c"]
+    assert history.store.get_state("s") == {"title": "x"}
+    assert "expireAt" in client.scan(TableName=table)["Items"][0]
+    theirs(dynamodb_server, table, "gone", session, ttl=-60).add_user_message("x")
+    again = ours(dynamodb_server, table, "gone", session, history_size=2)
+    again.add_user_message("anew")
+    assert again.messages == [HumanMessage("anew")]
+    records = history.store.records("s")
+    history.store.delete("s", [record.id for record in records])
+    history.add_user_message("after")
+    assert history.messages == [HumanMessage("after")]
+
+
+def test_history_size_on_a_table_with_a_sort_key_hides_alone(dynamodb_server, client, session):
+    history = ours(dynamodb_server, make_table(client, "SessionId", "Item"), "s", session, history_size=2)
+    history.add_messages([HumanMessage(str(number)) for number in range(5)])
+    assert [message.content for message in history.messages] == ["3", "4"]
+    assert history.store.count("s") == 5
 
 
 def test_names_that_are_reserved_words(dynamodb_server, table, session):
     history = ours(dynamodb_server, table, "s", session, history_messages_key="Name", ttl_key_name="ttl", ttl=60)
     history.add_user_message("x")
     assert history.messages == [HumanMessage("x")]
-
-
-def test_the_newest_are_shown_and_all_are_kept(dynamodb_server, table, session):
-    history = ours(dynamodb_server, table, "s", session, history_size=2)
-    history.add_messages([HumanMessage(str(number)) for number in range(5)])
-    assert [message.content for message in history.messages] == ["3", "4"]
-    assert len(theirs(dynamodb_server, table, "s", session).messages) == 5
 
 
 def test_langchains_expiry_is_kept_and_honoured(dynamodb_server, table, session, client):

@@ -21,11 +21,13 @@ from langchain_histories.stores.base import (
     Found,
     Row,
     SessionRow,
+    pause,
     position_number,
     settle,
 )
 from langchain_histories.stores.dynamodb.table import TableOperations, code_of
 from langchain_histories.stores.dynamodb.values import to_text, to_value
+from langchain_histories.stores.shared.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,18 +41,38 @@ class OneItemOperations(TableOperations):
     Args:
         found: The table that set-up found.
         ttl: Seconds after its last append at which a session expires.
+        history_size: How many messages an append leaves, the newest; `None` for all.
     """
 
-    capabilities = ~(Capability.TAIL_READ | Capability.LARGE_SESSIONS)
-
-    def __init__(self, found: Found, ttl: int | None) -> None:
+    def __init__(self, found: Found, ttl: int | None, history_size: int | None) -> None:
         """Keep what the items look like."""
         super().__init__()
-        self.found, self.ttl = found, ttl
+        self.found, self.ttl, self._history_size = found, ttl, history_size
+        lacks = Capability.TAIL_READ | Capability.LARGE_SESSIONS
+        if self.table.is_one_session:
+            lacks |= Capability.SESSIONS | Capability.ERASE
+        self.capabilities = ~lacks
 
     async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        if self._history_size is not None:
+            await self._append_and_trim(client, key, rows, self._history_size)
+            return
         change = "SET #h = list_append(if_not_exists(#h, :none), :rows)"
         await self._put(client, key, change, rows, {":none": {"L": []}})
+
+    async def _append_and_trim(self, client: Any, key: str, rows: Sequence[str], size: int) -> None:
+        """Leave the newest rows in one step: the list is exchanged if it is still as it was read."""
+        new = [to_value(row) for row in rows]
+        for wait in tries(self, key):
+            old = self._values(await self._live_item(client, key))
+            change = "SET #h = :rows" + (", #e = :expires" if self.ttl else "")
+            values = {":rows": {"L": (old + new)[-size:]}, **({":old": {"L": old}} if old else {}), **self._expires}
+            condition = "#h = :old" if old else "(attribute_not_exists(#h) OR size(#h) = :zero)"
+            if not old:
+                values[":zero"] = {"N": "0"}
+            if await self._change(client, key, change, condition, values):
+                return
+            await pause(wait, is_async=self.is_async(client))
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
         await self._put(client, key, "SET #h = :rows", rows, {})
@@ -95,6 +117,8 @@ class OneItemOperations(TableOperations):
 
     async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
         """The whole table is read."""
+        if self.table.is_one_session:
+            raise self.unsupported("sessions")
         rows = []
         for item in await self.table.scan(client, prefix):
             key, values = item[self.table.partition_key]["S"], self._values(item)
@@ -103,6 +127,8 @@ class OneItemOperations(TableOperations):
         return sorted(rows, key=lambda row: row.key.encode())[:limit]
 
     async def erase(self, client: Any, prefix: str) -> int:
+        if self.table.is_one_session:
+            raise self.unsupported("erase")
         items = await self.table.scan(client, prefix)
         for item in items:
             await self._delete_item(client, item[self.table.partition_key]["S"])

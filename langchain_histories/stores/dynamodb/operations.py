@@ -6,14 +6,15 @@ operations of `one_item.py` serve.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from aiobotocore.client import AioBaseClient
 from botocore.exceptions import ClientError
 
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Capability, settle
+from langchain_histories.stores.base import Capability, Found, settle
 from langchain_histories.stores.dynamodb.one_item import OneItemOperations
 from langchain_histories.stores.dynamodb.table import Table, TableOperations, code_of
 from langchain_histories.stores.shared.partitions import HEAD, Item, PartitionOperations, Write
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _SORT_KEY = "Item"
 _TEXT = "Message"
+_MAX_EXPONENT = 131  # beyond it DynamoDB has no numbers
 _NOT_WRITTEN = {
     "ConditionalCheckFailed",
     "ConditionalCheckFailedException",
@@ -42,8 +44,10 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
         table_name: The table.
         expiry: The attribute with the time when the service may remove an item.
         messages: The attribute with the list of messages, where a session is one item.
-        item_key: More attributes of the primary key, with their values, where a session is one item.
+        item_key: Attributes of the primary key, with their values, where a session is one item: the sort key, or both.
+        history_size: How many messages an append leaves, where a session is one item; `None` for all.
         create_table: Whether to make the table if it is not there.
+        description: What the service said of the table: the same object for all stores of it, with any `item_key`.
     """
 
     capabilities = ~Capability(0)
@@ -52,17 +56,25 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
     max_transaction = 4_000_000
 
     def __init__(
-        self, table_name: str, *, expiry: str, messages: str, item_key: dict[str, str], create_table: bool
+        self,
+        table_name: str,
+        *,
+        expiry: str,
+        messages: str,
+        item_key: dict[str, Any],
+        history_size: int | None,
+        create_table: bool,
+        description: Found,
     ) -> None:
         """Keep what the table should look like."""
         super().__init__()
         self.table_name = table_name
         self._expiry, self._messages, self._item_key = expiry, messages, item_key
-        self._create_table = create_table
+        self._history_size, self._create_table, self._description_found = history_size, create_table, description
 
     @property
     def place(self) -> Hashable:
-        return (self.table_name, self._expiry, self._messages, tuple(self._item_key.items()))
+        return (self.table_name, self._expiry, self._messages, tuple(sorted(self._item_key.items())))
 
     def serving(self) -> TableOperations:
         table: Table | None = self.found.what
@@ -70,13 +82,16 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
 
     @functools.cached_property
     def _one_item(self) -> OneItemOperations:
-        return OneItemOperations(self.found, self.ttl)
+        return OneItemOperations(self.found, self.ttl, self._history_size)
 
     # The table.
 
     async def setup(self, client: Any, *, upgrade: bool = False) -> None:
-        description = await self._described(client) or await self._created(client)
-        self.found.what = self._table_of(description)
+        known = self._description_found
+        # A place that was set up before is looked at again, because an operation failed there.
+        if known.what is None or upgrade or self.found.what is not None:
+            known.what = await self._described(client) or await self._created(client)
+        self.found.what = self._table_of(known.what)
         if upgrade and self.ttl is not None:
             await self._let_expire(client)
 
@@ -84,18 +99,41 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
         keys = {key["KeyType"]: key["AttributeName"] for key in description["KeySchema"]}
         types = {each["AttributeName"]: each["AttributeType"] for each in description["AttributeDefinitions"]}
         sort_key = keys.get("RANGE")
-        fixed = {name: {types.get(name, "S"): value} for name, value in self._item_key.items()}
-        if {sort_key} - {None} != set(fixed) and fixed:
+        given = set(self._item_key)
+        if given and given not in ({*keys.values()}, {*keys.values()} - {keys["HASH"]}):
             raise ConfigurationError(
-                f"item_key must have the sort key of table {self.table_name!r}, {sort_key!r}, and no more."
+                f"The primary key of table {self.table_name!r} is {' and '.join(map(repr, keys.values()))}: give that, "
+                f"or what it has beside {keys['HASH']!r}, in place of {' and '.join(map(repr, self._item_key))}."
             )
-        for name in [keys["HASH"], *([sort_key] if sort_key and not fixed else [])]:
+        fixed = {name: self._key_value(name, types[name], value) for name, value in self._item_key.items()}
+        for name in {*keys.values()} - given if given else keys.values():
             if types[name] != "S":
                 raise ConfigurationError(
-                    f"The key {name!r} of table {self.table_name!r} must be a string. Make another table, or give the "
-                    "value of the sort key in item_key."
+                    f"The key {name!r} of table {self.table_name!r} must be a string, because session ids are. Make "
+                    f"another table, or give the whole key of each session, with the value of {name!r}."
                 )
         return Table(self.table_name, keys["HASH"], None if fixed else sort_key, self._expiry, self._messages, fixed)
+
+    def _key_value(self, name: str, kind: str, value: Any) -> dict[str, Any]:
+        """Return a value of the primary key as DynamoDB has it.
+
+        Raises:
+            ConfigurationError: The key is of another type.
+        """
+        match kind, value:
+            case ("S", str()) | ("B", bytes() | bytearray()) if value:
+                return {kind: value}
+            case "N", int() | Decimal() | str() if not isinstance(value, bool):
+                with contextlib.suppress(InvalidOperation):
+                    number = Decimal(value)
+                    if number.is_finite() and abs(number.adjusted()) < _MAX_EXPONENT:
+                        text = format(number, "f")
+                        # As the service shows it, and exactly: `normalize` would round it.
+                        return {kind: text.rstrip("0").rstrip(".") if "." in text else text}
+        wanted = {"S": "a text that is not empty", "N": "a whole number or a Decimal", "B": "bytes"}[kind]
+        raise ConfigurationError(
+            f"The key {name!r} of table {self.table_name!r} must be {wanted}, not {type(value).__name__}."
+        )
 
     async def _described(self, client: Any) -> dict[str, Any] | None:
         try:
@@ -153,9 +191,6 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
                 raise
 
     # Requests.
-
-    def is_async(self, client: Any) -> bool:
-        return isinstance(client, AioBaseClient)
 
     async def _get(self, client: Any, key: str, sort: str) -> Item | None:
         found = await settle(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from langchain_histories._options import check_number
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import Found, MessageStore, StoreOptions, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -33,7 +35,10 @@ class DynamoDBStore(MessageStore):
         table_name: The table, where the URL has none.
         ttl_key_name: The attribute with the time when DynamoDB may remove an item, in seconds since 1970.
         history_messages_key: The attribute with the list of messages, where a session is one item.
-        item_key: More attributes of the primary key, with their values, of tables where a session is one item.
+        item_key: The value of the sort key, `{"UserID": "ivan"}`, of a table that keeps one item for each session. Or
+            the whole primary key, with both values: then there is that item alone, whatever the session is called.
+        history_size: How many messages an append leaves, the newest, where a session is one item. Its 400 KB are then
+            no end of it.
         create_table: Whether to make the table, with a sort key and paid by request, if it is not there.
         client_options: More options for the clients, such as `{"region_name": "eu-west-1"}` or a `config`.
         **options: See `StoreOptions`. `ttl` is supported: readers never see what has expired. Let DynamoDB remove it,
@@ -54,7 +59,8 @@ class DynamoDBStore(MessageStore):
         table_name: str | None = None,
         ttl_key_name: str = "expireAt",
         history_messages_key: str = "History",
-        item_key: dict[str, str] | None = None,
+        item_key: dict[str, Any] | None = None,
+        history_size: int | None = None,
         create_table: bool = False,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -72,7 +78,28 @@ class DynamoDBStore(MessageStore):
             self.table_name,
             expiry=ttl_key_name,
             messages=history_messages_key,
-            item_key=item_key or {},
+            item_key=_checked_key(item_key),
+            history_size=check_number("history_size", history_size) or None,
             create_table=create_table,
+            description=clients.found(("description", self.table_name), Found),
         )
         super().__init__(operations, clients, url or f"dynamodb:///{self.table_name}", **options)
+
+
+def _checked_key(item_key: object) -> dict[str, Any]:
+    """Return the values of a primary key; the table says later which types it has.
+
+    Raises:
+        ConfigurationError: It is no dict of names and of values that a key can have.
+    """
+    if item_key is None:
+        return {}
+    if not isinstance(item_key, dict) or not all(isinstance(name, str) for name in item_key):
+        raise ConfigurationError("The key of an item is a dict of the names and values of its primary key.")
+    for name, value in item_key.items():
+        if not isinstance(value, str | bytes | int | Decimal) or isinstance(value, bool):
+            raise ConfigurationError(
+                f"The value of {name!r} in the key of an item must be a str, an int, a Decimal or bytes, not "
+                f"{type(value).__name__}."
+            )
+    return dict(item_key)

@@ -6,7 +6,8 @@ import dataclasses
 from http import HTTPStatus
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from aiobotocore.client import AioBaseClient
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError, ValidationError
 
 from langchain_histories.stores.base import Operations, settle
 
@@ -43,7 +44,7 @@ class Table:
         sort_key: The attribute of the sort key; `None` where a session is one item.
         expiry: The attribute with the time when the service may remove an item.
         messages: The attribute with the list of messages, where a session is one item.
-        fixed: More attributes of the primary key, the same for all sessions.
+        fixed: Attributes of the primary key that are the same for all sessions, as values of DynamoDB.
     """
 
     name: str
@@ -52,6 +53,11 @@ class Table:
     expiry: str
     messages: str
     fixed: dict[str, dict[str, str]]
+
+    @property
+    def is_one_session(self) -> bool:
+        """Whether the whole primary key was given, so that there is one item, whatever the session is called."""
+        return self.partition_key in self.fixed
 
     def key(self, session: str, sort: str | None = None) -> dict[str, Any]:
         """The primary key of an item."""
@@ -89,8 +95,14 @@ class TableOperations(Operations[Any]):
         table: Table = self.found.what
         return table
 
+    def is_async(self, client: Any) -> bool:
+        """Whether a client is asyncio's."""
+        return isinstance(client, AioBaseClient)
+
     def is_unavailable(self, error: Exception) -> bool:
         if isinstance(error, ClientError):
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return code_of(error) in _UNAVAILABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(error, ParamValidationError | ValidationError):
+            return False  # the driver's, before it sent anything
         return isinstance(error, BotoCoreError) or super().is_unavailable(error)
