@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,18 @@ class CopiedByAttributes:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy the attributes."""
         copied = memo[id(self)] = object.__new__(type(self))
-        for name, value in vars(self).items():
+        for name, value in self.__getstate__().items():
             vars(copied)[name] = _copied(value, memo)
         return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes; what was made of them on first use is made again."""
+        kind = type(self)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not isinstance(getattr(kind, name, None), functools.cached_property)
+        }
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the attributes.
@@ -66,7 +76,7 @@ class CopiedByAttributes:
         Raises:
             TypeError: One cannot be pickled.
         """
-        _check(self, vars(self))
+        _check(self, self.__getstate__())
         return super().__reduce_ex__(protocol)
 
 

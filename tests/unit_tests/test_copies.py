@@ -13,6 +13,7 @@ from langchain_histories import (
     HistoryRegistry,
     InMemoryChatMessageHistory,
     MemoryStore,
+    SQLChatMessageHistory,
     SummarizingChatMessageHistory,
     WindowedChatMessageHistory,
     open_history,
@@ -93,3 +94,12 @@ def test_what_cannot_be_pickled_is_named():
     assert copy.deepcopy(store).format.before_save is store.format.before_save
     with pytest.raises(TypeError, match="its store cannot"):
         pickle.dumps(store.history("s"))
+
+
+@copied
+def test_what_a_history_made_on_first_use_is_made_again(copied, tmp_path):
+    history = SQLChatMessageHistory("s", connection=f"sqlite:///{tmp_path}/chat.db")
+    history.add_user_message("x")
+    made = history.session_maker
+    assert copied(history).messages == [HumanMessage("x")]
+    assert copied(history).session_maker is not made
