@@ -263,6 +263,8 @@ class RecordFormat:
         Raises:
             InvalidMessageError: Something in it is not a message, or cannot be stored.
         """
+        if isinstance(messages, str | BaseMessage) or not hasattr(type(messages), "__iter__"):
+            raise InvalidMessageError(f"messages must be a list of messages, not {type(messages).__name__}.")
         strict = self.on_unserializable == "raise"
         payloads = []
         for message in messages:

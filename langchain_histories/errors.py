@@ -29,8 +29,11 @@ class ConfigurationError(HistoryError, ValueError):
     """A URL, an option, a session id or a client that cannot be used."""
 
 
-class InvalidMessageError(HistoryError, TypeError):
-    """Something that is no message, or a message that `on_unserializable="raise"` refused."""
+class InvalidMessageError(HistoryError, TypeError, ValueError):
+    """Something that is no message, or a message that `on_unserializable="raise"` refused.
+
+    It is a `ValueError` too, because LangChain's `RunnableWithMessageHistory` raises that.
+    """
 
 
 class MissingExtraError(HistoryError, ImportError):

@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import uuid
 
 import langchain_community.chat_message_histories as community
-import langchain_core.chat_history as core
-import langchain_mongodb
-import langchain_postgres
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from sqlalchemy import create_engine
 
 import langchain_histories as ours
-
-PAIRS = [
-    (ours.FileChatMessageHistory, community.FileChatMessageHistory),
-    (ours.RedisChatMessageHistory, community.RedisChatMessageHistory),
-    (ours.SQLChatMessageHistory, community.SQLChatMessageHistory),
-    (ours.MongoDBChatMessageHistory, langchain_mongodb.MongoDBChatMessageHistory),
-    (ours.PostgresChatMessageHistory, langchain_postgres.PostgresChatMessageHistory),
-    (ours.CosmosDBChatMessageHistory, community.CosmosDBChatMessageHistory),
-    (ours.DynamoDBChatMessageHistory, community.DynamoDBChatMessageHistory),
-    (ours.KafkaChatMessageHistory, community.KafkaChatMessageHistory),
-    (ours.UpstashRedisChatMessageHistory, community.UpstashRedisChatMessageHistory),
-]
-
-
-def parameters(cls):
-    return list(inspect.signature(cls).parameters.values())
-
-
-@pytest.mark.parametrize(("mine", "theirs"), PAIRS, ids=lambda cls: cls.__module__)
-def test_constructors_take_langchains_arguments_in_their_order(mine, theirs):
-    for kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
-        expected = [(p.name, p.default) for p in parameters(theirs) if p.kind is kind]
-        given = [(p.name, p.default) for p in parameters(mine) if p.kind is kind]
-        assert given[: len(expected)] == expected
-
-
-@pytest.mark.parametrize(("mine", "theirs"), [*PAIRS, (ours.ChatMessageHistory, core.InMemoryChatMessageHistory)])
-def test_every_public_method_is_there(mine, theirs):
-    names = {
-        name for name, value in inspect.getmembers(theirs) if not name.startswith("_") and inspect.isfunction(value)
-    }
-    inherited = set(dir(__import__("pydantic").BaseModel))
-    assert {name for name in names - inherited if not hasattr(mine, name)} == set()
-    assert issubclass(mine, core.BaseChatMessageHistory)
-
-
-def test_the_positional_arguments_of_langchain_postgres():
-    for cls in (ours.PostgresChatMessageHistory, langchain_postgres.PostgresChatMessageHistory):
-        assert [p.name for p in parameters(cls) if p.kind is p.POSITIONAL_ONLY] == ["table_name", "session_id"]
 
 
 def tutorial(module, folder):

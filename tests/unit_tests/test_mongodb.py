@@ -698,7 +698,6 @@ def test_the_drop_in_class():
         limited = MongoDBChatMessageHistory(None, "s", "db", "c", history_size=size, **options)
         assert limited.store._clients is history.store._clients
         assert texts(limited.messages) == shown
-    with pytest.raises(ValueError, match="not both"):
-        MongoDBChatMessageHistory("mongodb://h", "s", client=client)
-    with pytest.raises(ValueError, match="url"):
-        MongoDBChatMessageHistory(None, "s")
+    for connection_string, given in (("mongodb://h", client), (None, None), ("", None)):
+        with pytest.raises(ValueError, match="connection_string or clients"):
+            MongoDBChatMessageHistory(connection_string, "s", client=given)

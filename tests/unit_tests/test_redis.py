@@ -93,6 +93,26 @@ def test_url_and_client_exclude_each_other(client):
         RedisChatMessageHistory("42", "redis://elsewhere", redis_client=client)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:6379",
+        "http://:Secret7@host",
+        "nonsense+sentinel://:Secret7@host",
+        "redis://:Secret7#x@host",
+        "redis://host:Secret7",
+        "redis+sentinel://host:Secret7/mymaster",
+        "redis://:Secret7@host?socket_timeout=soon",
+    ],
+)
+def test_a_url_that_cannot_be_read_is_told_by_the_constructor(url):
+    """The driver's bare `ValueError` came with the first message."""
+    with pytest.raises(ConfigurationError, match="redis://") as caught:
+        RedisChatMessageHistory("42", url)
+    assert "Secret7" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_clients_of_the_wrong_kind(client):
     """The error is the same for the store and the drop-in class, whose arguments have other names."""
     native = fakeredis.FakeAsyncRedis()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,8 @@ class KafkaChatMessageHistory(StoredChatMessageHistory):
         client_options: dict[str, Any] | None = None,
     ) -> None:
         """Join the place that the servers name."""
+        if not isinstance(bootstrap_servers, str) or not re.fullmatch(r"[^/?#\s]+", bootstrap_servers):
+            raise ConfigurationError("bootstrap_servers is host:port[,host:port...], without a topic.")
         self.bootstrap_servers = bootstrap_servers
         self._options: dict[str, Any] = {
             "retention_ms": ttl_ms,
@@ -64,8 +67,6 @@ class KafkaChatMessageHistory(StoredChatMessageHistory):
             "client_options": client_options,
         }
         super().__init__(self._store_with(_FLUSH_TIMEOUT), session_id)
-        if self.store.topic is not None:
-            raise ConfigurationError("bootstrap_servers is host:port[,host:port...], without a topic.")
 
     def _store_with(self, timeout: float) -> KafkaStore:
         return KafkaStore(f"kafka://{self.bootstrap_servers}", timeout=timeout, **self._options)

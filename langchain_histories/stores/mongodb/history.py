@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langchain_histories._options import check_number
+from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.mongodb.store import MongoDBStore
 
@@ -17,7 +19,7 @@ class MongoDBChatMessageHistory(StoredChatMessageHistory):
     All histories of one URL in a process share one client, so a program may make one for each turn.
 
     Args:
-        connection_string: As `url` for `MongoDBStore`; `None` with a client of your own.
+        connection_string: As `url` for `MongoDBStore`, or `host:port` alone; `None` with a client of your own.
         session_id: The session.
         database_name: The database.
         collection_name: The collection.
@@ -48,8 +50,15 @@ class MongoDBChatMessageHistory(StoredChatMessageHistory):
         async_client: Any = None,
     ) -> None:
         """Join the place that the connection string names."""
+        given = client is not None or async_client is not None
+        if bool(connection_string) == given:
+            raise ConfigurationError("Pass either a connection_string or clients of your own.")
+        check_number("history_size", history_size)
         store = MongoDBStore(
-            connection_string,
+            # As the driver has it, hosts alone will do.
+            f"mongodb://{connection_string}"
+            if connection_string and "://" not in connection_string
+            else connection_string,
             client=client,
             async_client=async_client,
             database_name=database_name,

@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, settle
 
 
@@ -19,7 +20,7 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
     """Return the clients for a URL, or those of the caller.
 
     Raises:
-        ConfigurationError: Neither was given, or both, or a client of another kind.
+        ConfigurationError: Neither was given, or both, or a client of another kind, or the URL cannot be read.
     """
     if check_given_clients(
         "redis",
@@ -30,8 +31,24 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         instead_of={"url": url, "client_options": client_options},
     ):
         return Clients.shared("redis", client=client, async_client=async_client)
+    _check_url(str(url))
     connections = _Connections(str(url), client_options or {})
     return Clients.shared("redis", url, client_options, connect=connections.connect, close=connections.close)
+
+
+def _check_url(url: str) -> None:
+    read: Any = redis.connection.parse_url
+    try:
+        if urlsplit(url).scheme in ("redis+sentinel", "rediss+sentinel"):
+            _ = urlsplit(url).port
+        else:
+            read(url)
+    except ValueError:
+        # Neither quoted nor chained, because what looks like the port may be a piece of the password.
+        raise ConfigurationError(
+            "The url cannot be read: it is redis://, rediss:// or redis+sentinel://[user:password@]host[:6379][/0], or "
+            "unix:///path, with '/', '?', '#' and '@' in the password percent-escaped."
+        ) from None
 
 
 class _Connections:

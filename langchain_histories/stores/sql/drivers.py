@@ -102,7 +102,9 @@ def _parse(url: str) -> sa.URL:
         backend = parsed.get_backend_name()
     except (exc.ArgumentError, ValueError):
         # Not chained: it quotes the URL with its password.
-        raise ConfigurationError("url cannot be read: use a form like 'postgresql://user@host/database'.") from None
+        raise ConfigurationError(
+            "The URL of the database cannot be read: use a form like 'postgresql://user@host/database'."
+        ) from None
     if backend not in KINDS:
         raise ConfigurationError(f"This store keeps histories in {', '.join(KINDS)}, not in {backend!r}.")
     if backend in MYSQL and "charset" not in parsed.query:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import MessageStore, needs_extra
 from langchain_histories.stores.sql.converters import DefaultMessageConverter
@@ -55,6 +56,8 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
             from langchain_histories.stores.sql.connections import database_of, database_of_histories
             from langchain_histories.stores.sql.drivers import is_native_client
             from langchain_histories.stores.sql.models import ModelStore
+        if connection is None and async_connection is None:
+            raise ConfigurationError("Pass a connection: a URL, or an Engine or AsyncEngine of SQLAlchemy.")
         database: Any
         if isinstance(connection, str) and async_connection is None:
             database, self.async_mode = database_of_histories(connection, None, engine_args), async_mode

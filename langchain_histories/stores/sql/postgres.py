@@ -69,8 +69,8 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         """Join the place of these connections."""
         if sync_connection is None and async_connection is None:
             given = _community_arguments(table_name, session_id, community)
-            store = SQLStore(_url(given["connection_string"]), table_name=given["table_name"], jsonb=True)
-            session_id = given["session_id"]
+            table_name, session_id = given["table_name"], given["session_id"]
+            store = SQLStore(_url(given["connection_string"]), table_name=table_name, jsonb=True)
         elif community or table_name is None or session_id is None:
             raise ConfigurationError(
                 "With a connection pass the table and the session first: "
@@ -79,6 +79,7 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         else:
             store = _store(table_name, sync_connection, async_connection)
         super().__init__(store, session_id)
+        self.table_name = table_name
 
     @property
     def messages(self) -> list[BaseMessage]:

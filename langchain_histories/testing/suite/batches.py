@@ -113,8 +113,11 @@ class BatchTests(StoreFixtures):
         bad: list[Any] = [HumanMessage("lost?"), "no message"]
         with pytest.raises(InvalidMessageError, match="str"):
             face(store).append("s", bad)
-        with pytest.raises(InvalidMessageError):
-            face(store).append("s", [None])
+        nothing: Any = None
+        one: Any = HumanMessage("lost?")
+        for refused in ([nothing], nothing, "text", one):
+            with pytest.raises(InvalidMessageError):
+                face(store).append("s", refused)
         assert texts(face(store).read("s")) == ["kept"]
 
     def test_what_is_too_large_is_refused(self, store: MessageStore, face: Face) -> None:
