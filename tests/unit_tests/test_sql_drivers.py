@@ -148,11 +148,11 @@ def test_parameters_are_translated_or_refused(installed):
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("nonsense secret", "url"),
+        ("nonsense secret", "URL"),
         (5, "not builtins.int"),
         ("oracle://u:secret@h/d", "not in 'oracle'"),
         ("postgresql+nodriver://u:secret@h/d", "nodriver"),
-        ("postgresql://u:secret@h:port/d", "url"),
+        ("postgresql://u:secret@h:port/d", "URL"),
         (None, "Pass url"),
     ],
 )
