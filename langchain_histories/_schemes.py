@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_histories import _forks
 from langchain_histories._options import StoreOptions
+from langchain_histories._secrets import hidden, secrets_of, without_secret_causes
 from langchain_histories.errors import ConfigurationError, HistoryError, did_you_mean
 from langchain_histories.store import MessageStore
 
@@ -84,8 +85,13 @@ class StoreKind(NamedTuple):
         except TypeError as error:
             if self.plugin is None:
                 raise
-            raise ConfigurationError(f"{self.plugin} cannot make its store: {error}.") from error
-        return store
+            secrets = secrets_of(url, options)
+            failed = ConfigurationError(f"{self.plugin} cannot make its store: {hidden(str(error), secrets)}.")
+            failed.__cause__ = error
+            without_secret_causes(failed, secrets)
+        else:
+            return store
+        raise failed
 
 
 def store_kind(url: str) -> StoreKind:

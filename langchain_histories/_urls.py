@@ -1,79 +1,143 @@
-"""URLs of stores: taken apart, and shown without their secrets."""
+"""URLs of stores: taken apart, and shown without their secrets. What else must not be shown says `_secrets.py`."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+from langchain_histories._secrets import WITHOUT_LOGIN, hidden, secrets_of
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://)?")
-_SECRET_NAME = re.compile(r"(?i)pass|pwd|secret|token|key|sig|credential|oauthbearer|dsn|connection_?string")
-_SHORTEST_SECRET = 4
-# What stands between `//` and the path. Without a login before it, a word behind a colon could be a password.
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:,]+))?(?::(\d*))?")
+_LAST_PORT = 65535
+# What may stand between a login and the path.
 _BEHIND_LOGIN = re.compile(r"[\w.,:*%\[\]-]*")
-_WITHOUT_LOGIN = re.compile(r"[\w.*-]*(:\d*)?(,[\w.*-]+(:\d*)?)*|\[[\w:.%]*\](:\d*)?")
 
 
-class StoreUrl(NamedTuple):
-    """The parts of a URL, percent-decoded.
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """The parts of a URL, percent-decoded. Its `repr` shows no secret.
 
     Attributes:
         scheme: In lower case.
-        user: `None` if there is none; the same for the next three.
-        password: The password, token or key behind the user.
-        host: In lower case.
-        port: The port.
-        path: Without the slashes around it.
-        query: The last value of each name.
+        user: `None` if there is none.
+        password: The password, token or key behind the user; `None` if there is none.
+        address: What stands behind the login, as it is written: mostly hosts, with commas between them.
+        hosts: The hosts, in lower case, with their ports; empty where the address is none of hosts.
+        names: The parts of the path that slashes separate.
+        query: As it is written.
     """
 
     scheme: str
-    user: str | None
-    password: str | None
-    host: str | None
-    port: int | None
-    path: str
-    query: dict[str, str]
+    user: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+    address: str
+    hosts: tuple[tuple[str, int | None], ...]
+    names: tuple[str, ...]
+    query: str = field(repr=False)
+
+    @property
+    def host(self) -> str | None:
+        """The first host."""
+        return self.hosts[0][0] or None if self.hosts else None
+
+    @property
+    def port(self) -> int | None:
+        """The port of the first host."""
+        return self.hosts[0][1] if self.hosts else None
+
+    @property
+    def path(self) -> str:
+        """The path without the slashes around it."""
+        return "/".join(self.names).strip("/")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The last value of each name in the query."""
+        return dict(parse_qsl(self.query, keep_blank_values=True))
 
 
-def split_url(url: str, form: str) -> StoreUrl:
+def split_url(url: str, form: str, *, has_hosts: bool = True) -> StoreUrl:
     """Take a URL apart.
 
     Args:
         url: The URL.
         form: How such a URL is written, for the error, such as `redis://[user:password@]host[:port][/db]`.
+        has_hosts: Whether its address is one or more hosts.
 
     Raises:
         ConfigurationError: It cannot be read, or not in one way alone. The error holds no part of the URL.
     """
-    try:
-        parts = urlsplit(url)
-        found = StoreUrl(
-            parts.scheme.lower(),
-            None if parts.username is None else unquote(parts.username),
-            None if parts.password is None else unquote(parts.password),
-            parts.hostname,
-            parts.port,
-            unquote(parts.path.strip("/")),
-            dict(parse_qsl(parts.query, keep_blank_values=True)),
-        )
-    except ValueError:
-        found = None
-    # A password with a slash ends the part before the host too early, and leaves its own @ behind.
-    if found is None or ("@" in parts.path and (":" in parts.netloc or "@" in parts.netloc)):
+    parts = read_url(urlsplit, url, form)
+    login, at, address = parts.netloc.rpartition("@")
+    user, colon, password = login.partition(":")
+    hosts = _hosts(address) if has_hosts else ()
+    is_in_doubt = (
+        # Such a character would be dropped in silence.
+        re.search("[\t\r\n]", url.strip())
+        # A password with one of / ? # ends the part before the host too early, and leaves its own @ behind.
+        or (parts.netloc and "@" in parts.path)
+        or any("@" in option.partition("=")[0] for option in parts.query.split("&"))
+        or (address.startswith(":") and not at and "@" in parts.query)
+        or "#" in url
+    )
+    if is_in_doubt or hosts is None:
         raise bad_url(form)
-    return found
+    return StoreUrl(
+        parts.scheme,
+        unquote(user) if at else None,
+        unquote(password) if colon else None,
+        address,
+        hosts,
+        tuple(unquote(name) for name in parts.path.split("/")[1:]),
+        parts.query,
+    )
+
+
+def _hosts(address: str) -> tuple[tuple[str, int | None], ...] | None:
+    """Return hosts and ports; `None` if it is something else."""
+    found = [_HOST.fullmatch(one) for one in address.split(",")] if address else []
+    if any(one is None or int(one[3] or 0) > _LAST_PORT for one in found):
+        return None
+    return tuple(
+        ((one[1] or one[2] or "").lower(), int(one[3]) if one[3] else None) for one in found if one is not None
+    )
+
+
+def read_url(parse: Callable[[str], T], url: str, form: str, errors: tuple[type[Exception], ...] = (ValueError,)) -> T:
+    """Return what a driver's own parser makes of a URL.
+
+    Args:
+        parse: The parser.
+        url: The URL.
+        form: As for `split_url`.
+        errors: What the parser raises. They may quote the URL, so they are no cause of the error here.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    try:
+        return parse(url)
+    except (AttributeError, TypeError):  # it is no text
+        pass
+    except errors:
+        pass
+    # Not in the handler: the error would be the context of this one.
+    raise bad_url(form)
 
 
 def bad_url(form: str) -> ConfigurationError:
     """The error for a URL that cannot be read; it says how such a URL is written, and quotes nothing of it."""
     return ConfigurationError(
-        f"The URL cannot be read. It is written {form}, and in user and password %, :, /, ?, #, [, ] and @ are "
+        f"The url cannot be read. Such a URL is written {form}. In user and password %, :, /, ?, #, [, ] and @ are "
         "percent-encoded: %25, %3A, %2F, %3F, %23, %5B, %5D and %40."
     )
 
@@ -91,74 +155,9 @@ def shown_url(url: str) -> str:
     if re.search("[?#]", userinfo):
         return f"{found[0]}***"
     place, _, query = re.split("#", place, maxsplit=1)[0].partition("?")
-    if found[0].endswith("//") and not (_BEHIND_LOGIN if at else _WITHOUT_LOGIN).fullmatch(place.partition("/")[0]):
+    if found[0].endswith("//") and not (_BEHIND_LOGIN if at else WITHOUT_LOGIN).fullmatch(place.partition("/")[0]):
         return f"{found[0]}***"
     user, colon, _ = userinfo.partition(":")
     login = (f"{user}:***@" if colon and re.fullmatch(r"[\w.%+-]*", user) else "***@") if at else ""
     names = "&".join(f"{name.partition('=')[0]}=***" for name in query.split("&")) if query else ""
-    shown = f"{login}{place}" + (f"?{names}" if names else "")
-    for secret in secrets_of(url):
-        shown = shown.replace(secret, "***")
-    return found[0] + shown
-
-
-def secrets_of(url: str | None, options: Any = None) -> tuple[str, ...]:
-    """Return all texts that a URL and the options of a driver hold and that must not be shown, longest first.
-
-    A text shorter than four characters is none of them: it is a part of too many others.
-    """
-    found: set[str] = set()
-    for secret in (*_secrets_in_url(url or ""), *_secrets_in_options(options, is_secret=False)):
-        pieces = [secret, *re.split("[/?#@:&=]", secret)]
-        for piece in pieces:
-            for plain in {piece, unquote(piece), unquote_plus(piece)}:
-                found |= {plain, quote(plain, safe=""), quote(plain), quote_plus(plain), repr(plain)[1:-1]}
-                found.add(repr(plain.encode("utf-8", "surrogatepass"))[2:-1])
-    return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
-
-
-def _secrets_in_url(url: str) -> Iterator[str]:
-    rest = url.partition(":")[2].removeprefix("//")
-    userinfo, at, _ = rest.rpartition("@")
-    if at:
-        user, colon, password = userinfo.partition(":")
-        yield password if colon else user
-    elif not _WITHOUT_LOGIN.fullmatch(re.split("[/?#]", rest, maxsplit=1)[0]):
-        yield rest.partition(":")[2]
-    # A value may have any characters: it goes on until the next name, or to the end.
-    for name, value in re.findall(r"[?&]([^=&?#]*)=(.*?)(?=&[\w.-]+=|$)", rest, re.DOTALL):
-        if _SECRET_NAME.search(name):
-            yield value
-
-
-def _secrets_in_options(value: Any, *, is_secret: bool) -> Iterator[str]:
-    if isinstance(value, str) and is_secret:
-        yield value
-    elif isinstance(value, bytes) and is_secret:
-        yield value.decode("utf-8", "replace")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _secrets_in_options(item, is_secret=is_secret or bool(_SECRET_NAME.search(str(name))))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _secrets_in_options(item, is_secret=is_secret)
-
-
-def mentions(error: BaseException, secrets: Iterable[str]) -> bool:
-    """Whether an error, or one that led to it, shows one of these texts."""
-    secrets = list(secrets)
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        try:
-            said = f"{current!s} {current!r} {vars(current)!r}"
-        except Exception:  # noqa: BLE001  # what an error says of itself is its own code
-            return True
-        if any(secret in said for secret in secrets):
-            return True
-        waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
-    return False
+    return found[0] + hidden(f"{login}{place}" + (f"?{names}" if names else ""), secrets_of(url))

@@ -2,7 +2,7 @@
 
 Every error is a `HistoryError` and also the standard exception that a caller would expect (`ValueError`,
 `ImportError`, ...). Messages name what failed, where, and what to do; they never contain a password or the text of
-a message. A driver's own error is the `__cause__`.
+a message. A driver's own error is the `__cause__`, unless it shows a secret.
 """
 
 from __future__ import annotations

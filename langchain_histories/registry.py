@@ -310,22 +310,44 @@ def _load(path: Path) -> Mapping[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({type(error).__name__}).") from error
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise ConfigurationError(f"{path}: cannot be read, because it is not UTF-8.")
     if path.suffix == ".toml":
-        try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{path}: not TOML: {error}") from error
-    if path.suffix not in (".yaml", ".yml"):
+        content, wrong = _parsed_toml(text)
+    elif path.suffix in (".yaml", ".yml"):
+        content, wrong = _parsed_yaml(text)
+    else:
         raise ConfigurationError(f"{path}: a config is a .toml, .yaml or .yml file.")
+    if wrong:
+        # The parser's error is neither cause nor context, because it quotes the text, which may have passwords.
+        raise ConfigurationError(f"{path}: {wrong}")
+    return content if isinstance(content, Mapping) else _table(content, str(path))
+
+
+def _parsed_toml(text: str) -> tuple[object, str]:
+    """Return what a text says, or what is wrong with it."""
+    try:
+        return tomllib.loads(text), ""
+    except tomllib.TOMLDecodeError as error:
+        return None, f"not TOML: {error}"
+
+
+def _parsed_yaml(text: str) -> tuple[object, str]:
+    """Return what a text says, or what is wrong with it, without the words of the text in it."""
     with needs_extra("yaml"):
         import yaml
     try:
-        return _table(yaml.safe_load(text), str(path))
+        return yaml.safe_load(text), ""
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise ConfigurationError(f"{path}: not YAML{line}: {error.problem}") from error
+        problem = re.sub("'.*'", "...", error.problem or "", flags=re.DOTALL)
+        return None, f"not YAML{line}: {problem}."
+    except (yaml.YAMLError, ValueError) as error:
+        return None, f"not YAML ({type(error).__name__})."
 
 
 def _table(value: object, where: str) -> Mapping[str, Any]:

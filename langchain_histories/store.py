@@ -24,8 +24,9 @@ from langchain_histories._options import (
     check_record_options,
     check_ttl,
 )
+from langchain_histories._secrets import caused, secrets_of, without_secret_causes
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
-from langchain_histories._urls import mentions, secrets_of, shown_url
+from langchain_histories._urls import shown_url
 from langchain_histories.codec import Record, RecordFormat, Row, record_time
 from langchain_histories.errors import (
     ConfigurationError,
@@ -177,9 +178,11 @@ class MessageStore(MadeAgain, Closing):
     @property
     def client(self) -> Any:
         """The blocking client of the driver, for what this package does not do. It is opened if need be."""
-        lent = self._clients.lend(self)
-        self._clients.give_back(lent)
-        return lent.client
+
+        async def body(client: Any) -> Any:
+            return client
+
+        return self._run(_Call("client", None, body, needs_setup=False))
 
     @property
     def capabilities(self) -> Capability:
@@ -590,21 +593,26 @@ class MessageStore(MadeAgain, Closing):
     # How a call is run.
 
     def _run(self, call: _Call[T]) -> T:
-        clients = self._clients
+        clients, lent = self._clients, None
         try:
             lent = clients.lend(self)
             try:
                 return drive(self._prepared(call, lent.client))
             finally:
                 clients.give_back(lent)
-        except HistoryError:
+        except HistoryError as error:
+            without_secret_causes(error, self._secrets)
             raise
         except self._expected_errors() as error:
-            failed = self._failed(call, error)
+            failed: HistoryError = self._failed(call, error)
+        except (TypeError, ValueError) as error:
+            if lent is not None:
+                raise
+            failed = self._refused(error)
         raise failed
 
     async def _arun(self, call: _Call[T]) -> T:
-        clients = self._clients
+        clients, lent = self._clients, None
         async with clients.slots():
             if not clients.has_native:
                 return await _in_thread(self._run, call)
@@ -614,10 +622,15 @@ class MessageStore(MadeAgain, Closing):
                     return await self._prepared(call, lent.client)
                 finally:
                     await clients.give_back_native(lent)
-            except HistoryError:
+            except HistoryError as error:
+                without_secret_causes(error, self._secrets)
                 raise
             except self._expected_errors() as error:
-                failed = self._failed(call, error)
+                failed: HistoryError = self._failed(call, error)
+            except (TypeError, ValueError) as error:
+                if lent is not None:
+                    raise
+                failed = self._refused(error)
         raise failed
 
     async def _prepared(self, call: _Call[T], client: Any) -> T:
@@ -635,16 +648,14 @@ class MessageStore(MadeAgain, Closing):
         unavailable = self._operations.is_unavailable(error)
         # The next call looks at the place again: somebody may have dropped the table.
         self._operations.found.is_complete = False
-        where = f"{call.name} on {self!r}"
-        if call.session_id is not None:
-            where += f", session {str(call.session_id)!r}"
-        what = "could not be reached" if unavailable else "failed"
-        is_shown = not mentions(error, self._secrets)
-        more = "See the cause for the driver's own words." if is_shown else "The driver's own words hold a secret."
-        msg = f"{self.name}: {where} {what} ({type(error).__name__}). {more}"
-        kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
         session_id = None if call.session_id is None else str(call.session_id)
-        failed = kind(msg, self.name, call.name, session_id)
-        # Raised outside of the handler, it has no context, which would show the driver's error too.
-        failed.__cause__ = error if is_shown else None
-        return failed
+        where = f"{call.name} on {self!r}" + ("" if session_id is None else f", session {session_id!r}")
+        what = "could not be reached" if unavailable else "failed"
+        msg = f"{self.name}: {where} {what} ({type(error).__name__})."
+        kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
+        return caused(kind, msg, error, self._secrets, self.name, call.name, session_id)
+
+    def _refused(self, error: Exception) -> ConfigurationError:
+        """Return the error for a URL or options with which the driver makes no client."""
+        msg = f"{self.name}: the driver refuses what the url or the options of {self!r} say ({type(error).__name__})."
+        return caused(ConfigurationError, msg, error, self._secrets)

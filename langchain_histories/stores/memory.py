@@ -16,6 +16,7 @@ from langchain_core.messages import AnyMessage
 from pydantic import TypeAdapter
 from pydantic_core import core_schema
 
+from langchain_histories._urls import shown_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import (
@@ -181,7 +182,7 @@ class MemoryStore(MessageStore):
     ) -> None:
         """Make an empty memory."""
         if url.partition("://")[2].strip("/"):
-            raise ConfigurationError(f"A memory URL has no place in it: use 'memory://', not {url!r}.")
+            raise ConfigurationError(f"A memory URL has no place in it: use 'memory://', not {shown_url(url)!r}.")
         memory = client or Memory()
         super().__init__(MemoryOperations(), Clients(client=memory, async_client=memory), url, **options)
 

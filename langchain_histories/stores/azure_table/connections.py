@@ -6,24 +6,32 @@ import asyncio
 import logging
 import os
 import re
-from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
 
 import azure.data.tables
 import azure.data.tables.aio
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.utils import parse_connection_string
 
+from langchain_histories._secrets import refused
+from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, needs_extra, settle
 
+_FORM = (
+    "azure-table://[account:key@]account.table.core.windows.net/table, or with a shared access signature behind the "
+    "table, ?sv=...&sig=..."
+)
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 # The driver would wait seconds for a host that is down. A second try helps where a kept connection has died.
 _DEFAULT_OPTIONS = {"retry_connect": 1, "connection_timeout": 10, "read_timeout": 60}
 
 
-class UrlParts(NamedTuple):
-    """What a URL names.
+@dataclass(frozen=True, slots=True)
+class UrlParts:
+    """What a URL names. Its `repr` shows no secret.
 
     Attributes:
         account: The URL without key, signature and table, as it may be shown.
@@ -35,8 +43,8 @@ class UrlParts(NamedTuple):
 
     account: str
     endpoint: str
-    name_and_key: tuple[str, str] | None
-    signature: str
+    name_and_key: tuple[str, str] | None = field(repr=False)
+    signature: str = field(repr=False)
     table: str
 
 
@@ -47,8 +55,10 @@ def clients_of(
     client: azure.data.tables.TableServiceClient | None,
     async_client: azure.data.tables.aio.TableServiceClient | None,
     client_options: dict[str, Any] | None,
-) -> Clients[Any]:
-    """Return the clients for an account, or those of the caller. The table makes no difference.
+) -> tuple[Clients[Any], dict[str, Any]]:
+    """Return the clients for an account, and the options with which they are made; or the caller's clients.
+
+    The table makes no difference.
 
     Raises:
         ConfigurationError: No account is named, or two, or clients were given besides, or of another kind.
@@ -62,42 +72,34 @@ def clients_of(
         is_native=lambda it: isinstance(it, azure.data.tables.aio.TableServiceClient),
         instead_of={name: value for name, value in accounts.items() if value},
     ):
-        return Clients.shared("azure-table", client=client, async_client=async_client)
-    _, endpoint, name_and_key, signature, _ = parts_of(url)
-    if endpoint and connection_string is not None:
+        return Clients.shared("azure-table", client=client, async_client=async_client), {}
+    parts = parts_of(url)
+    if parts.endpoint and connection_string is not None:
         raise ConfigurationError("Pass a url with a host or a connection_string, and not both.")
-    text = None if endpoint else _checked_connection_string(connection_string)
+    text = None if parts.endpoint else _checked_connection_string(connection_string)
     options = {**_DEFAULT_OPTIONS, **(client_options or {})}
-    connections = _Connections(endpoint, name_and_key, signature, text, options)
-    return Clients.shared(
-        "azure-table",
-        endpoint,
-        name_and_key,
-        signature,
-        text,
-        options,
-        connect=connections.connect,
-        close=connections.close,
-    )
+    connections = _Connections(parts, text, options)
+    place = (parts.endpoint, parts.name_and_key, parts.signature, text, options)
+    clients: Clients[Any]
+    clients = Clients.shared("azure-table", *place, connect=connections.connect, close=connections.close)
+    return clients, connections.given
 
 
 class _Connections:
-    """Opens and closes clients of an account."""
+    """Opens and closes clients of an account.
 
-    def __init__(
-        self,
-        endpoint: str,
-        name_and_key: tuple[str, str] | None,
-        signature: str,
-        connection_string: str | None,
-        options: dict[str, Any],
-    ) -> None:
-        self._endpoint, self._connection_string, self._options = endpoint, connection_string, options
+    Attributes:
+        given: With what they are made.
+    """
+
+    def __init__(self, parts: UrlParts, connection_string: str | None, options: dict[str, Any]) -> None:
+        self._endpoint, self._connection_string, self._options = parts.endpoint, connection_string, options
         self._credential: AzureNamedKeyCredential | AzureSasCredential | None = None
-        if name_and_key is not None:
-            self._credential = AzureNamedKeyCredential(*name_and_key)
-        elif signature:
-            self._credential = AzureSasCredential(signature)
+        if parts.name_and_key is not None:
+            self._credential = AzureNamedKeyCredential(*parts.name_and_key)
+        elif parts.signature:
+            self._credential = AzureSasCredential(parts.signature)
+        self.given = {"connection_string": connection_string, "credential": self._credential, **options}
 
     async def connect(self, native: bool) -> Any:
         """Open a client of the account."""
@@ -114,7 +116,8 @@ class _Connections:
             return package.TableServiceClient(self._endpoint, credential=credential, **self._options)
         except ValueError as error:
             account = self._endpoint or "of the connection string"
-            raise ConfigurationError(f"The driver cannot use the account {account}. See the cause.") from error
+            failed = refused(f"The driver cannot use the account {account}.", error, None, self.given)
+        raise failed
 
     async def close(self, client: Any) -> None:
         """Close a client, and its credential: those of azure-identity have a connection of their own."""
@@ -129,36 +132,18 @@ def parts_of(url: str | None) -> UrlParts:
     Raises:
         ConfigurationError: It is of another form.
     """
-    parts = _split(url or "azure-table:")
-    path, _, table = parts.path.rpartition("/")
-    host = parts.netloc.rpartition("@")[2]
+    parts = split_url(url or "azure-table:", _FORM)
+    is_signed = not parts.query or "sig" in parts.options
+    if not is_signed or (parts.user and not parts.password):
+        raise bad_url(_FORM)
+    path = "".join(f"/{quote(name)}" for name in parts.names[:-1])
     protocol = "http" if parts.scheme.endswith("+http") else "https"
     name_and_key = None
     if parts.password:
-        name = unquote(parts.username or "") or (parts.hostname or "").partition(".")[0]
-        name_and_key = (name, unquote(parts.password))
-    endpoint = f"{protocol}://{host}{path}" if host else ""
-    return UrlParts(f"{parts.scheme}://{host}{path}", endpoint, name_and_key, parts.query, table)
-
-
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        # Not quoted: what looks like a port may be a piece of the key.
-        raise _bad_url() from None
-    is_signed = not parts.query or "sig" in parse_qs(parts.query)
-    if "@" in parts.path or parts.fragment or not is_signed or (parts.username and not parts.password):
-        raise _bad_url()
-    return parts
-
-
-def _bad_url() -> ConfigurationError:
-    return ConfigurationError(
-        "A URL of Azure's tables is 'azure-table://account:key@account.table.core.windows.net/table' with '/' in the "
-        "key as %2F; without 'account:key@', or with a shared access signature behind the table: '?sv=...&sig=...'."
-    )
+        name_and_key = (parts.user or (parts.host or "").partition(".")[0], parts.password)
+    endpoint = f"{protocol}://{parts.address}{path}" if parts.address else ""
+    account = f"{parts.scheme}://{parts.address}{path}"
+    return UrlParts(account, endpoint, name_and_key, parts.query, parts.names[-1] if parts.names else "")
 
 
 def _checked_connection_string(text: str | None) -> str:
@@ -170,9 +155,11 @@ def _checked_connection_string(text: str | None) -> str:
     try:
         parse_connection_string(text)
     except ValueError:
-        # The driver's own words would show the string.
-        raise ConfigurationError("The connection string is not of the form that the portal shows.") from None
-    return text
+        pass
+    else:
+        return text
+    # Not in the handler: the driver's own words, which show the string, would be the context.
+    raise ConfigurationError("The connection string is not of the form that the portal shows.")
 
 
 def _default_credential(*, native: bool) -> Any:

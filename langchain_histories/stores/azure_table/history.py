@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from langchain_histories._urls import read_url
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.azure_table.store import DEFAULT_TABLE, AzureTableStore
 
@@ -95,6 +96,7 @@ class AzureTableChatMessageHistory(StoredChatMessageHistory):
 
 def _url(endpoint: str, table_name: str | None, *, login: str = "", query: str = "") -> str:
     """The store's URL for an endpoint of the service."""
-    parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+    endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
+    parts = read_url(urlsplit, endpoint, "https://account.table.core.windows.net")
     scheme = "azure-table+http" if parts.scheme == "http" else "azure-table"
     return f"{scheme}://{login}{parts.netloc}{parts.path.rstrip('/')}/{table_name or DEFAULT_TABLE}{query}"

@@ -56,7 +56,7 @@ class AzureTableStore(MessageStore):
             from langchain_histories.stores.azure_table.connections import clients_of, parts_of
             from langchain_histories.stores.azure_table.operations import AzureTableOperations
         parts = parts_of(url)
-        clients = clients_of(
+        clients, given = clients_of(
             url,
             connection_string=connection_string,
             client=client,
@@ -66,9 +66,8 @@ class AzureTableStore(MessageStore):
         if parts.table and table_name and parts.table != table_name:
             raise ConfigurationError(f"Both url and table_name name a table: {parts.table!r} and {table_name!r}.")
         self.table_name = _checked_table(parts.table or table_name or DEFAULT_TABLE)
-        given = client is not None or async_client is not None
-        place = None if given else f"{parts.account}/{self.table_name}"
-        super().__init__(AzureTableOperations(self.table_name), clients, place, **options)
+        place = f"{parts.account}/{self.table_name}" if given else None
+        super().__init__(AzureTableOperations(self.table_name), clients, place, driver_options=given, **options)
 
 
 def _checked_table(name: str) -> str:

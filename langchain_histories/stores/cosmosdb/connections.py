@@ -6,21 +6,25 @@ import asyncio
 import base64
 import binascii
 import weakref
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field
+from typing import Any
 
 import azure.cosmos
 import azure.cosmos.aio
 
+from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, needs_extra, settle
 
+_FORM = "cosmosdb://[:key@]account.documents.azure.com/database/container"
 
-class UrlParts(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class UrlParts:
     """What a URL names; endpoint and key may stand elsewhere."""
 
     endpoint: str
-    key: str | None
+    key: str | None = field(repr=False)
     database: str
     container: str
 
@@ -114,22 +118,12 @@ def parts_of(url: str) -> UrlParts:
     Raises:
         ConfigurationError: It is of another form.
     """
-    try:
-        parts = urlsplit(url)
-        host, user, password = parts.netloc.rpartition("@")[2], parts.username, parts.password
-        _ = parts.port
-    except ValueError:
-        # Not quoted: what looks like a port may be a piece of the key.
-        raise ConfigurationError("The url is none of Cosmos DB: write '/' in the key as %2F.") from None
-    names = [unquote(name) for name in parts.path.split("/")[1:]]
-    if len(names) != 2 or not all(names) or parts.query or parts.fragment or user:  # noqa: PLR2004
-        raise ConfigurationError(
-            "A URL of Cosmos DB ends in database and container, as "
-            "'cosmosdb://:key@account.documents.azure.com/database/container', with '/' in the key as %2F."
-        )
+    parts = split_url(url, _FORM)
+    if len(parts.names) != 2 or not all(parts.names) or parts.query or parts.user:  # noqa: PLR2004
+        raise bad_url(_FORM)
     protocol = "http" if parts.scheme.endswith("+http") else "https"
-    endpoint = f"{protocol}://{host}/" if host else ""
-    return UrlParts(endpoint, unquote(password) if password else None, names[0], names[1])
+    endpoint = f"{protocol}://{parts.address}/" if parts.address else ""
+    return UrlParts(endpoint, parts.password or None, *parts.names)
 
 
 def _endpoint_and_key(connection_string: str, endpoint: str) -> tuple[str, str | None]:
@@ -148,12 +142,18 @@ def _credentials(key: str | None, credential: Any, async_credential: Any) -> tup
         raise ConfigurationError("Give a key in the url or the connection_string, or a credential, and not both.")
     credential = key if credential is None else credential
     if isinstance(credential, str):
-        try:
-            base64.b64decode(credential)
-        except (binascii.Error, ValueError):
-            raise ConfigurationError("The key of Cosmos DB is not one: it is Base64, of 88 characters.") from None
+        if not _is_base64(credential):
+            raise ConfigurationError("The key of Cosmos DB is not one: it is Base64, of 88 characters.")
         return credential, credential
     return credential, async_credential
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text)
+    except (binascii.Error, ValueError):
+        return False
+    return True
 
 
 def _default_credential(*, native: bool) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from langchain_histories._session_ids import normalize_session_id, user_session_id
+from langchain_histories._urls import read_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.cosmosdb.store import CosmosDBStore
@@ -88,6 +89,6 @@ class CosmosDBChatMessageHistory(StoredChatMessageHistory):
 
 def _url(endpoint: str, database: str, container: str) -> str:
     """The store's URL for a container of an account."""
-    parts = urlsplit(endpoint)
+    parts = read_url(urlsplit, endpoint, "https://account.documents.azure.com")
     scheme = "cosmosdb+http" if parts.scheme == "http" else "cosmosdb"
     return f"{scheme}://{parts.netloc}/{database}/{container}"

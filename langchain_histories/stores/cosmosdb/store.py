@@ -70,4 +70,11 @@ class CosmosDBStore(MessageStore):
             client_options=client_options,
         )
         self.database_name, self.container_name = parts.database, parts.container
-        super().__init__(CosmosDBOperations(parts.database, parts.container), clients, url, **options)
+        given = {
+            "connection_string": connection_string,
+            "credential": credential,
+            "async_credential": async_credential,
+            "client_options": client_options,
+        }
+        operations = CosmosDBOperations(parts.database, parts.container)
+        super().__init__(operations, clients, url, driver_options=given, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import boto3
 import botocore.session
@@ -17,12 +16,14 @@ from botocore.config import Config
 from botocore.exceptions import NoRegionError, ProfileNotFound
 from botocore.loaders import create_loader
 
-from langchain_histories.errors import ConfigurationError
+from langchain_histories._secrets import refused
+from langchain_histories._urls import bad_url, split_url
 from langchain_histories.stores.base import Clients, check_given_clients, settle
 
 # The driver's own retries, with backoff and jitter, of requests that were throttled or did not arrive. The service
 # recognizes a transaction that it has already done.
 _RETRIES: Any = {"mode": "standard"}
+_FORM = "dynamodb://[access_key_id:secret_access_key@][region]/table[?endpoint_url=...]"
 
 
 def clients_of(
@@ -47,7 +48,7 @@ def clients_of(
         instead_of={name: value for name, value in places.items() if value},
     ):
         return Clients.shared("dynamodb", client=client, async_client=async_client)
-    options = {**_options_of(url), **(client_options or {})}
+    options = {**parts_of(url)[1], **(client_options or {})}
     connections = _Connections(options, boto3_session)
     return Clients.shared(
         "dynamodb",
@@ -76,10 +77,13 @@ class _Connections:
             aio_session = await asyncio.to_thread(self._aio_session)
             return await self._create(aio_session, AioConfig).__aenter__()
         except (NoRegionError, ProfileNotFound, TypeError, ValueError) as error:
-            raise ConfigurationError(
-                "The driver refuses the options for DynamoDB, or there is no region: dynamodb://eu-west-1/table. See "
-                "the cause."
-            ) from error
+            failed = refused(
+                "The driver refuses the options for DynamoDB, or there is no region: dynamodb://eu-west-1/table.",
+                error,
+                None,
+                self._options,
+            )
+        raise failed
 
     def _aio_session(self) -> AioSession:
         """Return a session that has read its configuration, and fill the loader with the service's descriptions."""
@@ -97,29 +101,25 @@ class _Connections:
         await settle(client.close())
 
 
-def table_of(url: str | None) -> str:
-    """Return the table that a URL names; an empty text if there is no URL."""
-    return "" if url is None else unquote(urlsplit(url).path.strip("/"))
+def parts_of(url: str | None) -> tuple[str, dict[str, str]]:
+    """Return the table that a URL names, an empty text if there is no URL, and the options for the clients.
 
-
-def _options_of(url: str | None) -> dict[str, Any]:
-    """Return the options for the clients that a URL has."""
+    Raises:
+        ConfigurationError: The URL cannot be read.
+    """
     if url is None:
-        return {}
-    parts = urlsplit(url)
+        return "", {}
+    parts = split_url(url, _FORM)
     # What does not look like a table or a region could be a part of the secret key.
-    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", table_of(url)) or ":" in parts.netloc.rpartition("@")[2]:
-        raise ConfigurationError(
-            "A dynamodb URL is dynamodb://[access_key_id:secret_access_key@][region]/table[?endpoint_url=...], with "
-            "'/', '?', '#' and '@' in the secret key percent-escaped."
-        )
-    found: dict[str, Any] = {
-        "region_name": parts.hostname,
-        "aws_access_key_id": parts.username and unquote(parts.username),
-        "aws_secret_access_key": parts.password and unquote(parts.password),
-        **dict(parse_qsl(parts.query)),
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", parts.path) or not re.fullmatch(r"[a-zA-Z0-9_.-]*", parts.address):
+        raise bad_url(_FORM)
+    found = {
+        "region_name": parts.host,
+        "aws_access_key_id": parts.user,
+        "aws_secret_access_key": parts.password,
+        **parts.options,
     }
-    return {name: value for name, value in found.items() if value}
+    return parts.path, {name: value for name, value in found.items() if value}
 
 
 def _is_for_dynamodb(client: object) -> bool:

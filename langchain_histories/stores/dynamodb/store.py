@@ -67,10 +67,10 @@ class DynamoDBStore(MessageStore):
     ) -> None:
         """Keep where to connect to."""
         with needs_extra("dynamodb"):
-            from langchain_histories.stores.dynamodb.connections import clients_of, table_of
+            from langchain_histories.stores.dynamodb.connections import clients_of, parts_of
             from langchain_histories.stores.dynamodb.operations import DynamoDBOperations
         clients = clients_of(url, client, async_client, boto3_session, client_options)
-        table_in_url = table_of(url)
+        table_in_url, found = parts_of(url)
         if bool(table_in_url) == bool(table_name):
             raise ConfigurationError("Name the table once: dynamodb:///table, or table_name=.")
         self.table_name = table_name or table_in_url
@@ -83,7 +83,13 @@ class DynamoDBStore(MessageStore):
             create_table=create_table,
             description=clients.found(("description", self.table_name), Found),
         )
-        super().__init__(operations, clients, url or f"dynamodb:///{self.table_name}", **options)
+        super().__init__(
+            operations,
+            clients,
+            url or f"dynamodb:///{self.table_name}",
+            driver_options=[found, client_options],
+            **options,
+        )
 
 
 def _checked_key(item_key: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
-from langchain_histories._urls import shown_url
+from langchain_histories._urls import read_url, shown_url
 from langchain_histories.errors import ConfigurationError
 
 _LOCKS = 64
@@ -82,7 +82,7 @@ def url_path(url: str) -> str:
     Raises:
         ConfigurationError: It is another URL.
     """
-    parts = urlsplit(url)
+    parts = read_url(urlsplit, url, "file:///absolute/folder")
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise ConfigurationError(
             f"A file URL is 'file:///absolute/folder' or 'file:relative/folder', not {shown_url(url)!r}; "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from confluent_kafka import KafkaException
 
-from langchain_histories.errors import ConfigurationError
+from langchain_histories._secrets import refused
+from langchain_histories._urls import bad_url, split_url
 from langchain_histories.stores.base import Clients
 from langchain_histories.stores.kafka.client import KafkaClient
 from langchain_histories.stores.kafka.topics import is_legal
 
-_SERVER = r"(\[[^\]]+\]|[^\[\]:,/]+)(:\d+)?"
+_FORM = "kafka://[user:password@]host[:9092][,host...][/topic][?option=value]"
 
 
 def clients_at(config: dict[str, Any], timeout: float) -> Clients[KafkaClient]:
@@ -23,8 +23,10 @@ def clients_at(config: dict[str, Any], timeout: float) -> Clients[KafkaClient]:
         try:
             return KafkaClient(config, timeout)
         except KafkaException as error:
-            servers = config["bootstrap.servers"]
-            raise ConfigurationError(f"Kafka's driver refuses the options for {servers}; see the cause.") from error
+            failed = refused(
+                f"Kafka's driver refuses the options for {config['bootstrap.servers']}.", error, None, config
+            )
+        raise failed
 
     async def close(client: KafkaClient) -> None:
         client.close()
@@ -38,32 +40,22 @@ def topic_and_config(url: str) -> tuple[str | None, dict[str, Any]]:
     Raises:
         ConfigurationError: The URL cannot be used.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ConfigurationError("A Kafka URL has an IPv6 address in brackets: kafka://[::1]:9092.") from None
-    login, _, servers = parts.netloc.rpartition("@")
-    topic = unquote(parts.path.strip("/")) or None
-    more = parse_qsl(parts.query, keep_blank_values=True)
-    # The message does not repeat the wrong part, because that may belong to a password.
+    parts = split_url(url, _FORM)
+    topic = parts.path or None
     if (
         parts.scheme != "kafka"
-        or not re.fullmatch(rf"{_SERVER}(,{_SERVER})*", servers)
-        or parts.fragment
+        or not parts.hosts
+        or not all(host for host, _ in parts.hosts)
         or not (topic is None or is_legal(topic))
-        or not all(re.fullmatch(r"[a-z0-9._]+", name) for name, _ in more)
+        or not all(re.fullmatch(r"[a-z0-9._]+", name) for name in parts.options)
     ):
-        raise ConfigurationError(
-            "A Kafka URL is kafka://[user:password@]host[:9092][,host...][/topic][?option=value], with '/', '?', '#' "
-            "and '@' in the password percent-escaped."
-        )
-    config: dict[str, Any] = {"bootstrap.servers": servers}
-    if login:
-        user, _, password = login.partition(":")
+        raise bad_url(_FORM)
+    config: dict[str, Any] = {"bootstrap.servers": parts.address}
+    if parts.user or parts.password:
         config |= {
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": "PLAIN",
-            "sasl.username": unquote(user),
-            "sasl.password": unquote(password),
+            "sasl.username": parts.user,
+            "sasl.password": parts.password or "",
         }
-    return topic, config | dict(more)
+    return topic, config | parts.options

@@ -74,8 +74,8 @@ class KafkaStore(MessageStore):
         if self.topic is not None and topic_prefix:
             raise ConfigurationError("Give a topic in the URL or topic_prefix, not both.")
         topics = Topics(self.topic, topic_prefix, partitions, replication_factor, retention_ms)
-        clients = clients_at(config | (client_options or {}), timeout)
-        super().__init__(KafkaOperations(topics), clients, url, **options)
+        config |= client_options or {}
+        super().__init__(KafkaOperations(topics), clients_at(config, timeout), url, driver_options=config, **options)
 
     def count_partitions(self, session_id: SessionId) -> int:
         """The number of partitions that the topic of a session has, or will have."""

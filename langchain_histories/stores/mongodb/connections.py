@@ -7,7 +7,7 @@ from typing import Any
 import pymongo
 from pymongo import errors
 
-from langchain_histories.errors import ConfigurationError
+from langchain_histories._urls import bad_url, read_url
 from langchain_histories.stores.base import Clients, check_given_clients, settle
 
 _UNAVAILABLE_ERRORS = (
@@ -17,6 +17,7 @@ _UNAVAILABLE_ERRORS = (
     errors.ExecutionTimeout,
     errors.WTimeoutError,
 )
+_FORM = "mongodb://[user:password@]host[:27017][,host...][/[database][?option=value...]], with options of PyMongo's"
 _REFUSED_CREDENTIALS = (11, 18, 8000)
 
 
@@ -65,15 +66,16 @@ def _is_blocking(client: object) -> bool:
 
 
 def _check_url(url: str) -> None:
+    """Refuse a URL that PyMongo cannot read.
+
+    Raises:
+        ConfigurationError: It cannot; what looks like the host may be a piece of the password, and is not quoted.
+    """
     scheme, _, rest = url.partition("://")
     if scheme == "mongodb+srv":
         # Hosts and more options of such a URL are in DNS, and a constructor asks no name server.
         url = "mongodb://" + rest.partition("?")[0]
-    try:
-        pymongo.uri_parser.parse_uri(url)
-    except (errors.PyMongoError, ValueError) as error:
-        # Neither quoted nor chained, because what looks like the host may be a piece of the password.
-        raise ConfigurationError(
-            f"PyMongo cannot read the url ({type(error).__name__}): look at its options, and write "
-            "'%', ':', '/' and '@' in user and password as %25, %3A, %2F and %40."
-        ) from None
+    if "@" in rest.partition("?")[0].partition("/")[2]:
+        # The slash is one of the password, and PyMongo would take what stands before it for the host.
+        raise bad_url(_FORM)
+    read_url(pymongo.uri_parser.parse_uri, url, _FORM, (errors.PyMongoError, ValueError))

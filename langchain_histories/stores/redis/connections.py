@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
 from redis import exceptions
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
-from langchain_histories.errors import ConfigurationError
+from langchain_histories._urls import bad_url, read_url, split_url
 from langchain_histories.stores.base import Clients, check_given_clients, settle
+
+if TYPE_CHECKING:
+    from langchain_histories._urls import StoreUrl
+
+_FORM = "redis://[user:password@]host[:6379][/db]"
+_UNIX_FORM = "unix://[user:password@]/path/of/the/socket[?db=0]"
+_SENTINEL_FORM = "redis+sentinel://[user:password@]host[:26379][,host...][/service[/db]]"
 
 
 def clients_of(url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None) -> Clients[Any]:
@@ -31,31 +38,15 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         instead_of={"url": url, "client_options": client_options},
     ):
         return Clients.shared("redis", client=client, async_client=async_client)
-    _check_url(str(url))
-    connections = _Connections(str(url), client_options or {})
+    connections = _Connections(str(url), _sentinels(str(url)), client_options or {})
     return Clients.shared("redis", url, client_options, connect=connections.connect, close=connections.close)
-
-
-def _check_url(url: str) -> None:
-    read: Any = redis.connection.parse_url
-    try:
-        if urlsplit(url).scheme in ("redis+sentinel", "rediss+sentinel"):
-            _ = urlsplit(url).port
-        else:
-            read(url)
-    except ValueError:
-        # Neither quoted nor chained, because what looks like the port may be a piece of the password.
-        raise ConfigurationError(
-            "The url cannot be read: it is redis://, rediss:// or redis+sentinel://[user:password@]host[:6379][/0], or "
-            "unix:///path, with '/', '?', '#' and '@' in the password percent-escaped."
-        ) from None
 
 
 class _Connections:
     """Opens and closes clients for a URL."""
 
-    def __init__(self, url: str, client_options: dict[str, Any]) -> None:
-        self._url, self._client_options = url, client_options
+    def __init__(self, url: str, sentinels: _Sentinels | None, client_options: dict[str, Any]) -> None:
+        self._url, self._sentinels, self._client_options = url, sentinels, client_options
 
     async def connect(self, native: bool) -> Any:
         """Open a client; a server that is a node of a cluster gets a cluster client."""
@@ -63,8 +54,8 @@ class _Connections:
         # redis-py would send a batch again when the answer got lost: the batch could be stored twice.
         retry: Any = (AsyncRetry if native else Retry)(NoBackoff(), 0)
         options = {"retry": retry, **self._client_options}
-        if urlsplit(self._url).scheme.endswith("+sentinel"):
-            return _sentinel_client(package, self._url, options)
+        if self._sentinels is not None:
+            return self._sentinels.client(package, options)
         # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.
         client = package.Redis.from_pool(package.BlockingConnectionPool.from_url(self._url, **options))
         try:
@@ -85,20 +76,45 @@ class _Connections:
         await settle(client.aclose() if hasattr(client, "aclose") else client.close())
 
 
-def _sentinel_client(package: Any, url: str, options: dict[str, Any]) -> Any:
-    """Open a client that asks a sentinel which server is the primary."""
-    parts = urlsplit(url)
-    options |= {name: _number(value) for name, value in parse_qsl(parts.query)}
-    if parts.scheme.startswith("rediss"):
-        options["ssl"] = True
-    if parts.username:
-        options["username"] = unquote(parts.username)
-    if parts.password:
-        options["password"] = unquote(parts.password)
-    service, _, db = parts.path.strip("/").partition("/")
-    sentinels = [(parts.hostname or "localhost", parts.port or 26379)]
-    module = package.sentinel
-    return module.Sentinel(sentinels, **options).master_for(service or "mymaster", db=int(db or 0))
+class _Sentinels:
+    """The sentinels of a URL, which tell which server is the primary."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        self._addresses = [(host or "localhost", port or 26379) for host, port in url.hosts or (("", None),)]
+        service, _, db = url.path.partition("/")
+        if not (db or "0").isdecimal():
+            raise bad_url(_SENTINEL_FORM)
+        self._service, self._db = service or "mymaster", int(db or 0)
+        self._options: dict[str, Any] = {name: _number(value) for name, value in url.options.items() if value}
+        if url.scheme.startswith("rediss"):
+            self._options["ssl"] = True
+        if url.user:
+            self._options["username"] = url.user
+        if url.password:
+            self._options["password"] = url.password
+
+    def client(self, package: Any, options: dict[str, Any]) -> Any:
+        """Open a client of the primary."""
+        sentinel = package.sentinel.Sentinel(self._addresses, **(options | self._options))
+        client = sentinel.master_for(self._service, db=self._db)
+        # Made to be thrown away: redis-py would look at the options when it connects.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+        return client
+
+
+def _sentinels(url: str) -> _Sentinels | None:
+    """Return the sentinels that a URL names; `None` if it names a server.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme.endswith("+sentinel"):
+        return _Sentinels(split_url(url, _SENTINEL_FORM))
+    form = _UNIX_FORM if scheme == "unix" else _FORM
+    split_url(url, form)
+    read_url(parse_url, url, form)
+    return None
 
 
 def _number(value: str) -> str | int:

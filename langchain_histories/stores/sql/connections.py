@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
+from langchain_histories._secrets import hidden, secrets_of
 from langchain_histories._urls import shown_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, settle
@@ -23,6 +25,7 @@ from langchain_histories.stores.sql.drivers import (
     is_blocking_client,
     is_memory,
     is_native_client,
+    place_of,
 )
 from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
@@ -31,17 +34,17 @@ from langchain_histories.stores.sql.sqlite_files import private
 _BUSY_TIMEOUT = 30.0  # seconds that a writer on SQLite waits for the writers of other processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Database:
     """The database of a store.
 
     Attributes:
-        url: Names it in messages.
+        url: Names it in messages: SQLAlchemy has read it, so the password is where every other reader finds it.
         clients: The engines, one pair for all stores of the database.
         backend: SQLAlchemy's name of its kind, such as `postgresql`.
         async_url: Where async engines connect to; `None` if there are none.
         is_memory: Whether it is SQLite in memory.
-        engine_args: What the engines were made with, beside the URL.
+        driver_options: With what else the engines are made.
         given_async_engine: The async engine, if it is the caller's.
         named_by: URL, async URL and arguments of the engines, as they were given; `None` for the caller's engines.
     """
@@ -51,7 +54,7 @@ class Database:
     backend: str
     async_url: sa.URL | None
     is_memory: bool
-    engine_args: dict[str, Any] | None = None
+    driver_options: Any = None
     given_async_engine: AsyncEngine | None = None
     named_by: tuple[Any, ...] | None = None
 
@@ -147,12 +150,14 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Databa
         lambda: Clients(client=engine, async_client=async_engine, **_how_to_fork(one.url, {})),
     )
     async_url = None if async_engine is None else async_engine.url
+    engines = [one for one in (engine, async_engine) if one is not None]
     return Database(
         one.url.render_as_string(),
         clients,
         one.dialect.name,
         async_url,
         is_memory(one.url),
+        [given.url.render_as_string(hide_password=False) for given in engines],
         given_async_engine=async_engine,
     )
 
@@ -167,7 +172,8 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
         urls = Urls(google.blocking, google.native)
     else:
         raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
-    engines = _Engines(url, urls, args, google)
+    place = url if google is not None else place_of(url)
+    engines = _Engines(place, urls, args, google)
     how: dict[str, Any] = {"connect": engines.connect, "close": engines.close, "native": urls.native is not None}
     if google is None:
         how |= _how_to_fork(urls.blocking or urls.native, args)
@@ -177,7 +183,7 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
     clients = Clients(**how) if is_alone else Clients.shared("sql", url, async_url, args, **how)
     backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
     named_by = (url, async_url, engine_args)
-    return Database(url, clients, backend, urls.native, urls.is_memory, args, named_by=named_by)
+    return Database(place, clients, backend, urls.native, urls.is_memory, [args, async_url], named_by=named_by)
 
 
 def _how_to_fork(url: Any, engine_args: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +191,8 @@ def _how_to_fork(url: Any, engine_args: dict[str, Any]) -> dict[str, Any]:
     if url.get_backend_name() != "sqlite":
         return {}
     given = {**url.query, **engine_args.get("connect_args", {})}.get("timeout", _BUSY_TIMEOUT)
+    if not re.fullmatch(r"\d+\.?\d*", str(given)):
+        raise ConfigurationError("timeout, which SQLite waits for a lock, must be a number of seconds.")
     return {"fork_wait": float(given)} if is_memory(url) else {"fork_wait": float(given), "close_idle": _close_idle}
 
 
@@ -223,12 +231,14 @@ class _Engines:
                 connect_args["factory"] = private(connect_args.get("factory"))
             args["connect_args"] = connect_args
         make = functools.partial(create_async_engine if native else sa.create_engine, url, **args)
+        engine: Any
         try:
-            engine: Any = make() if self._google is None else self._google.engine(make, native=native)
-        except (exc.ArgumentError, TypeError) as error:
-            raise ConfigurationError(
-                f"An engine for {shown_url(self._url)!r} cannot be made with these engine_args: {error}"
-            ) from None
+            engine = make() if self._google is None else self._google.engine(make, native=native)
+        except (exc.ArgumentError, TypeError, ValueError) as error:
+            engine, told = None, hidden(str(error), secrets_of(self._url, self._engine_args))
+        if engine is None:
+            where = shown_url(self._url)
+            raise ConfigurationError(f"An engine for {where!r} cannot be made with these engine_args: {told}")
         EngineUse.of(engine, is_own=True)
         blocking: Any = engine.sync_engine if native else engine
         sa.event.listen(blocking, "handle_error", _forget_login)

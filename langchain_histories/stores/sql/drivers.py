@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,8 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from langchain_histories import _forks
+from langchain_histories._secrets import hidden, secrets_of
+from langchain_histories._urls import bad_url, read_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import missing_extra
 from langchain_histories.stores.sql.statements import KINDS, MYSQL
@@ -37,6 +40,7 @@ _DRIVERS = {
 }
 _MODULES = {"pysqlite": "sqlite3", "mysqldb": "MySQLdb"}
 _EXTRAS = {"sqlite": "sql", "postgresql": "postgres", "mysql": "mysql"}
+_FORM = "postgresql://[user:password@]host[:port]/database"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -84,7 +88,11 @@ def _engine_urls(url: str, async_url: str | None, has_connect_args: bool) -> Url
     others = () if family == "sqlite" and is_blocking else others
     partner = driver if is_native and is_blocking else _installed(others)
     is_known = driver in blocking_drivers or driver in native_drivers
-    other = _for_driver(parsed, driver, partner, has_connect_args=has_connect_args) if partner and is_known else None
+    other = (
+        _for_driver(parsed, driver, partner, secrets_of(url), has_connect_args=has_connect_args)
+        if partner and is_known
+        else None
+    )
     if not _is_importable("greenlet") and is_blocking:
         other = None  # SQLAlchemy's async engines need it
     return Urls(parsed, other) if is_blocking else Urls(other, parsed)
@@ -97,19 +105,38 @@ def _yugabyte_urls(url: sa.URL, async_url: str | None) -> Urls:
 
 
 def _parse(url: str) -> sa.URL:
-    try:
-        parsed = sa.make_url(url)
-        backend = parsed.get_backend_name()
-    except (exc.ArgumentError, ValueError):
-        # Not chained: it quotes the URL with its password.
-        raise ConfigurationError(
-            "The URL of the database cannot be read: use a form like 'postgresql://user@host/database'."
-        ) from None
+    parsed = read_url(sa.make_url, url, _FORM, (exc.ArgumentError, ValueError))
+    if _is_in_doubt(parsed, url.partition("://")[2]):
+        raise bad_url(_FORM)
+    backend = parsed.get_backend_name()
     if backend not in KINDS:
         raise ConfigurationError(f"This store keeps histories in {', '.join(KINDS)}, not in {backend!r}.")
     if backend in MYSQL and "charset" not in parsed.query:
         parsed = parsed.update_query_dict({"charset": "utf8mb4"})
     return parsed
+
+
+def _is_in_doubt(parsed: sa.URL, rest: str) -> bool:
+    """Whether SQLAlchemy, which ends the login at the first @, may have taken a piece of the password for the host.
+
+    Args:
+        parsed: What it made of the URL.
+        rest: The URL without its scheme.
+    """
+    login, _, behind = rest.partition("@") if parsed.username is not None else ("", "", rest)
+    place, _, query = behind.partition("?")
+    return (
+        (bool(parsed.host) and "@" in place)
+        or any("@" in option.partition("=")[0] for option in query.split("&"))
+        # There is no login: that @ is one of an option, as in `host:1/db?password=a@b`.
+        or re.match(r"[^:/?#]*:\d*/[^?]*\?\w+=", login) is not None
+    )
+
+
+@functools.lru_cache(256)
+def place_of(url: str) -> str:
+    """Return a URL as SQLAlchemy has read it: its password is escaped, so every other reader finds it there too."""
+    return sa.make_url(url).render_as_string(hide_password=False) if "@" in url else url
 
 
 def is_memory(url: sa.URL) -> bool:
@@ -141,7 +168,7 @@ def _is_importable(module: str) -> bool:
     return True
 
 
-def _for_driver(url: sa.URL, driver: str, partner: str, *, has_connect_args: bool) -> sa.URL:
+def _for_driver(url: sa.URL, driver: str, partner: str, secrets: Sequence[str], *, has_connect_args: bool) -> sa.URL:
     """Return the URL for the other driver of a pair.
 
     Raises:
@@ -162,9 +189,11 @@ def _for_driver(url: sa.URL, driver: str, partner: str, *, has_connect_args: boo
             shared |= {"ssl_ca", "ssl_key", "ssl_cert", "ssl_check_hostname"}
     unknown = set(query) - shared | ({"connect_args"} if has_connect_args else set())
     if unknown:
+        # What seems to be the name of a parameter may be a piece of the password.
         raise ConfigurationError(
-            f"{', '.join(sorted(unknown))} cannot be translated from the driver {driver} to {partner}, for the other "
-            "face: pass a url for the blocking driver and an async_url for the other, or engines of your own."
+            f"{hidden(', '.join(sorted(unknown)), secrets)} cannot be translated from the driver {driver} to "
+            f"{partner}, for the other face: pass a url for the blocking driver and an async_url for the other, or "
+            "engines of your own."
         )
     return url.set(drivername=f"{url.get_backend_name()}+{partner}", query=query)
 

@@ -11,10 +11,11 @@ import asyncio
 import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import sqlalchemy as sa
 
+from langchain_histories._secrets import hidden, secrets_of
+from langchain_histories._urls import split_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import needs_extra, settle
 
@@ -52,29 +53,29 @@ class GoogleInstance:
 
     def __init__(self, url: str) -> None:
         """Read the URL."""
-        parts = urlsplit(url)
-        self._scheme = parts.scheme
-        login, at, host = parts.netloc.rpartition("@")
-        user, _, password = login.partition(":")
-        *path, database = [unquote(part) for part in parts.path.split("/")[1:]] or [""]
+        self._scheme = url.partition(":")[0]
+        parts = split_url(url, _FORMS[self._scheme], has_hosts=False)
+        self._secrets = secrets_of(url)
+        host = parts.address
+        *path, database = parts.names or [""]
         names = [host, *path] if self._scheme == "alloydb" else host.split(":")
         wanted = 4 if self._scheme == "alloydb" else 3
         # A project of a company's domain has a colon: `example.com:project`.
         if self._scheme == "cloudsql" and (len(names) not in (wanted, wanted + 1) or path):
             names = []
-        if not at or not user or not database or not names or not all(names) or len(names) < wanted:
+        if not parts.user or not database or not names or not all(names) or len(names) < wanted:
             raise ConfigurationError(f"url cannot be read: use a form like {_FORMS[self._scheme]!r}.")
         if self._scheme == "alloydb":
             self._instance = "projects/{}/locations/{}/clusters/{}/instances/{}".format(*names)
         else:
             self._instance = host
-        self._login = {"user": unquote(user), "db": database}
-        if password:
-            self._login["password"] = unquote(password)
+        self._login = {"user": parts.user, "db": database}
+        if parts.password:
+            self._login["password"] = parts.password
         with needs_extra(self._scheme):
             self._module: Any = importlib.import_module(_MODULES[self._scheme])
             importlib.import_module("psycopg")
-        self._options = self._checked(dict(parse_qsl(parts.query, keep_blank_values=True)))
+        self._options = self._checked(parts.options)
         self.blocking, self.native = _BLOCKING, _NATIVE
         self._connectors: dict[Any, Any] = {}
 
@@ -92,8 +93,8 @@ class GoogleInstance:
                 found[name] = text
             if found.get(name) is None:
                 raise ConfigurationError(
-                    f"{name} is no option of Google's connector, or its value is none: known are "
-                    f"{', '.join(sorted(parameters))}, as texts, numbers, true and false."
+                    f"{hidden(name, self._secrets)} is no option of Google's connector, or its value is none: known "
+                    f"are {', '.join(sorted(parameters))}, as texts, numbers, true and false."
                 )
         return found
 
@@ -154,9 +155,10 @@ class GoogleInstance:
         try:
             return self._reached(lambda: cls(**options))
         except ConnectionError as error:
-            if isinstance(error.__cause__, ValueError | KeyError):
-                raise ConfigurationError(f"Google's connector refuses its options: {error.__cause__}") from None
-            raise
+            if not isinstance(error.__cause__, ValueError | KeyError):
+                raise
+            told = hidden(str(error.__cause__), self._secrets)
+        raise ConfigurationError(f"Google's connector refuses its options: {told}")
 
     def _reached(self, call: Callable[[], Any]) -> Any:
         try:

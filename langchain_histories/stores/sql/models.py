@@ -48,7 +48,7 @@ class ModelStore(MessageStore):
             operations,
             database.clients,
             database.url,
-            driver_options=database.engine_args,
+            driver_options=database.driver_options,
             record_format=_MessageFormat(),
         )
 

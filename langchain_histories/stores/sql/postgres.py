@@ -5,8 +5,10 @@ The store sees what a table is made of; how it keeps a record in JSONB is in `js
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from langchain_histories._urls import bad_url, read_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import needs_extra
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.stores.base import SessionId
+
+
+_FORM = "postgresql://[user:password@]host[:5432]/database, or as libpq's host=... dbname=... password='...'"
 
 
 class _CommunityArguments(TypedDict, total=False):
@@ -155,24 +160,27 @@ def _url(text: str) -> str:
         import psycopg
         import sqlalchemy as sa
         from psycopg import conninfo
-    if isinstance(text, str) and "+" in text.partition("://")[0]:
-        return text
-    try:
-        options: dict[str, Any] = conninfo.conninfo_to_dict(text)
-        port = options.get("port")
-        if port is not None and str(port).isdecimal():
-            options["port"] = int(port)
-    except (psycopg.Error, TypeError):
-        # Not chained: it may quote the password.
+    if not isinstance(text, str):
         raise ConfigurationError(
-            "connection_string cannot be read: use a form like 'postgresql://user@host/database'. (A connection of "
-            "your own is passed as sync_connection or async_connection.)"
-        ) from None
+            f"connection_string must be a str, not {type(text).__name__}. A connection of your own is passed as "
+            "sync_connection or async_connection."
+        )
+    if re.match(r"\w+\+\w+://", text):
+        return text
+    options: dict[str, Any] = read_url(conninfo.conninfo_to_dict, text, _FORM, (psycopg.Error,))
+    port = str(options.get("port", ""))
+    # libpq would end the text at a NUL.
+    if "\0" in text or not re.fullmatch(r"[\d,]*", port):
+        raise bad_url(_FORM)
+    if port.isdecimal():
+        options["port"] = int(port)
     names = {"user": "username", "password": "password", "host": "host", "port": "port", "dbname": "database"}
     if "," in f"{options.get('host', '')}{options.get('port', '')}":
         names = {}
     if "/" in str(options.get("host", "")):
         names.pop("host", None)  # of a socket: in a URL it would be the database
+    if "@" in str(options.get("dbname", "")):
+        names.pop("dbname", None)  # in a URL it would belong to the host
     parts = {names[key]: options.pop(key) for key in list(options) if key in names}
     url = sa.URL.create("postgresql+psycopg", **parts, query={key: str(value) for key, value in options.items()})
     return url.render_as_string(hide_password=False)

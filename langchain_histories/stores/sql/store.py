@@ -84,7 +84,7 @@ class SQLStore(MessageStore):
         self.session_id_field_name = session_id_field_name
         self.jsonb = jsonb
         operations = SQLOperations(database, Tables(table_name, session_id_field_name, jsonb))
-        super().__init__(operations, database.clients, database.url, driver_options=database.engine_args, **options)
+        super().__init__(operations, database.clients, database.url, driver_options=database.driver_options, **options)
 
     @classmethod
     def joined(

@@ -18,8 +18,10 @@ _LOGGER = "langchain_histories.tablestore"
 logging.getLogger(_LOGGER).setLevel(logging.CRITICAL)
 
 
-def clients_of(url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None) -> Clients[Any]:
-    """Return the clients for a URL, or those of the caller.
+def clients_of(
+    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None
+) -> tuple[Clients[Any], dict[str, Any]]:
+    """Return the clients for a URL, and the options with which they are made; or the caller's clients.
 
     Raises:
         ConfigurationError: Neither was given, or both, or a client of another kind, or a URL that cannot be used.
@@ -32,7 +34,7 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         is_native=lambda it: isinstance(it, tablestore.AsyncOTSClient),
         instead_of={"url": url, "client_options": client_options},
     ):
-        return Clients.shared("tablestore", client=client, async_client=async_client)
+        return Clients.shared("tablestore", client=client, async_client=async_client), {}
     options = options_of_url(str(url)) | (client_options or {})
     if not (options.get("access_key_id") or "credentials_provider" in options):
         raise ConfigurationError(
@@ -44,7 +46,7 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         return (tablestore.AsyncOTSClient if native else tablestore.OTSClient)(**options)
 
     # Not by the URL, because its access key may be in the environment.
-    return Clients.shared("tablestore", options, connect=connect, close=_close)
+    return Clients.shared("tablestore", options, connect=connect, close=_close), options
 
 
 async def _close(client: Any) -> None:
@@ -63,14 +65,14 @@ def options_of_url(url: str) -> dict[str, Any]:
     parts = split_url(url, _FORM)
     if not parts.host:
         raise ConfigurationError(f"A Tablestore URL names the endpoint: {_FORM}.")
-    if set(parts.query) - {"region"}:
+    if set(parts.options) - {"region"}:
         # The other name is not quoted, because behind an unescaped '?' it may be a piece of the secret.
         raise ConfigurationError("A Tablestore URL has one option, 'region'.")
     port = "" if parts.port is None else f":{parts.port}"
     return {
         "end_point": f"{'http' if parts.scheme.endswith('+http') else 'https'}://{parts.host}{port}",
         "instance_name": parts.path or parts.host.partition(".")[0],
-        "region": parts.query.get("region") or None,
+        "region": parts.options.get("region") or None,
         "logger_name": _LOGGER,
         **_credentials(parts.user, parts.password),
     }

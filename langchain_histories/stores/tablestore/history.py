@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from langchain_histories._urls import read_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.tablestore.store import TablestoreStore
@@ -59,7 +60,7 @@ class TablestoreChatMessageHistory(StoredChatMessageHistory):
 
 def _url_of(endpoint: str, instance_name: str | None, key_id: str | None, secret: str | None) -> str:
     """The URL of a store for these arguments."""
-    parts = urlsplit(endpoint)
+    parts = read_url(urlsplit, endpoint, "https://instance.cn-hangzhou.ots.aliyuncs.com")
     if parts.scheme not in ("http", "https"):
         raise ConfigurationError("endpoint must be a URL such as 'https://instance.cn-hangzhou.ots.aliyuncs.com'.")
     login = ""

@@ -47,5 +47,5 @@ class TablestoreStore(MessageStore):
             from langchain_histories.stores.tablestore.connections import clients_of
             from langchain_histories.stores.tablestore.operations import TablestoreOperations
         self.table_name = table_name
-        clients = clients_of(url, client, async_client, client_options)
-        super().__init__(TablestoreOperations(table_name), clients, url, driver_options=client_options, **options)
+        clients, given = clients_of(url, client, async_client, client_options)
+        super().__init__(TablestoreOperations(table_name), clients, url, driver_options=given, **options)

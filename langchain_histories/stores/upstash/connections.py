@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import upstash_redis
 import upstash_redis.asyncio
 
+from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, settle
 
 URL_VARIABLE = "UPSTASH_REDIS_REST_URL"
 TOKEN_VARIABLE = "UPSTASH_REDIS_REST_TOKEN"  # noqa: S105  # its name
+_FORM = "upstash://:<token>@<host> or upstash://<host>?token=<token>"
 
 
 def clients_of(
@@ -25,8 +27,8 @@ def clients_of(
     async_client: Any,
     timeout: float | None,
     client_options: dict[str, Any] | None,
-) -> tuple[str | None, Clients[Any]]:
-    """Return the address that a URL or the environment names, and its clients; or the clients of the caller alone.
+) -> tuple[str | None, str | None, Clients[Any]]:
+    """Return address and token, which a URL or the environment names, and clients; or the caller's clients alone.
 
     Raises:
         ConfigurationError: The URL or the token cannot be used, a client is of another kind, or both were given.
@@ -40,11 +42,11 @@ def clients_of(
             is_native=lambda it: isinstance(it, upstash_redis.asyncio.Redis),
             instead_of={"url": url, "token": token, "client_options": client_options},
         )
-        return None, Clients.shared("upstash", client=client, async_client=async_client)
+        return None, None, Clients.shared("upstash", client=client, async_client=async_client)
     address, token = _address_and_token(url, token)
     connections = _Connections(address, token, timeout, client_options or {})
     place = (address, token, timeout, client_options)
-    return address, Clients.shared("upstash", *place, connect=connections.connect, close=connections.close)
+    return address, token, Clients.shared("upstash", *place, connect=connections.connect, close=connections.close)
 
 
 class _Connections:
@@ -85,28 +87,23 @@ def _address_and_token(url: str | None, token: str | None) -> tuple[str, str]:
             raise ConfigurationError(
                 f"Upstash: a url is missing, such as 'upstash://:<token>@<host>', and {URL_VARIABLE} is not set."
             )
-    parts = urlsplit(url)
+    parts = split_url(url, _FORM)
     if parts.scheme not in ("upstash", "upstash+http", "https", "http"):
         raise ConfigurationError(
             f"Upstash: the url is the one for REST, 'https://<host>' or 'upstash://<host>', not {parts.scheme!r}; "
             "for 'rediss://' use the Redis store."
         )
-    host = parts.netloc.rpartition("@")[2]
-    try:
-        is_wrong = not parts.hostname or parts.username or parts.fragment or parts.port == 0
-    except ValueError:
-        is_wrong = True
+    if parts.user:
+        # Not repeated, because it may be the token.
+        raise ConfigurationError(f"Upstash: the url is without a user's name: {_FORM}.")
     name, _, value = parts.query.partition("=")
-    if is_wrong or name not in ("", "token"):
-        # The message does not repeat the wrong part, because that may be the token.
-        raise ConfigurationError(
-            "Upstash: the url cannot be read. It is 'upstash://:<token>@<host>' or 'upstash://<host>?token=<token>', "
-            "without a user's name, and '/' in a token is written '%2F'."
-        )
-    token = token or unquote(parts.password or value) or os.environ.get(TOKEN_VARIABLE)
+    if not parts.host or parts.port == 0 or name not in ("", "token"):
+        raise bad_url(_FORM)
+    token = token or parts.password or unquote(value) or os.environ.get(TOKEN_VARIABLE)
     if not token:
         raise ConfigurationError(
             f"Upstash: a token is missing: in the url, as token=, or in the environment's {TOKEN_VARIABLE}."
         )
     scheme = "http" if parts.scheme in ("http", "upstash+http") else "https"
-    return f"{scheme}://{host}{parts.path.rstrip('/')}", token
+    path = "".join(f"/{quote(name)}" for name in parts.names).rstrip("/")
+    return f"{scheme}://{parts.address}{path}", token

@@ -59,7 +59,7 @@ class UpstashStore(MessageStore):
             from langchain_histories.stores.upstash.operations import UpstashOperations
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
             raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
-        address, clients = clients_of(
+        address, token, clients = clients_of(
             url,
             token,
             client=client,
@@ -67,4 +67,5 @@ class UpstashStore(MessageStore):
             timeout=timeout,
             client_options=client_options,
         )
-        super().__init__(UpstashOperations(key_prefix), clients, address, **options)
+        given = {"token": token, "client_options": client_options}
+        super().__init__(UpstashOperations(key_prefix), clients, address, driver_options=given, **options)
