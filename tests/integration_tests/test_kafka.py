@@ -8,11 +8,13 @@ import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -51,7 +53,7 @@ class TestKafkaStore(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, kafka_server):
-        url = kafka_server.login_url.replace("histories-password", "wrong-Secret7")
+        url = kafka_server.login_url.replace("histories-password", quote(WRONG_PASSWORD, safe=""))
         return KafkaStore(f"{url}?security.protocol=SASL_PLAINTEXT", timeout=3)
 
     @pytest.fixture

@@ -18,6 +18,7 @@ import uuid
 import pymongo
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -50,7 +51,7 @@ class TestMongoDBStore(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, server):
-        return MongoDBStore(server.url_with(password="wrong-Secret7"), client_options=PATIENCE)
+        return MongoDBStore(server.url_with(password=WRONG_PASSWORD), client_options=PATIENCE)
 
     @pytest.fixture
     def server(self, mongodb_server):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_postgres import PostgresChatMessageHistory as Theirs
 from psycopg.rows import dict_row
+from servers import WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -50,7 +51,7 @@ class JsonbTests(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, server):
-        return SQLStore(server.url_with(scheme=self.scheme, password="wrong-Secret7"), jsonb=True)
+        return SQLStore(server.url_with(scheme=self.scheme, password=WRONG_PASSWORD), jsonb=True)
 
     def traces(self, store):
         found = []

@@ -14,6 +14,7 @@ import redis.asyncio
 from langchain_core.messages import AIMessage, HumanMessage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from servers import WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -42,7 +43,7 @@ class TestRedisStore(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, redis_password_server):
-        return RedisStore(redis_password_server.url_with(password="wrong-Secret7"))
+        return RedisStore(redis_password_server.url_with(password=WRONG_PASSWORD))
 
     @pytest.fixture
     def server(self, redis_server):

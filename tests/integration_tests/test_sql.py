@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import WRONG_PASSWORD
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from langchain_histories import (
@@ -88,7 +89,7 @@ class ServerTests(SQLStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, server):
-        return SQLStore(server.url_with(scheme=self.scheme, password="wrong-Secret7"))
+        return SQLStore(server.url_with(scheme=self.scheme, password=WRONG_PASSWORD))
 
 
 class TestPostgreSQLWithPsycopg(ServerTests):

@@ -10,6 +10,7 @@ import uuid
 import pytest
 import tablestore
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import WRONG_PASSWORD
 from tablestore import INF_MAX, INF_MIN, PK_AUTO_INCR, Direction, OTSServiceError
 
 from langchain_histories import (
@@ -51,7 +52,7 @@ class TestTablestoreStore(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, tablestore_server):
-        return TablestoreStore(tablestore_server.url_with(password="wrong-Secret7"))
+        return TablestoreStore(tablestore_server.url_with(password=WRONG_PASSWORD))
 
     @pytest.fixture
     def server(self, tablestore_server):

@@ -13,6 +13,7 @@ import pytest
 import upstash_redis
 import upstash_redis.asyncio
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -40,7 +41,7 @@ class TestUpstashStore(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, upstash_server):
-        return UpstashStore(upstash_server.url_with(password="wrong-Secret7"))
+        return UpstashStore(upstash_server.url_with(password=WRONG_PASSWORD))
 
     @pytest.fixture
     def server(self, upstash_server):

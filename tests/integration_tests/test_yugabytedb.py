@@ -23,6 +23,7 @@ import psycopg
 import psycopg2
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
+from servers import WRONG_PASSWORD
 
 from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
 from langchain_histories.stores.sql import drivers, yugabytedb
@@ -85,7 +86,7 @@ class TestYugabyteDB(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, server):
-        return SQLStore(url_of(server, password="wrong-Secret7"))
+        return SQLStore(url_of(server, password=WRONG_PASSWORD))
 
     def traces(self, store):
         found = []

@@ -34,6 +34,8 @@ PASSWORD = "histories-password"
 READONLY_USER = "readonly"
 READONLY_PASSWORD = "readonly-password"
 ADMIN_PASSWORD = "admin-password"
+WRONG_PASSWORD = "a/b?c#d@e:f%g+h i'wrong-Secret7"
+"""One that no server takes, with all characters that are odd in a URL."""
 
 START_TIMEOUT = 60.0
 """Seconds to wait for a server to answer. Generous: a busy machine is slow, not broken."""

@@ -43,7 +43,10 @@ class StoreFixtures:
 
     @pytest.fixture
     def wrong_password_store(self) -> MessageStore | None:
-        """The store with the password `wrong-Secret7`; `None` if it has no such thing."""
+        """The store with a password that ends in `wrong-Secret7`; `None` if it has no such thing.
+
+        Give it the odd characters that a password may have in the service, such as `/ ? # @ : %` and a quote.
+        """
         return None
 
     @pytest.fixture
