@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
-_SECRET_NAME = re.compile(r"(?i)pass|pwd|secret|token|key|sig|credential|oauthbearer|jaas")
-_NAME_OF_A_PLACE = re.compile(r"(?i)(file|path|location)$")
+_SECRET_NAME = re.compile(r"(?i)pass|pwd|secret|token|key|sig|credential|bearer|jaas|auth$|authorization")
+_NAME_OF_A_PLACE = re.compile(r"(?i)(file|path|location|^ssl_?key)$")
 _CONNECTION_STRING_NAME = re.compile(r"(?i)dsn|conn(ection)?_?(str(ing)?|info)")
 _SHORTEST_SECRET = 4
 _DEEPEST = 8  # An option may hold itself.
@@ -63,7 +63,7 @@ def _secrets_in_url(url: str) -> Iterator[str]:
         yield rest.partition(":")[2]
     # A value may have any characters: it goes on until the next name, or to the end.
     for name, value in re.findall(r"[?&]([^=&?#]*)=(.*?)(?=&[\w.-]+=|$)", rest, re.DOTALL):
-        if _SECRET_NAME.search(name):
+        if _is_secret(name):
             yield value
         elif "=" in value or "%3D" in value:
             yield from _secrets_in_settings(unquote_plus(value))
@@ -135,7 +135,7 @@ def hidden(text: str, secrets: Iterable[str]) -> str:
 
 
 def mentions(error: BaseException, secrets: Iterable[str]) -> bool:
-    """Whether an error, or one that led to it, shows one of these texts. A host is often shown in lower case."""
+    """Whether an error, or one that led to it, shows one of these texts, in lower case or percent-encoded too."""
     lowered = [secret.lower() for secret in secrets]
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
@@ -148,7 +148,7 @@ def mentions(error: BaseException, secrets: Iterable[str]) -> bool:
             said = f"{current!s} {current!r} {vars(current)!r}".lower()
         except Exception:  # noqa: BLE001  # what an error says of itself is its own code
             return True
-        if any(secret in said for secret in lowered):
+        if any(secret in text for secret in lowered for text in (said, unquote(said))):
             return True
         waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
     return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langchain_histories._secrets import WITHOUT_LOGIN, hidden, secrets_of
@@ -65,7 +66,7 @@ class StoreUrl:
         return dict(parse_qsl(self.query, keep_blank_values=True))
 
 
-def split_url(url: str, form: str, *, has_hosts: bool = True) -> StoreUrl:
+def split_url(url: Any, form: str, *, has_hosts: bool = True) -> StoreUrl:
     """Take a URL apart.
 
     Args:
@@ -112,7 +113,7 @@ def _hosts(address: str) -> tuple[tuple[str, int | None], ...] | None:
     )
 
 
-def read_url(parse: Callable[[str], T], url: str, form: str, errors: tuple[type[Exception], ...] = (ValueError,)) -> T:
+def read_url(parse: Callable[[str], T], url: Any, form: str, errors: tuple[type[Exception], ...] = (ValueError,)) -> T:
     """Return what a driver's own parser makes of a URL.
 
     Args:
@@ -124,13 +125,11 @@ def read_url(parse: Callable[[str], T], url: str, form: str, errors: tuple[type[
     Raises:
         ConfigurationError: It cannot be read.
     """
-    try:
+    if not isinstance(url, str):
+        raise ConfigurationError(f"The url must be a str, not {type(url).__name__}.")
+    with contextlib.suppress(*errors):
         return parse(url)
-    except (AttributeError, TypeError):  # it is no text
-        pass
-    except errors:
-        pass
-    # Not in the handler: the error would be the context of this one.
+    # Not in a handler: the error would be the context of this one.
     raise bad_url(form)
 
 

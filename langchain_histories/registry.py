@@ -149,6 +149,8 @@ class HistoryRegistry(CopiedByAttributes, Closing):
                 "A registry is made of stores by name: HistoryRegistry({'chat': open_store(url)}). For a URL, a config "
                 "or its file see HistoryRegistry.from_config, and for a single URL open_history(url, session_id)."
             )
+        for name in stores:
+            _check_name(name)
         self._stores = {name: _NamedStore(store) for name, store in stores.items()}
         if not stores:
             raise ConfigurationError("A registry needs at least one store.")
@@ -194,6 +196,8 @@ class HistoryRegistry(CopiedByAttributes, Closing):
         if "histories" not in source:
             raise ConfigurationError(f"{where}: histories: is missing. The form is {_FORM}")
         histories = _table(source["histories"], f"{where}: histories")
+        for name in (*source, *histories):
+            _check_name(name)
         for key in source:
             if key not in ("default", "histories"):
                 known = ["default", "histories"]
@@ -290,6 +294,7 @@ class HistoryRegistry(CopiedByAttributes, Closing):
     def _named(self, name: str | None) -> _NamedStore:
         name = self._default if name is None else name
         if name not in self._stores:
+            _check_name(name)
             raise ConfigurationError(f"no history is named {name!r}: {did_you_mean(str(name), self._stores)}")
         return self._stores[name]
 
@@ -348,6 +353,16 @@ def _parsed_yaml(text: str) -> tuple[object, str]:
         return None, f"not YAML{line}: {problem}."
     except (yaml.YAMLError, ValueError) as error:
         return None, f"not YAML ({type(error).__name__})."
+
+
+def _check_name(name: object) -> None:
+    """Refuse a URL in the place of a name, because names are shown in messages.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    if "://" in str(name):
+        raise ConfigurationError(f"A URL stands where the name of a history belongs. The form is {_FORM}")
 
 
 def _table(value: object, where: str) -> Mapping[str, Any]:
@@ -410,7 +425,9 @@ def _substitute(value: Any, where: str) -> Any:
 
     if isinstance(value, str):
         if re.fullmatch(r"\$\w+", value):
-            raise ConfigurationError(f"{where}: {value} is not replaced: write ${{{value[1:]}}}.")
+            # Another option may be a password that begins so.
+            name = value[1:] if where.endswith(".url") else "NAME"
+            raise ConfigurationError(f"{where}: ${name} is not replaced: write ${{{name}}}.")
         return re.sub(r"\$\{(\w+)\}", variable, value)
     if isinstance(value, dict):
         return {key: _substitute(item, f"{where}.{key}") for key, item in value.items()}

@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pydantic_core
 from langchain_core.messages import AnyMessage
 from pydantic import TypeAdapter
 from pydantic_core import core_schema
 
-from langchain_histories._urls import shown_url
+from langchain_histories._urls import read_url, shown_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import (
@@ -181,7 +182,7 @@ class MemoryStore(MessageStore):
         self, url: str = "memory://", *, client: Memory | None = None, **options: Unpack[StoreOptions]
     ) -> None:
         """Make an empty memory."""
-        if url.partition("://")[2].strip("/"):
+        if any(part.strip("/") for part in read_url(urlsplit, url, "memory://")[1:]):
             raise ConfigurationError(f"A memory URL has no place in it: use 'memory://', not {shown_url(url)!r}.")
         memory = client or Memory()
         super().__init__(MemoryOperations(), Clients(client=memory, async_client=memory), url, **options)

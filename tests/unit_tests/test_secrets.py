@@ -27,6 +27,7 @@ from redis.retry import Retry
 
 import langchain_histories as lh
 from langchain_histories import ConfigurationError, HistoryError, HistoryRegistry, open_history, open_store
+from langchain_histories._schemes import store_kind
 from langchain_histories.stores.base import Clients, MessageStore, Operations
 
 # A piece of each password, so that a piece of it is found too.
@@ -276,7 +277,7 @@ def seen_of(make, use=None):
     return seen
 
 
-some = hypothesis.settings(max_examples=20)
+some = hypothesis.settings(max_examples=12)
 
 
 def is_marked(form, password, written):
@@ -325,12 +326,30 @@ def test_the_environment(way, password):
 WITH_LOGIN = [form for form in URLS if "{}@" in form and not form.startswith(("memory", "file", "nosuch", "yugabyte"))]
 
 
-@pytest.mark.parametrize("password", ["pw/1@x", "12/x@y", "a@b/c", "1@b?c"])
+@pytest.mark.parametrize("password", ["pw/1@x", "12/x@y", "a@b/c", "1@b?c", f"a@/{MARK}"])
 @pytest.mark.parametrize("form", WITH_LOGIN)
 def test_a_password_that_no_parser_can_find_is_refused_with_the_way_to_write_it(form, password):
     with pytest.raises(ConfigurationError, match=r"percent-encoded: .*%2F.*%40") as caught:
         open_store(form.replace("{}", password))
     assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("form", [form for form in URLS if not form.startswith("nosuch")])
+def test_what_is_no_text(form):
+    with pytest.raises(ConfigurationError, match="must be a str") as caught:
+        store_kind(form).cls(form.replace("{}", MARK).encode())
+    assert MARK not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_secret_in_another_place_of_a_config():
+    url = f"redis://:{MARK}@{NOBODY}"
+    for config in (
+        {"histories": {"a": {"url": "memory://", "codec": f"${MARK}"}}},
+        {"default": url, "histories": {"a": {"url": "memory://"}}},
+        {"histories": {url: {}}},
+        {"histories": {url: url}},
+    ):
+        seen_of(lambda config=config: HistoryRegistry.from_config(config)).check(MARK)
 
 
 def test_arguments_in_another_order():
@@ -438,7 +457,7 @@ class Talkative(Operations):
             raise lh.RecordTooLargeError("too large") from error
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(form=st.sampled_from(URLS), data=st.data(), password=passwords)
 def test_a_driver_that_quotes_its_url(form, data, password):
     url = form.replace("{}", data.draw(written_in_ways(password)))

@@ -50,7 +50,7 @@ def forms_of(password):
     }
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(form=st.sampled_from(FORMS), password=passwords.filter(lambda text: all(ord(c) < 0xD800 for c in text)))
 def test_no_password_is_shown(form, password):
     for written in (password, quote(password, safe=""), quote(password), quote_plus(password)):
@@ -149,6 +149,8 @@ SIGNED = "BlobEndpoint=https://h.net;SharedAccessSignature=sv=1&sig=Secret7"
         ({"proxies": {"https": "http://u:Secret7@proxy1"}}, ["Secret7"], ["proxy1"]),
         ([{"connect_args": {"ssl": {"ssl_password": b"Secret7"}}}], ["Secret7"], []),
         ({"ssl.key.location": "/etc/key.pem", "timeout": 1234567}, [], ["/etc/key.pem", "1234567"]),
+        ({"url": "postgresql://h1234/d?sslkey=/etc/key.pem&sslpassword=Secret7"}, ["Secret7"], ["/etc/key.pem"]),
+        ({"auth": ("u123", "Secret7"), "headers": {"Authorization": "Bearer Secret7"}}, ["Secret7"], []),
         ({"credential": SimpleNamespace(_key="Secret7", _name="acct")}, ["Secret7"], ["acct"]),
     ],
 )
@@ -157,6 +159,11 @@ def test_secrets_of_options(options, secrets, others):
     assert set(secrets) <= set(found)
     for other in others:
         assert not mentions(ValueError(f"cannot open {other}"), found)
+
+
+@pytest.mark.parametrize("shown", ["S%2fe%2Bcret!7", "S/e%2Bcret%217", "S/e%2bcret!7"])
+def test_a_secret_is_found_however_much_of_it_is_percent_encoded(shown):
+    assert mentions(ValueError(f"GET http://host/?x={shown}"), secrets_of(None, {"token": "S/e+cret!7"}))
 
 
 def test_an_option_that_holds_itself():

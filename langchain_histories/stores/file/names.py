@@ -9,7 +9,7 @@ import stat
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
@@ -76,7 +76,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
-def url_path(url: str) -> str:
+def url_path(url: Any) -> str:
     """Return the path that a `file:` URL names.
 
     Raises:

@@ -59,7 +59,7 @@ class FileStore(MessageStore):
             raise ConfigurationError("Pass a url or a path, and not both.")
         if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not lock_timeout > 0:
             raise ConfigurationError(f"lock_timeout must be a positive number of seconds, not {lock_timeout!r}.")
-        self.path = checked_path(url_path(str(url)) if path is None else path)
+        self.path = checked_path(url_path(url) if path is None else path)
         # A path is no connection, so no other store shares its clients.
         clients = Clients(client=self.path)
         operations = FolderOperations(fsync=fsync, lock_timeout=lock_timeout, file_mode=checked_mode(file_mode))

@@ -36,7 +36,7 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         instead_of={"url": url, "client_options": client_options},
     ):
         return Clients.shared("mongodb", client=client, async_client=async_client)
-    _check_url(str(url))
+    _check_url(url)
     options = dict(client_options or {})
 
     async def connect(native: bool) -> Any:
@@ -65,13 +65,13 @@ def _is_blocking(client: object) -> bool:
     return hasattr(kind, "get_database") and not is_async
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: Any) -> None:
     """Refuse a URL that PyMongo cannot read.
 
     Raises:
         ConfigurationError: It cannot; what looks like the host may be a piece of the password, and is not quoted.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, _, rest = str(url).partition("://")
     if scheme == "mongodb+srv":
         # Hosts and more options of such a URL are in DNS, and a constructor asks no name server.
         url = "mongodb://" + rest.partition("?")[0]

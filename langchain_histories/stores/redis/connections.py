@@ -38,14 +38,14 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         instead_of={"url": url, "client_options": client_options},
     ):
         return Clients.shared("redis", client=client, async_client=async_client)
-    connections = _Connections(str(url), _sentinels(str(url)), client_options or {})
+    connections = _Connections(url, _sentinels(url), client_options or {})
     return Clients.shared("redis", url, client_options, connect=connections.connect, close=connections.close)
 
 
 class _Connections:
     """Opens and closes clients for a URL."""
 
-    def __init__(self, url: str, sentinels: _Sentinels | None, client_options: dict[str, Any]) -> None:
+    def __init__(self, url: Any, sentinels: _Sentinels | None, client_options: dict[str, Any]) -> None:
         self._url, self._sentinels, self._client_options = url, sentinels, client_options
 
     async def connect(self, native: bool) -> Any:
@@ -102,13 +102,13 @@ class _Sentinels:
         return client
 
 
-def _sentinels(url: str) -> _Sentinels | None:
+def _sentinels(url: Any) -> _Sentinels | None:
     """Return the sentinels that a URL names; `None` if it names a server.
 
     Raises:
         ConfigurationError: It cannot be read.
     """
-    scheme = url.partition(":")[0].lower()
+    scheme = str(url).partition(":")[0].lower()
     if scheme.endswith("+sentinel"):
         return _Sentinels(split_url(url, _SENTINEL_FORM))
     form = _UNIX_FORM if scheme == "unix" else _FORM

@@ -125,8 +125,8 @@ def _is_in_doubt(parsed: sa.URL, rest: str) -> bool:
     """
     login, _, behind = rest.partition("@") if parsed.username is not None else ("", "", rest)
     place, _, query = behind.partition("?")
-    return (
-        (bool(parsed.host) and "@" in place)
+    return bool(
+        ((parsed.host or parsed.username is not None) and "@" in place)
         or any("@" in option.partition("=")[0] for option in query.split("&"))
         # There is no login: that @ is one of an option, as in `host:1/db?password=a@b`.
         or re.match(r"[^:/?#]*:\d*/[^?]*\?\w+=", login) is not None

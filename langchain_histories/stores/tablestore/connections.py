@@ -35,7 +35,7 @@ def clients_of(
         instead_of={"url": url, "client_options": client_options},
     ):
         return Clients.shared("tablestore", client=client, async_client=async_client), {}
-    options = options_of_url(str(url)) | (client_options or {})
+    options = options_of_url(url) | (client_options or {})
     if not (options.get("access_key_id") or "credentials_provider" in options):
         raise ConfigurationError(
             "A Tablestore URL needs an access key, in itself or in the environment: TABLESTORE_ACCESS_KEY_ID and "
@@ -56,7 +56,7 @@ async def _close(client: Any) -> None:
         client.connection.pool.clear()
 
 
-def options_of_url(url: str) -> dict[str, Any]:
+def options_of_url(url: Any) -> dict[str, Any]:
     """Return the arguments for the clients of the SDK.
 
     Raises:
