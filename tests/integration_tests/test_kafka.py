@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import WRONG_PASSWORD
+from servers import ODD_PASSWORD, WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -53,7 +53,7 @@ class TestKafkaStore(MessageStoreTests):
 
     @pytest.fixture
     def wrong_password_store(self, kafka_server):
-        url = kafka_server.login_url.replace("histories-password", quote(WRONG_PASSWORD, safe=""))
+        url = kafka_server.login_url.replace(quote(ODD_PASSWORD, safe=""), quote(WRONG_PASSWORD, safe=""))
         return KafkaStore(f"{url}?security.protocol=SASL_PLAINTEXT", timeout=3)
 
     @pytest.fixture
@@ -399,7 +399,7 @@ def test_login(kafka_server, name):
     with KafkaStore(url, topic_prefix=name) as store:
         store.append("s", [human(1)])
         assert texts(asyncio.run(store.aread("s"))) == ["1"]
-        assert "histories-password" not in repr(store)
+        assert "Secret7" not in repr(store)
 
 
 def test_what_is_there_already_is_left_as_it_is(servers_of, store):

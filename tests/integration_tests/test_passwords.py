@@ -34,13 +34,9 @@ from langchain_histories import (
 MARK = "Secret7"
 PASSWORDS = {
     "as it is": f"a&b=c;d,e!f-{MARK}~$^*()",
-    "colon": f"a:b:{MARK}",
-    "percent": f"100%g {MARK}+",
-    "slash": f"a/b{MARK}/c",
-    "question": f"a?b{MARK}#c",
-    "brackets": f"[a]{MARK}[",
+    "colon, percent": f"a:b 100%g{MARK}+",
+    "slash, question, brackets": f"[a/b]?{MARK}#[",
     "quotes": f'it\'s "{MARK}" \\ `x`',
-    "at": f"a@b{MARK}",
     "all": f"a/b?c#d@e:f%g+h i{MARK}",
     "encoded": f"a%2Fb{MARK}",
 }

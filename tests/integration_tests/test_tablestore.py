@@ -10,7 +10,7 @@ import uuid
 import pytest
 import tablestore
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import WRONG_PASSWORD
+from servers import ODD_PASSWORD, ODD_USER, WRONG_PASSWORD
 from tablestore import INF_MAX, INF_MIN, PK_AUTO_INCR, Direction, OTSServiceError
 
 from langchain_histories import (
@@ -340,6 +340,14 @@ def test_the_drop_in_class(tablestore_server, table):
     assert texts(url.messages) == texts(asyncio.run(one.aget_messages())) == ["x"]
     assert other.messages == []
     assert "histories-password" not in f"{one!r} {one.store!r} {url!r}"
+
+
+def test_an_odd_secret(tablestore_server, table):
+    url = tablestore_server.url_with(user=ODD_USER, password=ODD_PASSWORD)
+    history = open_history(url, "a", table_name=table)
+    history.add_user_message("x")
+    assert texts(asyncio.run(history.aget_messages())) == ["x"]
+    assert "Secret7" not in f"{history!r} {history.store!r}"
 
 
 def test_nothing_of_a_message_or_a_key_is_logged(store, tablestore_server, caplog):

@@ -57,7 +57,16 @@ To test against a server of your own, give its URL in `LANGCHAIN_HISTORIES_TEST_
 import importlib
 from typing import Any
 
-from servers._machinery import CACHE, DATABASE, WRONG_PASSWORD, Server, ServerUnavailable, memory_folder
+from servers._machinery import (
+    CACHE,
+    DATABASE,
+    ODD_PASSWORD,
+    ODD_USER,
+    WRONG_PASSWORD,
+    Server,
+    ServerUnavailable,
+    memory_folder,
+)
 
 _HOMES = {
     "azure_table": "_azure_table",
@@ -75,7 +84,17 @@ _HOMES = {
     "upstash": "_upstash",
 }
 
-__all__ = ["CACHE", "DATABASE", "WRONG_PASSWORD", "Server", "ServerUnavailable", "memory_folder", *_HOMES]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "CACHE",
+    "DATABASE",
+    "ODD_PASSWORD",
+    "ODD_USER",
+    "WRONG_PASSWORD",
+    "Server",
+    "ServerUnavailable",
+    "memory_folder",
+    *_HOMES,
+]
 
 
 def __getattr__(name: str) -> Any:

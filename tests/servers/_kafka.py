@@ -8,12 +8,13 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from servers._machinery import (
     CACHE,
     HOST,
-    PASSWORD,
-    USER,
+    ODD_PASSWORD,
+    ODD_USER,
     Process,
     Server,
     ServerUnavailable,
@@ -79,7 +80,7 @@ def _kafka_server(java: Path, jar: Path, directory: Path) -> KafkaServer:
         "listener.security.protocol.map": "PLAIN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "PLAIN",
         "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
-        "listener.name.login.plain.sasl.jaas.config": f'{login} required user_{USER}="{PASSWORD}";',
+        "listener.name.login.plain.sasl.jaas.config": f'{login} required user_{ODD_USER}="{ODD_PASSWORD}";',
         "log.dirs": directory / "data",
         "group.initial.rebalance.delay.ms": 0,
         # A killed broker that starts again is let in when its last session is over.
@@ -103,7 +104,7 @@ def _kafka_server(java: Path, jar: Path, directory: Path) -> KafkaServer:
         name="kafka",
         version=f"Apache Kafka {jar.stem.rpartition('-')[2]}",
         url=url,
-        login_url=f"kafka://{USER}:{PASSWORD}@{HOST}:{login_port}",
+        login_url=f"kafka://{ODD_USER}:{quote(ODD_PASSWORD, safe='')}@{HOST}:{login_port}",
         _process=Process(
             [*command, "kafka.Kafka", config],
             directory=directory,

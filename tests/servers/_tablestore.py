@@ -13,6 +13,8 @@ from urllib.request import Request, urlopen
 
 from servers._machinery import (
     HOST,
+    ODD_PASSWORD,
+    ODD_USER,
     PASSWORD,
     READONLY_PASSWORD,
     READONLY_USER,
@@ -60,7 +62,7 @@ def tablestore() -> Iterator[Tablestore]:
         raise ServerUnavailable("no protocol of Tablestore: pip install tablestore")
     with temporary_directory() as directory:
         port = free_port()
-        users = {USER: [PASSWORD, True], READONLY_USER: [READONLY_PASSWORD, False]}
+        users = {USER: [PASSWORD, True], ODD_USER: [ODD_PASSWORD, True], READONLY_USER: [READONLY_PASSWORD, False]}
         program = Path(__file__).with_name("_tablestore_service.py")
         command = [sys.executable, program, "--host", HOST, "--port", str(port), "--data", directory / "data"]
         command += ["--instance", _INSTANCE, "--users", json.dumps(users)]

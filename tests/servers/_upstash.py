@@ -7,18 +7,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
-from servers._machinery import HOST, Process, Server, free_port, given, serving, temporary_directory
+from servers._machinery import HOST, ODD_PASSWORD, Process, Server, free_port, given, serving, temporary_directory
 from servers._redis import redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PROGRAM = Path(__file__).parent / "upstash_proxy.py"
-_TOKEN = "upstash-token"
+_TOKEN = ODD_PASSWORD
 _READONLY_TOKEN = "upstash-readonly-token"
 
 
@@ -48,8 +48,8 @@ def upstash() -> Iterator[Server]:
         return
     with redis() as data, temporary_directory() as directory:
         port = free_port()
-        url = f"upstash+http://:{_TOKEN}@{HOST}:{port}"
-        tokens = [f"{_TOKEN}={data.url}", f"{_READONLY_TOKEN}={data.readonly_url}"]
+        url = f"upstash+http://:{quote(_TOKEN, safe='')}@{HOST}:{port}"
+        tokens = [f"{quote(_TOKEN)}={data.url}", f"{_READONLY_TOKEN}={data.readonly_url}"]
         process = Process(
             [sys.executable, _PROGRAM, str(port), *tokens],
             directory=directory,
@@ -72,7 +72,9 @@ def _ask(url: str, *words: str) -> httpx.Response:
     parts = urlsplit(url)
     scheme = "http" if parts.scheme.endswith("+http") else "https"
     address = f"{scheme}://{parts.netloc.rpartition('@')[2]}"
-    return httpx.post(address, headers={"Authorization": f"Bearer {parts.password}"}, json=list(words), timeout=5)
+    return httpx.post(
+        address, headers={"Authorization": f"Bearer {unquote(parts.password or '')}"}, json=list(words), timeout=5
+    )
 
 
 def _answers(url: str) -> bool:

@@ -168,7 +168,7 @@ class Proxy(ThreadingHTTPServer):
 
 def main() -> None:
     port, *users = sys.argv[1:]
-    Handler.tokens = dict(user.split("=", 1) for user in users)
+    Handler.tokens = {unquote(token): url for token, _, url in (user.partition("=") for user in users)}
     Proxy((HOST, int(port)), Handler).serve_forever()
 
 
