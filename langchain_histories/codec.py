@@ -241,6 +241,16 @@ def _is_validation(error: Exception) -> TypeGuard[pydantic_core.ValidationError]
     return isinstance(error, pydantic_core.ValidationError)
 
 
+def check_is_list(messages: object) -> None:
+    """Refuse what is no list of messages, a single message among it.
+
+    Raises:
+        InvalidMessageError: It is none.
+    """
+    if isinstance(messages, str | BaseMessage) or not hasattr(type(messages), "__iter__"):
+        raise InvalidMessageError(f"messages must be a list of messages, not {type(messages).__name__}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordFormat:
     """How one store writes and reads its records.
@@ -263,8 +273,7 @@ class RecordFormat:
         Raises:
             InvalidMessageError: Something in it is not a message, or cannot be stored.
         """
-        if isinstance(messages, str | BaseMessage) or not hasattr(type(messages), "__iter__"):
-            raise InvalidMessageError(f"messages must be a list of messages, not {type(messages).__name__}.")
+        check_is_list(messages)
         strict = self.on_unserializable == "raise"
         payloads = []
         for message in messages:

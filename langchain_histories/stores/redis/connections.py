@@ -109,7 +109,7 @@ def _sentinels(url: Any) -> _Sentinels | None:
         ConfigurationError: It cannot be read.
     """
     scheme = str(url).partition(":")[0].lower()
-    if scheme.endswith("+sentinel"):
+    if scheme in ("redis+sentinel", "rediss+sentinel"):
         return _Sentinels(split_url(url, _SENTINEL_FORM))
     form = _UNIX_FORM if scheme == "unix" else _FORM
     split_url(url, form)

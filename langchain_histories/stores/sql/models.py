@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
-from langchain_histories.codec import Record, RecordFormat
+from langchain_histories.codec import Record, RecordFormat, check_is_list
 from langchain_histories.errors import ConfigurationError, InvalidMessageError
 from langchain_histories.stores.base import Capability, MessageStore, entered, position_number
 from langchain_histories.stores.sql.engines import EngineOperations, EngineUse
@@ -65,6 +65,7 @@ class _MessageFormat(RecordFormat):
 
     def encode(self, messages: Sequence[Any]) -> tuple[list[str], list[Any]]:
         """Return no ids, because the database gives them later, and the messages."""
+        check_is_list(messages)
         for message in messages:
             if not isinstance(message, BaseMessage):
                 raise InvalidMessageError(f"A history stores messages, not {type(message).__name__}.")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from langchain_histories.stores.base import SessionId
 
 
-_FORM = "postgresql://[user:password@]host[:5432]/database, or as libpq's host=... dbname=... password='...'"
+_FORM = (
+    "postgresql://[user:password@]host[:5432]/database, or as libpq's host=... dbname=... password='...', unless a "
+    "connection is passed as sync_connection or async_connection"
+)
 
 
 class _CommunityArguments(TypedDict, total=False):
