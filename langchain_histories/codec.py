@@ -140,6 +140,26 @@ def _stored_type(message: BaseMessage) -> tuple[str, dict[str, Any]]:
     return "chat", {"type": "chat", "role": role if isinstance(role, str) else message.type}
 
 
+def _whole(message: Any) -> BaseMessage:
+    """Return a message, a chunk as the whole message it stands for.
+
+    Raises:
+        InvalidMessageError: It is not a message, or a chunk of which no message can be made.
+    """
+    # Not `isinstance`: what `__class__` says may be a lie.
+    if not issubclass(type(message), BaseMessage):
+        raise InvalidMessageError(
+            f"A history stores messages (langchain_core.messages.BaseMessage), not {type(message).__name__}."
+        )
+    try:
+        return message_chunk_to_message(message) if issubclass(type(message), BaseMessageChunk) else message
+    except Exception as error:  # noqa: BLE001  # validators can raise anything
+        # Not chained: a validator's error quotes the content.
+        raise InvalidMessageError(
+            f"No message can be made of a {type(message).__name__} ({type(error).__name__}): nothing was stored."
+        ) from None
+
+
 def encode_message(message: BaseMessage, *, strict: bool = False) -> dict[str, Any]:
     """Return `message` as `{"type", "data"}`, LangChain's form with tags for what JSON cannot hold.
 
@@ -148,13 +168,8 @@ def encode_message(message: BaseMessage, *, strict: bool = False) -> dict[str, A
     Raises:
         InvalidMessageError: It is not a message, or a value in it is refused (see `encode_value`).
     """
-    if not issubclass(type(message), BaseMessage):
-        raise InvalidMessageError(
-            f"A history stores messages (langchain_core.messages.BaseMessage), not {type(message).__name__}."
-        )
+    message = _whole(message)
     try:
-        if isinstance(message, BaseMessageChunk):
-            message = message_chunk_to_message(message)
         kind, changes = _stored_type(message)
         # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts. And not
         # `dict(message)`, which says the same three times slower.
@@ -278,10 +293,8 @@ class RecordFormat:
         payloads = []
         for message in messages:
             kept: Any = message
-            if self.before_save is not None and isinstance(message, BaseMessage):
-                if isinstance(message, BaseMessageChunk):
-                    kept = message_chunk_to_message(message)
-                kept = self.before_save(kept)
+            if self.before_save is not None:
+                kept = self.before_save(_whole(message))
                 if kept is None:
                     continue
             payloads.append(encode_message(kept, strict=strict))

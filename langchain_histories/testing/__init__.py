@@ -16,6 +16,8 @@ optional; `suite/fixtures.py` has them all.
 | `suite/` | the tests, shelved by topic, and the fixtures that a store gives them |
 | `messages.py` | what the tests store |
 | `load.py` | how long they press a store with many callers at once |
+| `odd_objects.py` | objects that a message may hold though nobody thought of them, with what comes back |
+| `odd_records.py` | texts that may stand where a record or a state is expected |
 | `faces.py` | sync and async methods, called alike |
 | `processes.py` | what the tests run in other processes |
 | `forking.py` | processes that fork |

@@ -196,9 +196,11 @@ def texts(messages: Sequence[BaseMessage]) -> list[str]:
 def comparable(value: Any) -> Any:
     """What two equal messages have in common: types too, but not the order of keys, and NaN equals itself."""
     if isinstance(value, BaseModel):
-        return type(value), comparable(vars(value))
+        return type(value), comparable({**vars(value), **(value.__pydantic_extra__ or {})})
     if isinstance(value, dict):
-        return sorted((repr(key), comparable(item)) for key, item in value.items())
+        return sorted(([comparable(key), comparable(item)] for key, item in value.items()), key=repr)
+    if isinstance(value, set | frozenset):
+        return type(value), sorted(map(comparable, value), key=repr)
     if isinstance(value, list | tuple):
         return type(value), [comparable(item) for item in value]
     return repr(value)

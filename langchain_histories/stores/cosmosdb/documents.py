@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from azure.cosmos import exceptions
 
+from langchain_histories._values import from_json
 from langchain_histories.codec import CheckedRow
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.stores.base import (
@@ -266,7 +267,7 @@ def _check_size(document: dict[str, Any]) -> None:
 def _message(row: str) -> Any:
     """A record as LangChain's class reads it, with its exact text if the service would change one of its numbers."""
     try:
-        message = json.loads(row)
+        message = from_json(row)
     except ValueError:
         return row
     if not isinstance(message, dict):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from langchain_histories._values import from_json
+
 _JSON = "lh:json"
 _MAX_DEPTH = 28  # DynamoDB nests 32 deep; the list and the map of the record are two of them
 _MAX_DIGITS = 38
@@ -17,7 +19,7 @@ _ROLES = {"user": "human", "assistant": "ai", "system": "system", "tool": "tool"
 def to_value(text: str) -> dict[str, Any]:
     """Return a record as a map of LangChain's form, with its JSON text beside it if DynamoDB would change a value."""
     try:
-        record = json.loads(text)
+        record = from_json(text)
     except ValueError:
         return {"S": text}
     if not isinstance(record, dict):

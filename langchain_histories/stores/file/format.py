@@ -30,6 +30,8 @@ CLOSING = b"]\n"
 EMPTY = b"[]"
 _BLOCK = 16 * 1024
 _OWN_HEAD = re.compile(rb'\[\{ *"(type|data|meta)"')
+_BROKEN_HEAD = re.compile(rb"\[\S")
+_OWN_LINE = re.compile(rb'\n,?\{[^\n]*"meta": ?\{"v": ?\d')
 _LINE_ENDS = re.compile(rb"[\r\n]+\s*")
 _FOREIGN_HEAD = re.compile(r"\ufeff?\s*\[\s*")
 _FOREIGN_EMPTY = re.compile(r"\ufeff?\s*(\[\s*\]\s*)?\Z")
@@ -83,8 +85,11 @@ def blocks_from_end(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def is_own(file: IO[bytes]) -> bool:
-    """Whether the file begins as one in our form."""
-    return _OWN_HEAD.match(read_between(file, 0, 32)) is not None
+    """Whether the file begins as one in our form, or its first record is broken and others of ours are behind it."""
+    if _OWN_HEAD.match(read_between(file, 0, 32)):
+        return True
+    data = read_between(file, 0, file.seek(0, os.SEEK_END))
+    return _BROKEN_HEAD.match(data) is not None and _OWN_LINE.search(data) is not None
 
 
 def own_end(file: IO[bytes]) -> int | None:

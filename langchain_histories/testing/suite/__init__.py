@@ -4,7 +4,9 @@
 |---|---|
 | `fixtures.py` | what a store gives, and what all tests use |
 | `batches.py` | order, whole batches, many writers |
-| `records.py` | what comes back of a message; corrupt records; codec and hook |
+| `records.py` | what comes back of a message; codec and hook |
+| `objects.py` | any Python object in a message or a state |
+| `foreign.py` | whatever is stored where a record or a state should be |
 | `reads.py` | the last, the first, what is behind a position |
 | `removal.py` | expiry, clear, erase, delete, replace |
 | `sessions.py` | session ids, listing |
@@ -20,8 +22,10 @@ from langchain_histories.testing.suite.asynchronous import AsyncTests
 from langchain_histories.testing.suite.batches import BatchTests
 from langchain_histories.testing.suite.clients import ClientTests
 from langchain_histories.testing.suite.failures import FailureTests
+from langchain_histories.testing.suite.foreign import ForeignTests
 from langchain_histories.testing.suite.forks import ForkTests
 from langchain_histories.testing.suite.langchain import LangChainTests
+from langchain_histories.testing.suite.objects import ObjectTests
 from langchain_histories.testing.suite.reads import ReadTests
 from langchain_histories.testing.suite.records import RecordTests
 from langchain_histories.testing.suite.removal import RemovalTests
@@ -33,6 +37,8 @@ class MessageStoreTests(
     ClientTests,
     BatchTests,
     RecordTests,
+    ObjectTests,
+    ForeignTests,
     ReadTests,
     RemovalTests,
     SessionTests,

@@ -13,19 +13,12 @@ from langchain_core.messages.base import BaseMessageChunk
 from langchain_histories import Capability, CorruptRecordError, InvalidMessageError, codec
 from langchain_histories.testing.messages import ShoutingCodec, comparable, golden_messages, numbered, texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
+from langchain_histories.testing.suite.foreign import plant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_histories import MessageStore
     from langchain_histories.testing.faces import Face
     from langchain_histories.testing.suite.fixtures import OpenStore
-
-
-def _plant(store: MessageStore, session_id: str, rows: Sequence[str]) -> None:
-    """Store texts as they are, beside the codec."""
-    key = store.operations.key(session_id)
-    store.run("append", lambda client: store.operations.append(client, key, rows), session_id=session_id)
 
 
 class RecordTests(StoreFixtures):
@@ -92,7 +85,7 @@ class RecordTests(StoreFixtures):
         """Rule 7: it raises where it is read, or is skipped by choice, and blocks nothing else."""
         with open_store() as store:
             face(store).append("s", [HumanMessage("before")])
-            _plant(store, "s", [text])
+            plant(store, "s", [text])
             face(store).append("s", [HumanMessage("after")])
             with pytest.raises(CorruptRecordError) as caught:
                 face(store).read("s")
@@ -109,7 +102,7 @@ class RecordTests(StoreFixtures):
 
     def test_a_record_without_envelope(self, store: MessageStore, face: Face) -> None:
         """Rule 16: a record as LangChain's classes write it is read, listed and deleted."""
-        _plant(store, "s", ['{"type": "human", "data": {"content": "old", "type": "human", "example": false}}'])
+        plant(store, "s", ['{"type": "human", "data": {"content": "old", "type": "human", "example": false}}'])
         face(store).append("s", [HumanMessage("new")])
         old, new = face(store).records("s")
         assert (old.message.content, old.at) == ("old", None)
@@ -122,8 +115,8 @@ class RecordTests(StoreFixtures):
         """Rule 15: a driver's retry may store a batch again."""
         _, rows = store.format.encode([HumanMessage("a"), AIMessage("b")])
         face(store).append("s", numbered(2))
-        _plant(store, "s", rows)
-        _plant(store, "s", rows)
+        plant(store, "s", rows)
+        plant(store, "s", rows)
         face(store).append("s", [HumanMessage("c")])
         everything = ["0", "1", "a", "b", "c"]
         for last in range(1, 7):

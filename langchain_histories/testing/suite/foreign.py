@@ -1,0 +1,143 @@
+"""Whatever is stored where a record or a state should be."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from langchain_histories import Capability, CorruptRecordError, HistoryError, MessageStore
+from langchain_histories.testing.messages import comparable, texts
+from langchain_histories.testing.odd_records import NOT_EVERYWHERE, RECORDS, STATES, odd_record
+from langchain_histories.testing.suite.fixtures import StoreFixtures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_histories.testing.faces import Face
+    from langchain_histories.testing.suite.fixtures import OpenStore
+
+
+def plant(store: MessageStore, session_id: str, rows: Sequence[str]) -> None:
+    """Store texts as they are, beside the codec."""
+    key = store.operations.key(session_id)
+    store.run("append", lambda client: store.operations.append(client, key, rows), session_id=session_id)
+
+
+def _plant_each(store: MessageStore, session_id: str, rows: Sequence[str]) -> None:
+    """Store those of the texts that the service can hold."""
+    try:
+        plant(store, session_id, rows)
+    except HistoryError:
+        for row in rows:
+            with contextlib.suppress(HistoryError):
+                plant(store, session_id, [row])
+
+
+def _plant_state(store: MessageStore, session_id: str, text: str) -> None:
+    key = store.operations.key(session_id)
+    store.run("put_state", lambda client: store.operations.put_state(client, key, text), session_id=session_id)
+
+
+def _state_text(store: MessageStore, session_id: str) -> Any:
+    key = store.operations.key(session_id)
+    return store.run("get_state", lambda client: store.operations.get_state(client, key), session_id=session_id)
+
+
+class ForeignTests(StoreFixtures):
+    """Stored bytes raise nothing but errors of ours, and hide and block nothing else."""
+
+    def test_whatever_is_stored(self, open_store: OpenStore, face: Face) -> None:
+        """A record that cannot be read is skipped or found, and everything around it is read, counted and listed."""
+        chance = random.Random(5)  # noqa: S311
+        with open_store() as store, open_store(on_corrupt="skip") as lenient:
+            face(store).append("other", [HumanMessage("other")])
+            (first,) = store.format.encode([HumanMessage("first")])[1]
+            plant(store, "s", ["{}", first])
+            _plant_each(store, "s", [*RECORDS, *(odd_record(chance) for _ in range(20))])
+            _plant_each(store, "s", NOT_EVERYWHERE)
+            face(store).append("s", [HumanMessage("last")])
+            count = face(store).count("s")
+            assert count >= 40
+
+            records = face(lenient).records("s")
+            assert len(records) < count - 20
+            found = texts([record.message for record in records])
+            assert (found[0], found[-1]) == ("first", "last")
+            assert comparable(face(lenient).read("s")) == comparable([record.message for record in records])
+            for limit in (1, len(records)):
+                assert texts(face(lenient).read("s", last=limit)) == found[-limit:]
+                assert texts(face(lenient).read("s", first=limit)) == found[:limit]
+
+            broken: list[CorruptRecordError] = []
+            for _ in range(6):
+                with pytest.raises(CorruptRecordError) as caught:
+                    face(store).records("s", after=broken[-1].position if broken else None)
+                assert caught.value.session_id == "s"
+                broken.append(caught.value)
+            assert len({error.id for error in broken}) == len({error.position for error in broken}) == len(broken)
+            assert not {error.position for error in broken} & {record.position for record in records}
+            assert texts(face(store).read("s", last=1)) == ["last"]
+            if self.has(Capability.SESSIONS):
+                listed = [(info.session_id, info.count) for info in face(store).sessions()]
+                assert listed == [("other", 1), ("s", count)]
+            assert texts(face(store).read("other")) == ["other"]
+            face(store).clear("s")
+            assert face(store).count("s") == 0
+
+    def test_a_broken_record_is_deleted_by_its_id(self, store: MessageStore, face: Face) -> None:
+        """What an error says of a record is enough to remove it, also if that moves all others."""
+        self.needs(Capability.DELETE)
+        face(store).append("s", [HumanMessage("first")])
+        bad = ["5", "{}", "5", '{"type": "alien", "data": {}, "meta": {"v": 1, "id": "i"}}']
+        plant(store, "s", bad)
+        face(store).append("s", [HumanMessage("last")])
+        for left in reversed(range(len(bad))):
+            with pytest.raises(CorruptRecordError) as caught:
+                face(store).read("s")
+            assert face(store).delete("s", [caught.value.id]) == 1
+            assert face(store).count("s") == left + 2
+        assert texts(face(store).read("s")) == ["first", "last"]
+
+    def test_the_newest_record_of_a_session_is_broken(self, store: MessageStore, face: Face) -> None:
+        """Sessions are listed by what is in them, of which nothing needs to be readable."""
+        self.needs(Capability.SESSIONS)
+        face(store).append("whole", [HumanMessage("x")])
+        (row,) = store.format.encode([HumanMessage("first")])[1]
+        planted = []
+        for number, text in enumerate([*RECORDS[::4], *NOT_EVERYWHERE]):
+            with contextlib.suppress(HistoryError):  # the service has no such text
+                plant(store, f"broken {number}", [row, text])
+                planted.append(f"broken {number}")
+        found = face(store).sessions()
+        assert [info.session_id for info in found] == [*planted, "whole"]
+        assert all(info.count for info in found)
+        assert found[-1].last_at is not None
+        assert texts(face(store).read(planted[0], first=1)) == ["first"]
+
+    def test_whatever_is_stored_as_a_state(self, store: MessageStore, face: Face) -> None:
+        """A state that is none raises, is not overwritten by a change, and is by another state."""
+        self.needs(Capability.STATE)
+        face(store).append("s", [HumanMessage("x")])
+        face(store).put_state("other", {"a": 1})
+        for text in STATES:
+            with contextlib.suppress(HistoryError):  # the service has no such text
+                _plant_state(store, "s", text)
+                stored = _state_text(store, "s")
+                if not stored:
+                    continue  # the service cannot tell it from no state
+                with pytest.raises(CorruptRecordError, match="state"):
+                    face(store).get_state("s")
+                with pytest.raises(CorruptRecordError, match="state"):
+                    face(store).update_state("s", lambda _: {"mine": 1})
+                assert _state_text(store, "s") == stored
+        assert texts(face(store).read("s")) == ["x"]
+        assert face(store).get_state("other") == {"a": 1}
+        face(store).put_state("s", {"mine": 1})
+        assert face(store).get_state("s") == {"mine": 1}
+        _plant_state(store, "s", "[]")
+        face(store).put_state("s", None)
+        assert face(store).get_state("s") is None
