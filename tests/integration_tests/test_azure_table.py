@@ -17,6 +17,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 from azure.data.tables import TableServiceClient, generate_account_sas
 from azure.data.tables.aio import TableServiceClient as AsyncTableServiceClient
+from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_histories import (
@@ -55,6 +56,20 @@ class TestAzureTableStore(MessageStoreTests):
 
     def traces(self, store):
         return sorted((entity["PartitionKey"], entity["RowKey"]) for entity in table_of(store).list_entities())
+
+    def foreign_rows(self, store, session_id):
+        def leave(properties):
+            references[0]()
+            (*_, newest) = sorted(key for key in entities(store, session_id) if key.startswith("r"))
+            entity = {"PartitionKey": session_id, "RowKey": newest, **properties}
+            table_of(store).upsert_entity(entity, mode="replace")
+
+        references = broken_references(store, session_id)
+        properties = [{}, {"text": 5}, {"text": b"\xff"}, {"text": True}, {"text": "x", "text1": 5}, {"text1": "x"}]
+        return [*references, *(functools.partial(leave, each) for each in properties)]
+
+    def broken_sessions(self, store, session_id):
+        return broken_heads(store, session_id, 4)
 
 
 def table_of(store):

@@ -16,6 +16,7 @@ import warnings
 import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from azure.cosmos.aio import CosmosClient as AsyncCosmosClient
+from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_histories import (
@@ -58,6 +59,19 @@ class TestCosmosDBStore(MessageStoreTests):
     def traces(self, store):
         return sorted(f"{item.get('session_id')} {item['id']} {item.get('text')}" for item in items(store))
 
+    def foreign_rows(self, store, session_id):
+        def leave(fields):
+            references[0]()
+            rows = [item for item in items(store) if item["session_id"] == session_id and item["id"].startswith("r")]
+            newest = max(item["id"] for item in rows)
+            container(store).upsert_item({"id": newest, "session_id": session_id, **fields})
+
+        references = broken_references(store, session_id)
+        return [*references, *(functools.partial(leave, fields) for fields in ({}, {"text": 5}, {"text": {}}))]
+
+    def broken_sessions(self, store, session_id):
+        return broken_heads(store, session_id, 4)
+
 
 class TestLangChainsContainer(TestCosmosDBStore):
     """Which container it is, only its description says: before, the store says that it can do all."""
@@ -70,6 +84,27 @@ class TestLangChainsContainer(TestCosmosDBStore):
 
     def traces(self, store):
         return sorted(map(repr, items(store)))
+
+    def _change(self, store, session_id, change):
+        user, _, name = session_id.rpartition("/")
+        user = user.removeprefix("@")
+        (document,) = (item for item in items(store) if (item["id"], item.get("user_id")) == (name, user))
+        container(store).upsert_item({**document, **change(document)})
+
+    def foreign_rows(self, store, session_id):
+        values = [5, None, True, "", "text", [], {}, 1e300, {"text": 5}, {"text": None}, {"text": ""}]
+
+        def leave(value):
+            self._change(store, session_id, lambda document: {"messages": [*document["messages"], value]})
+
+        return [functools.partial(leave, value) for value in values]
+
+    def broken_sessions(self, store, session_id):
+        changes = [{"messages": value} for value in (None, 5, "text", {"a": 1})]
+        changes += [{"expires": "x"}, {"expires": None}, {"state": 5}, {"state": {"a": 1}}, {"session_id": 5}]
+        broken = [functools.partial(self._change, store, session_id, lambda _, new=new: new) for new in changes]
+        alien = {"id": f"alien {session_id}".replace("/", "-"), "user_id": "", "messages": 5}
+        return [*broken, lambda: container(store).upsert_item(alien)]
 
 
 def container(store):

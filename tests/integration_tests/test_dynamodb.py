@@ -12,6 +12,7 @@ from aiobotocore.session import get_session
 from blockbuster import blockbuster_ctx
 from botocore.config import Config
 from botocore.exceptions import ClientError, ParamValidationError
+from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_histories import (
@@ -58,6 +59,12 @@ class TestDynamoDBStore(MessageStoreTests):
         pages = store.client.get_paginator("scan").paginate(TableName=store.table_name)
         return sorted(str(item) for page in pages for item in page["Items"])
 
+    def foreign_rows(self, store, session_id):
+        return broken_references(store, session_id)
+
+    def broken_sessions(self, store, session_id):
+        return broken_heads(store, session_id, 4)
+
 
 @pytest.fixture
 def client(dynamodb_server):
@@ -96,6 +103,34 @@ class TestDynamoDBStoreOnATableWithoutSortKey(MessageStoreTests):
     def traces(self, store):
         pages = store.client.get_paginator("scan").paginate(TableName=store.table_name)
         return sorted(str(item) for page in pages for item in page["Items"])
+
+    def foreign_rows(self, store, session_id):
+        values = [{"N": "5"}, {"N": "1e100"}, {"NULL": True}, {"BOOL": False}, {"B": b"\xff"}, {"L": []}, {"M": {}}]
+        values += [{"SS": ["a"]}, {"NS": ["1"]}, {"BS": [b"\xff"]}, {"S": ""}, {"M": {"lh:json": {"N": "5"}}}]
+        text, empty = {"role": {"S": "user"}, "additional_kwargs": {"M": {}}}, {"M": {"block_type": {"M": {}}}}
+        values += [{"M": {**text, "blocks": {"L": [block]}}} for block in (empty, {"M": {"block_type": {"L": []}}})]
+        change = {"UpdateExpression": "SET History = list_append(History, :row)", "TableName": store.table_name}
+        change["Key"] = {"SessionId": {"S": session_id}}
+        values = [{":row": {"L": [value]}} for value in values]
+        update = functools.partial(store.client.update_item, **change)
+        return [functools.partial(update, ExpressionAttributeValues=value) for value in values]
+
+    def broken_sessions(self, store, session_id):
+        change = {"TableName": store.table_name, "Key": {"SessionId": {"S": session_id}}}
+        fields = [
+            ("History", {"S": "x"}),
+            ("History", {"NULL": True}),
+            ("History", {"M": {}}),
+            ("expireAt", {"S": "x"}),
+        ]
+        fields += [("#s", {"N": "5"}), ("#s", {"M": {}}), ("#s", {"B": b"\xff"})]
+
+        def break_one(name, value):
+            names = {"ExpressionAttributeNames": {"#s": "lh:state"}} if name == "#s" else {}
+            update = {"UpdateExpression": f"SET {name} = :v", "ExpressionAttributeValues": {":v": value}}
+            store.client.update_item(**change, **update, **names)
+
+        return [functools.partial(break_one, *field) for field in fields]
 
 
 @pytest.fixture

@@ -64,6 +64,9 @@ class TestKafkaStore(MessageStoreTests):
         topics = store.client.admin.list_topics(timeout=10).topics
         return sorted(topic for topic in topics if topic.startswith(store.operations.topics.prefix))
 
+    def foreign_rows(self, store, session_id):
+        return foreign_rows(store, session_id)
+
 
 class TestKafkaStoreWithOneTopic(MessageStoreTests):
     capabilities = Capability.PERSISTENT | Capability.MANY_PROCESSES | Capability.ATOMIC_BATCH | Capability.SESSIONS
@@ -71,6 +74,9 @@ class TestKafkaStoreWithOneTopic(MessageStoreTests):
     @pytest.fixture
     def open_store(self, kafka_server):
         return functools.partial(KafkaStore, f"{kafka_server.url}/{uuid.uuid4().hex}", partitions=3, timeout=60)
+
+    def foreign_rows(self, store, session_id):
+        return foreign_rows(store, session_id)
 
 
 @pytest.fixture
@@ -227,6 +233,30 @@ def test_the_latest_are_those_that_come_while_waiting(servers_of, name):
 
 
 # Batches.
+
+
+def foreign_rows(store, session_id):
+    """Calls that each leave a record that no client of ours writes."""
+
+    def leave(value, header=None):
+        topic, partition = store.operations.topics.to_write(store.client, session_id)
+        headers = [] if header is None else [("lh", header)]
+        store.client.producer.produce(topic, value, session_id, partition, headers=headers)
+        assert store.client.producer.flush(10) == 0
+
+    values = [b"", b"\xff\xfe", b"5", b"[" * 50_000]
+    headers = [
+        b"a 5 1",
+        b"b 1 1",
+        b"c 0 0",
+        b"d 0 " + b"9" * 5000,
+        b"e " + b"9" * 5000 + b" 1",
+        b"\xff",
+        b"f -1 1",
+        b"",
+    ]
+    with_headers = [functools.partial(leave, b"{}", header) for header in headers]
+    return [*(functools.partial(leave, value) for value in values), *with_headers]
 
 
 def produce(store, session_id, records):

@@ -62,6 +62,22 @@ class TestMongoDBStore(MessageStoreTests):
         names = [store.collection_name, f"{store.collection_name}_sessions"]
         return sorted(repr(document) for name in names for document in database[name].find())
 
+    def foreign_rows(self, store, session_id):
+        messages = store.client[DATABASE][store.collection_name]
+        fields = [{}, {"seq": None}, {"seq": 0.5}, {"_id": 5}, {"_id": {"a": 1}}, {"_id": "1-x"}]
+        fields += [{"History": value} for value in (None, 5, b"\xff", {"type": "human"}, [], 1e300, True, "")]
+        return [functools.partial(messages.insert_one, {"SessionId": session_id, **more}) for more in fields]
+
+    def broken_sessions(self, store, session_id):
+        sessions = store.client[DATABASE][f"{store.collection_name}_sessions"]
+        changes = [{"generation": None}, {"start": "x"}, {"appended": -5}, {"pending": 5}, {"pending": [5]}]
+        changes += [{"pending": [{"batch": "x", "records": [5, None]}]}, {"deleted": ["x", None]}, {"removing": 5}]
+        changes += [{"removing": [{}]}, {"alone": "x"}, {"state": 5}, {"state": {"a": 1}}]
+        return [
+            *(functools.partial(sessions.update_one, {"_id": session_id}, {"$set": change}) for change in changes),
+            functools.partial(sessions.replace_one, {"_id": session_id}, {}),
+        ]
+
 
 def test_a_replica_set(servers, place):
     """The store does the same on every topology, so the kit runs on one; here is what the driver does otherwise."""

@@ -36,6 +36,7 @@ from langchain_histories.testing import MessageStoreTests
 class JsonbTests(MessageStoreTests):
     capabilities = ~Capability.TTL
     scheme: str
+    is_googles = False
 
     @pytest.fixture
     def server(self, postgres_server):
@@ -61,6 +62,21 @@ class JsonbTests(MessageStoreTests):
                 found += [f"{name} {key}" for (key,) in rows]
         return found
 
+    def foreign_rows(self, store, session_id):
+        deep = f'{{"type": "human", "data": {"[" * 3000}{"]" * 3000}, "meta": {{"escaped": "␀"}}}}'
+        values = ["5", "null", '"text"', "[]", "{}", "[[1]]", '{"meta": {"escaped": "␀"}}', '{"meta": "␀"}', deep]
+        values += ['{"lh:row": 5}', '{"lh:meta": 5}', '{"lh:meta": {"escaped": "␀"}, "a": "␀zzzz"}', "1e3000"]
+        columns, row = (
+            ("data, type", "CAST(:value AS jsonb), ''") if self.is_googles else ("message", "CAST(:value AS jsonb)")
+        )
+        insert = f"INSERT INTO {store.table_name} (session_id, {columns}) VALUES (:session, {row})"
+
+        def leave(value):
+            with store.client.begin() as connection:
+                connection.execute(sa.text(insert), {"session": session_id, "value": value})
+
+        return [functools.partial(leave, value) for value in values]
+
 
 class TestJsonb(JsonbTests):
     scheme = "postgresql+psycopg"
@@ -70,6 +86,7 @@ class TestGooglesTable(JsonbTests):
     """The table that langchain-google-alloydb-pg and langchain-google-cloud-sql-pg make."""
 
     scheme = "postgresql+asyncpg"
+    is_googles = True
 
     @pytest.fixture
     def open_store(self, server):

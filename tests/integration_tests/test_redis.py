@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 import redis.asyncio
+from broken import broken_lists, pushes
 from langchain_core.messages import AIMessage, HumanMessage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -52,6 +53,12 @@ class TestRedisStore(MessageStoreTests):
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))
 
+    def foreign_rows(self, store, session_id):
+        return pushes(store, session_id, (b"", b"\xff\xfe", b"\x80{}", b"\x00"))
+
+    def broken_sessions(self, store, session_id):
+        return broken_lists(store, session_id)
+
 
 class TestRedisCluster(MessageStoreTests):
     capabilities = ~Capability(0)
@@ -66,6 +73,12 @@ class TestRedisCluster(MessageStoreTests):
 
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))
+
+    def foreign_rows(self, store, session_id):
+        return pushes(store, session_id, (b"", b"\xff\xfe", b"\x80{}", b"\x00"))
+
+    def broken_sessions(self, store, session_id):
+        return broken_lists(store, session_id)
 
 
 @pytest.fixture

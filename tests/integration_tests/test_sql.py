@@ -47,6 +47,19 @@ class SQLStoreTests(MessageStoreTests):
                 found += [f"{name} {key}" for (key,) in rows]
         return found
 
+    foreign = ("NULL", "''", "'5'")
+    """What a column of text takes, in SQL."""
+
+    def foreign_rows(self, store, session_id):
+        insert = "INSERT INTO {} (session_id, message) VALUES ('{}', {})"
+        statements = [insert.format(store.table_name, session_id, value) for value in self.foreign]
+        return [functools.partial(execute, store.client, statement) for statement in statements]
+
+    def broken_sessions(self, store, session_id):
+        update = "UPDATE {}_state SET state = {} WHERE session_id = '{}'"
+        statements = [update.format(store.table_name, value, session_id) for value in self.foreign]
+        return [functools.partial(execute, store.client, statement) for statement in statements]
+
 
 class Careless(sqlite3.Connection):
     """A connection of an SQLite that does not overwrite what is removed unless it is told to, as Debian's does."""
@@ -58,6 +71,8 @@ class Careless(sqlite3.Connection):
 
 class TestSQLiteFile(SQLStoreTests):
     capabilities = ~(Capability.TTL | Capability.NATIVE_ASYNC)
+    # Its columns take values of any type.
+    foreign = (*SQLStoreTests.foreign, "5", "0.5", "x'ff'", "CAST(x'ff' AS TEXT)", "CAST(x'7bff7d' AS TEXT)", "x''")
 
     @pytest.fixture(autouse=True)
     def careless(self, monkeypatch):

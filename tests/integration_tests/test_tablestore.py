@@ -61,6 +61,27 @@ class TestTablestoreStore(MessageStoreTests):
     def traces(self, store):
         return sorted(repr((row.primary_key, names(row))) for table in (0, 1) for row in rows_of(store, table))
 
+    def foreign_rows(self, store, session_id):
+        columns = [[("n", 1), ("m0", value)] for value in (5, 0.5, True, bytearray(b"\xff"), "")]
+        columns += [[("n", 2), ("m0_0", 5), ("m0_1", "x"), ("m1", "")], [("n", 1), ("mx", "x"), ("m0", "y")]]
+        columns += [[("n", 1), ("m0", "x"), ("parts", value)] for value in (5, "x y", "99")]
+
+        def leave(columns):
+            row = tablestore.Row([("session_id", session_id), ("seq", PK_AUTO_INCR)], columns)
+            store.client.put_row(store.table_name, row)
+
+        return [functools.partial(leave, each) for each in columns]
+
+    def broken_sessions(self, store, session_id):
+        def leave(table, key, columns):
+            store.client.put_row(table, tablestore.Row([("session_id", session_id), key], columns))
+
+        state, rows = (store.table_name + "_state", ("name", "state")), (store.table_name, ("seq", PK_AUTO_INCR))
+        broken = [(*state, [("hash", 5), ("m0", value)]) for value in (5, bytearray(b"\xff"), 0.5, "x")]
+        broken += [(store.table_name + "_state", ("name", "replaced"), [("to", value)]) for value in ("x", 0.5, True)]
+        broken += [(*rows, [("n", value), ("m0", "x")]) for value in ("x", 0.5, bytearray(b"\xff"), -5)]
+        return [functools.partial(leave, *each) for each in broken]
+
 
 def rows_of(store, table=0):
     """All rows of the table of messages, or of that of states."""

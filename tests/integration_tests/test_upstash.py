@@ -12,6 +12,7 @@ import httpx
 import pytest
 import upstash_redis
 import upstash_redis.asyncio
+from broken import broken_lists, pushes
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import WRONG_PASSWORD
 
@@ -53,6 +54,12 @@ class TestUpstashStore(MessageStoreTests):
             cursor, found = store.client.scan(max(cursor, 0), match=f"*{store.operations.key_prefix}*", count=1000)
             names += found
         return sorted(names)
+
+    def foreign_rows(self, store, session_id):
+        return pushes(store, session_id, ("", "\x00", "\ufffd", "null", "5"))
+
+    def broken_sessions(self, store, session_id):
+        return broken_lists(store, session_id)
 
 
 @pytest.fixture

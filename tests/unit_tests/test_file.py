@@ -57,6 +57,38 @@ def humans(*contents):
     return [HumanMessage(content) for content in contents]
 
 
+def foreign_rows(store, session_id):
+    """Calls that each add a line to the file of a session."""
+    path = store.operations._files(store.client, session_id).history
+
+    def leave(data):
+        content = path.read_bytes()
+        assert content.endswith(b"]\n")
+        path.write_bytes(content[:-2] + b"," + data + b"\n]\n")
+
+    lines = [
+        b"\xff\xfe",
+        b"{",
+        b"]",
+        b"[",
+        b"\x00",
+        b'"',
+        b"{}",
+        b'{"type": "human", "da',
+        b"}",
+        b"\xef\xbb\xbf{}",
+        b"x,",
+    ]
+    return [functools.partial(leave, line) for line in lines]
+
+
+def broken_sessions(store, session_id):
+    """Calls that each put bytes into a file of a session."""
+    files = store.operations._files(store.client, session_id)
+    states = [functools.partial(files.state.write_bytes, data) for data in (b"", b"\xff", b"[" * 50_000)]
+    return [*states, *(functools.partial(files.history.write_bytes, data) for data in (b"5", b"\xff", b'["x"]', b"{}"))]
+
+
 class TestFileStore(MessageStoreTests):
     capabilities = ~(Capability.NATIVE_ASYNC | Capability.TTL)
 
@@ -69,6 +101,12 @@ class TestFileStore(MessageStoreTests):
 
     def files(self, store):
         return [path for path in store.client.rglob("*") if path.is_file()]
+
+    def foreign_rows(self, store, session_id):
+        return foreign_rows(store, session_id)
+
+    def broken_sessions(self, store, session_id):
+        return broken_sessions(store, session_id)
 
 
 class SingleFiles(SingleFileStore):
@@ -90,6 +128,12 @@ class TestSingleFileStore(MessageStoreTests):
 
     def files(self, store):
         return [path for path in store.client.rglob("*") if path.is_file()]
+
+    def foreign_rows(self, store, session_id):
+        return foreign_rows(store, session_id)
+
+    def broken_sessions(self, store, session_id):
+        return broken_sessions(store, session_id)[:3]  # a file that is no history is left as it is
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from broken import broken_heads, broken_references
 from langchain_core.messages import HumanMessage
 
 from langchain_histories._neutral import drive
@@ -127,6 +128,12 @@ class TestPartitionOperations(MessageStoreTests):
 
     def traces(self, store):
         return sorted(store.client.partitions)
+
+    def foreign_rows(self, store, session_id):
+        return broken_references(store, session_id)
+
+    def broken_sessions(self, store, session_id):
+        return broken_heads(store, session_id)
 
 
 @pytest.fixture

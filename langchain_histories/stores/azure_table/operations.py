@@ -208,9 +208,11 @@ def _bounds(prefix: str) -> tuple[str, str] | None:
 
 
 def _item(entity: Any) -> Item:
-    texts = [entity["text"]]
-    while (more := entity.get(f"text{len(texts)}")) is not None:
+    # What another program has put there may be no text, and is no record then.
+    texts = [entity.get("text")]
+    while isinstance(more := entity.get(f"text{len(texts)}"), str):
         texts.append(more)
+    texts[0] = texts[0] if isinstance(texts[0], str) else ""
     return Item(entity["RowKey"], "".join(texts), entity.metadata["etag"])
 
 

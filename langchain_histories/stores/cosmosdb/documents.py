@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from azure.cosmos import exceptions
 
 from langchain_histories._values import from_json
 from langchain_histories.codec import CheckedRow
-from langchain_histories.errors import RecordTooLargeError
+from langchain_histories.errors import CorruptRecordError, RecordTooLargeError
 from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
@@ -45,6 +46,8 @@ from langchain_histories.stores.shared.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
 
 _ESCAPED = "lh%"
 _MAX_ID_BYTES = 1023
@@ -75,7 +78,7 @@ class DocumentOperations(ContainerOperations):
         new = [_message(row) for row in rows]
 
         def change(document: dict[str, Any]) -> dict[str, Any]:
-            return self._expiring({**document, "messages": [*document.get("messages", []), *new]}, slide=True)
+            return self._expiring({**document, "messages": [*_messages(document), *new]}, slide=True)
 
         if not await self._patch(client, key, new):
             await self._change(client, key, change)
@@ -128,13 +131,13 @@ class DocumentOperations(ContainerOperations):
 
         def change(document: dict[str, Any]) -> dict[str, Any]:
             nonlocal removed
-            left, texts = list(document["messages"]), _texts(document)
+            left, texts = list(_messages(document)), _texts(document)
             for text, position in rows[::-1]:
                 if text in texts:
                     at = position_number(position)
                     at = at if texts[at : at + 1] == [text] else texts.index(str(text))
                     del left[at], texts[at]
-            removed = len(document["messages"]) - len(left)
+            removed = len(_messages(document)) - len(left)
             return self._expiring({**document, "messages": left}, slide=False) if removed else document
 
         await self._change(client, key, change)
@@ -145,8 +148,12 @@ class DocumentOperations(ContainerOperations):
 
     async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
         """All documents are read."""
-        live = [(key, document) for key, document in await self._listed(client, prefix) if _is_live(document)]
-        listed = [(key, _texts(document)) for key, document in live]
+        listed = []
+        for key, document in await self._listed(client, prefix):
+            try:
+                listed.append((key, _texts(document) if _is_live(document) else []))
+            except CorruptRecordError as error:
+                logger.warning("%s The list of sessions leaves it out.", error)
         page = [(key, texts) for key, texts in listed if texts and (after is None or key.encode() > after.encode())]
         return [SessionRow(key, len(texts), texts[-1]) for key, texts in page[:limit]]
 
@@ -169,7 +176,7 @@ class DocumentOperations(ContainerOperations):
             if not done or stored == text:
                 return document if "_etag" in document else None
             left = {name: value for name, value in document.items() if name != "state"}
-            if text is None and not document["messages"]:
+            if text is None and not document.get("messages"):
                 return None
             return self._expiring(left if text is None else {**left, "state": text}, slide=False)
 
@@ -189,7 +196,8 @@ class DocumentOperations(ContainerOperations):
     async def _listed(self, client: Any, prefix: str) -> list[tuple[str, dict[str, Any]]]:
         documents = await self.container.find(client, "SELECT * FROM c")
         keys = [(_key_of(document), document) for document in documents]
-        return sorted((pair for pair in keys if pair[0].startswith(prefix)), key=lambda pair: pair[0].encode())
+        found = [(key, document) for key, document in keys if key is not None and key.startswith(prefix)]
+        return sorted(found, key=lambda pair: pair[0].encode())
 
     async def _change(self, client: Any, key: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
         """Replace the document of a session by what `change` makes of it; `None` removes it, the same leaves it."""
@@ -218,13 +226,17 @@ class DocumentOperations(ContainerOperations):
         """The document with the time when it expires, at which the service may remove it."""
         if self.ttl is not None and (slide or "expires" not in document):
             document = {**document, "expires": time.time() + self.ttl}
-        if "expires" not in document:
+        if not isinstance(document.get("expires"), int | float):
             return document
         return {**document, "ttl": seconds_left(math.ceil(document["expires"]))}
 
 
 def _is_live(document: dict[str, Any] | None) -> bool:
-    return document is not None and document.get("expires", math.inf) > time.time()
+    """Whether there is a document that has not expired. What is no time never comes."""
+    if document is None:
+        return False
+    expires = document.get("expires")
+    return not isinstance(expires, int | float) or expires > time.time()
 
 
 def _document(key: str) -> tuple[str, str, dict[str, Any]]:
@@ -250,9 +262,12 @@ def _session_of(document: dict[str, Any]) -> str:
     return session
 
 
-def _key_of(document: dict[str, Any]) -> str:
-    user = document.get("user_id")
+def _key_of(document: dict[str, Any]) -> str | None:
+    """The key of a document's session; `None` for a document of another program."""
+    user = document.get("user_id") or ""
     session = _session_of(document)
+    if not (isinstance(user, str) and isinstance(session, str)):
+        return None
     return f"@{_quoted(user)}/{session}" if user else session
 
 
@@ -275,8 +290,20 @@ def _message(row: str) -> Any:
     return message if _is_exact(message) and "text" not in message else {**message, "text": row}
 
 
+def _messages(document: dict[str, Any]) -> list[Any]:
+    messages = document.get("messages", [])
+    if not isinstance(messages, list):
+        session_id = str(_session_of(document))
+        raise CorruptRecordError(
+            f"The document of session {session_id!r} has no list of messages, so this package did not write it: "
+            "repair it, or clear the session.",
+            session_id,
+        )
+    return messages
+
+
 def _texts(document: dict[str, Any]) -> list[str]:
-    return [_text(message) for message in document.get("messages", [])]
+    return list(map(_text, _messages(document)))
 
 
 def _text(message: Any) -> str:

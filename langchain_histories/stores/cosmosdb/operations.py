@@ -144,7 +144,9 @@ class CosmosDBOperations(ContainerOperations, PartitionOperations[Any]):
 
 
 def _item(found: dict[str, Any]) -> Item:
-    return Item(found["id"], found["text"], found["_etag"])
+    # What another program has put there may be no text, and is no record then.
+    text = found.get("text")
+    return Item(found["id"], text if isinstance(text, str) else "", found["_etag"])
 
 
 def _operation(key: str, write: Write) -> tuple[Any, ...]:

@@ -136,7 +136,7 @@ class OneItemOperations(TableOperations):
 
     async def get_state(self, client: Any, key: str) -> str | None:
         item = await self._live_item(client, key)
-        return str(item[_STATE]["S"]) if _STATE in item else None
+        return str(item[_STATE].get("S", "")) if _STATE in item else None
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         """An item that held nothing but the state goes with it."""

@@ -35,7 +35,7 @@ def to_text(value: dict[str, Any]) -> str:
     if "S" in value:
         return str(value["S"])
     if "M" in value and _JSON in value["M"]:
-        return str(value["M"][_JSON]["S"])
+        return str(value["M"][_JSON].get("S", ""))
     return json.dumps(_from_llama_index(_plain(value)), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -43,7 +43,7 @@ def _from_llama_index(record: Any) -> Any:
     """Return a message of LlamaIndex in LangChain's form if it is text and tool calls; all else as it is."""
     match record:
         case {"role": str(role), "blocks": list(blocks), "additional_kwargs": dict(more)} if role in _ROLES:
-            kinds = {block.get("block_type") if isinstance(block, dict) else None for block in blocks}
+            kinds = {str(block.get("block_type")) if isinstance(block, dict) else None for block in blocks}
         case _:
             return record
     if not kinds <= ({"text", "tool_call"} if role == "assistant" else {"text"}):

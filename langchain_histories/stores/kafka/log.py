@@ -202,6 +202,7 @@ def _header(message: KafkaMessage, value: bytes) -> tuple[str, int, int]:
     """Batch, index and size; a record that is not ours is a batch of its own."""
     headers: Any = message.headers() or ()
     for name, text in headers:
-        if name == HEADER and (match := re.fullmatch(rb"(\w+) (\d+) (\d+)", text or b"")):
+        match = re.fullmatch(rb"(\w+) (\d{1,9}) (\d{1,9})", text or b"") if name == HEADER else None
+        if match and int(match[2]) < int(match[3]):
             return match[1].decode(), int(match[2]), int(match[3])
     return f"{zlib.crc32(value):08x}", 0, 1

@@ -10,7 +10,7 @@ from pymongo import errors
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from langchain_histories.errors import ConfigurationError
+from langchain_histories.errors import ConfigurationError, CorruptRecordError
 from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
@@ -207,8 +207,12 @@ class MongoDBOperations(Operations["Client"]):
         last = await self._last_texts(client, {group["_id"]: group["newest"] for group in groups if group["newest"]})
         rows = {group["_id"]: SessionRow(group["_id"], group["count"], last.get(group["_id"])) for group in groups}
         for key in unfinished_keys:
-            tail = await self._outbox(client).read(key, last=1)
-            rows[key] = SessionRow(key, await self._outbox(client).count(key), tail[0].text if tail else None)
+            try:
+                tail = await self._outbox(client).read(key, last=1)
+                rows[key] = SessionRow(key, await self._outbox(client).count(key), tail[0].text if tail else None)
+            except CorruptRecordError as error:
+                logger.warning("%s The list of sessions leaves it out.", error)
+                rows.pop(key, None)
         return [rows[key] for key in keys if key in rows and rows[key].count]
 
     async def _last_texts(self, client: Client, newest: dict[str, Any]) -> dict[str, str]:

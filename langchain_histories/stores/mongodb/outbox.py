@@ -54,7 +54,7 @@ import bson
 import pymongo
 from pymongo import errors
 
-from langchain_histories.errors import RecordTooLargeError
+from langchain_histories.errors import CorruptRecordError, RecordTooLargeError
 from langchain_histories.stores.base import Row, each, position_number, settle
 from langchain_histories.stores.mongodb.connections import is_unavailable
 from langchain_histories.stores.mongodb.positions import (
@@ -100,18 +100,33 @@ class SessionDocument:
     removing: list[Any] | None
 
     @classmethod
-    def of(cls, document: Document | None) -> Self | None:
-        """Read a document, if there is one."""
-        if document is None:
-            return None
-        return cls(
-            document["generation"],
-            document["start"],
-            document["appended"],
-            document.get("pending", []),
-            frozenset(document.get("deleted", ())),
-            document.get("alone", False),
-            document.get("removing"),
+    def of(cls, document: Document) -> Self:
+        """Read a document.
+
+        Raises:
+            CorruptRecordError: It is not as this package writes it.
+        """
+        generation: Any = document.get("generation")
+        start: Any = document.get("start")
+        appended: Any = document.get("appended")
+        pending, deleted = document.get("pending", []), document.get("deleted", [])
+        removing, alone = document.get("removing"), document.get("alone", False)
+        if (
+            isinstance(generation, str)
+            and all(isinstance(number, int) and number >= 0 for number in (start, appended))
+            and isinstance(pending, list)
+            and all(map(_is_batch, pending))
+            and isinstance(deleted, list)
+            and all(isinstance(number, int) for number in deleted)
+            and (removing is None or isinstance(removing, list))
+            and isinstance(alone, bool)
+        ):
+            return cls(generation, start, appended, pending, frozenset(deleted), alone, removing)
+        session_id = str(document["_id"])
+        raise CorruptRecordError(
+            f"The document of session {session_id!r}, which tells which of its messages are valid, is not as this "
+            "package writes it. Restore it, or clear the session.",
+            session_id,
         )
 
     @property
@@ -126,12 +141,17 @@ class SessionDocument:
 
     def pending_records(self) -> list[tuple[int, str]]:
         """The numbers and texts of the pending records."""
-        texts = [text for batch in self.pending for text in batch["records"]]
+        texts = [text if isinstance(text, str) else "" for batch in self.pending for text in batch["records"]]
         return [record for record in enumerate(texts, self.delivered + 1) if record[0] not in self.deleted]
 
     def count_behind(self, number: int) -> int:
         """How many records there are behind a number of this generation."""
         return self.newest - number - sum(number < deleted <= self.newest for deleted in self.deleted)
+
+
+def _is_batch(batch: Any) -> bool:
+    """Whether this is a pending batch; its records may be anything."""
+    return isinstance(batch, dict) and isinstance(batch.get("batch"), str) and isinstance(batch.get("records"), list)
 
 
 class Outbox:
@@ -156,7 +176,8 @@ class Outbox:
         self._session_id_key, self._history_key = session_id_key, history_key
 
     async def _session(self, key: str) -> SessionDocument | None:
-        return SessionDocument.of(await settle(self._sessions.find_one({"_id": key}, {"state": 0})))
+        document = await settle(self._sessions.find_one({"_id": key}, {"state": 0}))
+        return None if document is None else SessionDocument.of(document)
 
     def text_of(self, document: Document) -> str:
         """The text of a record; the empty text, which is no record, where a document of somebody else's has none."""
@@ -171,11 +192,18 @@ class Outbox:
         batch = uuid.uuid4().hex
         session = await self._commit(key, batch, rows)
         try:
-            if [pending["batch"] for pending in session["pending"]] == [batch] and "removing" not in session:
-                first = session["start"] + session["appended"] - len(rows) + 1
-                await self._deliver(key, session["generation"], list(enumerate(rows, first)), [batch])
+            waiting = [pending.get("batch") if isinstance(pending, dict) else None for pending in session["pending"]]
+            if waiting == [batch] and "removing" not in session:
+                found = SessionDocument.of({**session, "pending": []})
+                first = found.newest - len(rows) + 1
+                await self._deliver(key, found.generation, list(enumerate(rows, first)), [batch])
             else:
                 await self._finish(key)
+        except CorruptRecordError:
+            # Nobody can number the records. Readers have seen none of them.
+            undo = {"$pull": {"pending": {"batch": batch}}, "$inc": {"appended": -len(rows)}}
+            await settle(self._sessions.update_one({"_id": key}, undo))
+            raise
         except errors.PyMongoError as error:
             if not is_unavailable(error):
                 raise
@@ -381,7 +409,7 @@ class Outbox:
 
     async def _is_same_generation(self, key: str, session: SessionDocument | None) -> bool:
         now = await settle(self._sessions.find_one({"_id": key}, {"generation": 1}))
-        return (now["generation"] if now else None) == (session.generation if session else None)
+        return (now.get("generation") if now else None) == (session.generation if session else None)
 
     async def count(self, key: str) -> int:
         """Return the number of visible records."""
@@ -402,7 +430,12 @@ class Outbox:
 
     async def clear(self, key: str) -> None:
         """Remove all records, the state and the session."""
-        await self._begin_generation(key, [], forgotten=["state"])
+        try:
+            await self._begin_generation(key, [], forgotten=["state"])
+        except CorruptRecordError:
+            # Nobody can tell what is in a session whose document is broken, so no reader sees half of it.
+            await settle(self._messages.delete_many({self._session_id_key: key}))
+            await settle(self._sessions.delete_one({"_id": key}))
 
     async def _begin_generation(self, key: str, rows: Sequence[str], *, forgotten: Sequence[str] = ()) -> None:
         """Hide all records behind a new generation with `rows`, and delete them; without rows, the session too.

@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import re
 import time
@@ -33,8 +34,9 @@ import uuid
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from langchain_histories._values import from_json
 from langchain_histories.codec import record_time
-from langchain_histories.errors import RecordTooLargeError
+from langchain_histories.errors import CorruptRecordError, RecordTooLargeError
 from langchain_histories.stores.base import (
     ANY_STATE,
     ClientT,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_histories._operations import AnyState
+
+logger = logging.getLogger(__name__)
 
 HEAD = "head"
 _EVERYTHING = ("!", "~")  # the first and the last sort key in ASCII
@@ -277,7 +281,7 @@ class PartitionOperations(Operations[ClientT]):
         """
         items = await self._query(client, key, *_EVERYTHING)
         stored = await self._get(client, key, HEAD)
-        present = None if stored is None else _parse_head(stored).epoch[:8]
+        present = None if stored is None else _parse_head(stored, self.session_id(key)).epoch[:8]
         left_over = [item for item in items if (epochs := _epochs(item.sort)) and present not in epochs]
         await self._write_all(client, key, [Write(item.sort, None) for item in left_over])
 
@@ -352,7 +356,7 @@ class PartitionOperations(Operations[ClientT]):
     async def _head(self, client: ClientT, key: str) -> tuple[_Head, Item | None]:
         """Return the head, a new one if there is none or it has expired, and the item that is stored as the head."""
         stored = await self._get(client, key, HEAD)
-        head = None if stored is None else _parse_head(stored)
+        head = None if stored is None else _parse_head(stored, self.session_id(key))
         if head is None or head.has_expired:
             head = _Head(_new_epoch())
             head = self._prolonged(dataclasses.replace(head, kept=self._next_kept(head)))
@@ -407,11 +411,11 @@ class PartitionOperations(Operations[ClientT]):
     ) -> list[Row]:
         """Return the records of an item, from the number `low` on."""
         number = _item_number(item)
-        if not item.sort.endswith("b"):
+        if (reference := _referenced(item)) is None:
             return [Row(item.text, f"{number}-{head.epoch}")]
-        body, _, size = item.text.partition(" ")
-        start = number - int(size) + 1
-        low, high = max(0, low - start), int(size)
+        body, size = reference
+        start = number - size + 1
+        low, high = max(0, low - start), size
         rows: list[Row] = []
         while low < high and (limit is None or len(rows) < limit):
             count = high - low if limit is None else min(high - low, limit - len(rows))
@@ -425,10 +429,10 @@ class PartitionOperations(Operations[ClientT]):
     async def _items_of(self, client: ClientT, key: str, head: _Head, number: int) -> list[Item]:
         """Return the items of one record. Readers see none of them once the first is gone."""
         for item in await self._query(client, key, head.row(number), head.row(head.number - 1) + "b", limit=1):
-            if not item.sort.endswith("b"):
+            if (reference := _referenced(item)) is None:
                 return [item] if _item_number(item) == number else []
-            body, _, size = item.text.partition(" ")
-            index = number - (_item_number(item) - int(size) + 1)
+            body, size = reference
+            index = number - (_item_number(item) - size + 1)
             parts = await self._query(client, key, _body_key(body, index), _body_key(body, index) + "~")
             return parts if any(_records(parts)) else []
         return []
@@ -440,7 +444,12 @@ class PartitionOperations(Operations[ClientT]):
         self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
     ) -> Sequence[SessionRow]:
         """Every page reads all heads: where keys are escaped, their order is not that of the ids."""
-        heads = [(key, _parse_head(item)) for key, item in await self._heads(client, prefix)]
+        heads: list[tuple[str, _Head]] = []
+        for key, item in await self._heads(client, prefix):
+            try:
+                heads.append((key, _parse_head(item, self.session_id(key))))
+            except CorruptRecordError as error:
+                logger.warning("%s The list of sessions leaves it out.", error)
         by_id = {self.session_id(key): (key, head) for key, head in heads if head.count and not head.has_expired}
         begin = "" if after is None else self.session_id(after)
         found = [by_id[session_id] for session_id in sorted(by_id) if session_id > begin][:limit]
@@ -484,8 +493,32 @@ class PartitionOperations(Operations[ClientT]):
         return False
 
 
-def _parse_head(item: Item) -> _Head:
-    return _Head(**json.loads(item.text))
+def _parse_head(item: Item, session_id: str) -> _Head:
+    """Read a head.
+
+    Raises:
+        CorruptRecordError: It is none.
+    """
+    try:
+        head = _Head(**from_json(item.text))
+        numbers = (head.number, head.count, head.change)
+        times = (head.expires, head.kept)
+        if (
+            re.fullmatch("[0-9a-f]{16}", head.epoch)
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and all(time is None or type(time) in (int, float) for time in times)
+            and (head.at is None or type(head.at) is str)
+        ):
+            return head
+    except Exception as error:  # noqa: BLE001  # what is stored may be anything
+        reason = type(error).__name__
+    else:
+        reason = "a value is none of ours"
+    raise CorruptRecordError(
+        f"The item {HEAD!r} of session {session_id!r}, which tells which of its records are valid, cannot be read "
+        f"({reason}). Restore it, or clear the session.",
+        session_id,
+    )
 
 
 def _new_epoch(old: str = "") -> str:
@@ -507,6 +540,12 @@ def _expiring(kept: float | None, writes: Sequence[Write]) -> list[Write]:
 def _reference(head: _Head, number: int, count: int, body: str) -> Write:
     """The item that numbers the `count` records of a body from `number` on."""
     return Write(head.row(number + count - 1) + "b", f"{body} {count}")
+
+
+def _referenced(item: Item) -> tuple[str, int] | None:
+    """The body that an item names and how many records it has; `None` if the item is a record, or names none."""
+    found = re.fullmatch(r"(b[0-9a-f]{16}\.[0-9a-f]{8}) (\d{1,16})", item.text) if item.sort.endswith("b") else None
+    return (found[1], int(found[2])) if found and 0 < int(found[2]) <= _item_number(item) + 1 else None
 
 
 def _body_key(body: str, index: int) -> str:

@@ -57,7 +57,8 @@ JSONB = Shape("message", "CAST(message AS text)", "message", "CAST(u.m AS jsonb)
 GOOGLE = Shape(
     "data",
     "CAST(COALESCE(CAST(data AS jsonb) -> 'lh:row', jsonb_build_object('type', type,"
-    " 'data', CAST(data AS jsonb) - 'lh:meta', 'meta', CAST(data AS jsonb) -> 'lh:meta')) AS text)",
+    " 'data', CASE WHEN jsonb_typeof(CAST(data AS jsonb)) = 'object' THEN CAST(data AS jsonb) - 'lh:meta'"
+    " ELSE CAST(data AS jsonb) END, 'meta', CAST(data AS jsonb) -> 'lh:meta')) AS text)",
     "data, type",
     "CASE WHEN jsonb_typeof(CAST(u.m AS jsonb) -> 'data') = 'object'"
     " AND NOT jsonb_exists_any(CAST(u.m AS jsonb) -> 'data', ARRAY['lh:row', 'lh:meta'])"
@@ -108,11 +109,11 @@ def from_jsonb(text: str) -> str:
         record = from_json(text)
         if record["meta"].pop("escaped", None) != _MARK:
             return text
-    except (TypeError, KeyError, AttributeError):
+        meta = record.pop("meta")
+        # Not by `to_json`, which refuses to write two surrogates side by side: these are stored already.
+        return json.dumps({**_mapped(record, text=_unescape), "meta": meta})
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError):
         return text  # no record, or not ours
-    meta = record.pop("meta")
-    # Not by `to_json`, which refuses to write two surrogates side by side: these are stored already.
-    return json.dumps({**_mapped(record, text=_unescape), "meta": meta})
 
 
 def _same(value: Any) -> Any:

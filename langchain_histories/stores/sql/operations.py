@@ -359,15 +359,15 @@ class SQLOperations(EngineOperations):
 
     # States.
 
-    async def get_state(self, client: Any, key: str) -> str | None:
+    async def get_state(self, client: Any, key: str) -> str | bytes | None:
         layout = self._layout
         key = self._checked_id(layout.messages, key)
         async with entered(EngineUse.of(client).connection()) as connection:
             return await self._state(connection, layout.states, key)
 
-    async def _state(self, connection: Any, table: Statements, key: str) -> str | None:
+    async def _state(self, connection: Any, table: Statements, key: str) -> str | bytes | None:
         found = (await settle(connection.execute(table.read[True, False], {"s": key, "limit": 1}))).first()
-        return None if found is None else str(found[1])
+        return None if found is None or found[1] is None else table.decode(found[1])
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         layout = self._layout

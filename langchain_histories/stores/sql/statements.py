@@ -95,6 +95,9 @@ class Statements:
         self.session_limit, self.text_limit, self.shape = session_limit, text_limit, shape
         number, session, text = table.c
         self._text: Any = text if shape is None else sa.literal_column(shape.read, sa.Text())
+        if kind == "sqlite":
+            # Its columns hold values of any type, and the driver reads no row of those where a text is no UTF-8.
+            self._text = sa.type_coerce(sa.cast(text, sa.LargeBinary()), sa.types.NullType())
         self._key = self._by_bytes(session)
         wanted: Any = sa.bindparam("s", type_=sa.Text())
         exact = [self._key == self._by_bytes(wanted)]
@@ -137,9 +140,9 @@ class Statements:
         """Return the row as the table keeps it."""
         return row if self.shape is None else to_jsonb(row)
 
-    def decode(self, text: str | None) -> str:
+    def decode(self, text: str | bytes | None) -> str | bytes:
         """Return the row that `encode` was given."""
-        return text or "" if self.shape is None else from_jsonb(text or "")
+        return text or "" if self.shape is None else from_jsonb(str(text or ""))
 
     def _compound(self, count: int) -> Any:
         """MariaDB's statement that takes the lock, inserts so many rows, commits and releases the lock."""

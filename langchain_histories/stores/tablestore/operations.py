@@ -220,7 +220,8 @@ class TablestoreOperations(Operations[Any]):
         # A partial read may have stopped before the batch that replaced what it saw: check, and read everything if so.
         if wanted and found and not met_first and (pages > 1 if newest_first else start):
             replaced = await self._get(client, self._states, state_key(key, "replaced"))
-            if replaced.get("to", 0) > lowest:
+            to = replaced.get("to")
+            if type(to) is int and to > lowest:
                 everything = list(await self.read(client, key, after=after))
         if wanted is None:
             return everything

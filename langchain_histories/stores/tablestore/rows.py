@@ -23,6 +23,7 @@ A row of the table of states has the key `session_id` and `name`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from langchain_histories.stores.base import bad_position
@@ -69,8 +70,9 @@ class Batch(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many messages are left in it; 0 for a part of another batch."""
-        return int(self.columns.get("n", 0))
+        """How many messages are left in it; 0 for a part of another batch. What another program wrote counts as one."""
+        size = self.columns.get("n", 0)
+        return max(0, size) if type(size) is int else 1
 
     @property
     def is_first(self) -> bool:
@@ -80,7 +82,8 @@ class Batch(NamedTuple):
     @property
     def parts(self) -> list[int]:
         """The numbers of the rows that hold the rest of it."""
-        return [int(number) for number in self.columns.get("parts", "").split()]
+        numbers = self.columns.get("parts", "")
+        return [int(number) for number in numbers.split() if number.isdecimal()] if isinstance(numbers, str) else []
 
 
 def batch_and_index(position: str | None) -> tuple[int, int]:
@@ -120,12 +123,11 @@ def pack(texts: Sequence[str]) -> list[list[tuple[str, str]]]:
 
 
 def texts_of(columns: dict[str, Any]) -> dict[int, str]:
-    """The texts that columns hold, by index."""
+    """The texts that columns hold, by index. What is no text is the empty one, which is no record."""
     cells = []
     for name, cell in columns.items():
-        index, _, part = name[1:].partition("_")
-        if name.startswith("m") and index.isdecimal():
-            cells.append((int(index), int(part or 0), cell))
+        if match := re.fullmatch(r"m(\d+)(?:_(\d+))?", name):
+            cells.append((int(match[1]), int(match[2] or 0), cell if isinstance(cell, str) else ""))
     texts: dict[int, str] = {}
     for number, _, cell in sorted(cells):
         texts[number] = texts.get(number, "") + cell

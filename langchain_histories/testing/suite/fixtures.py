@@ -62,6 +62,17 @@ class StoreFixtures:
         """Return the files that hold all there is at the place of this test; `None` if the store has no such thing."""
         return None
 
+    def foreign_rows(self, store: MessageStore, session_id: str) -> list[Callable[[], object]] | None:  # noqa: ARG002
+        """Calls that each leave something among the records of a session that is none, in the service's own types.
+
+        Such as a number, nothing, bytes that are no UTF-8. `None` if the service takes texts alone.
+        """
+        return None
+
+    def broken_sessions(self, store: MessageStore, session_id: str) -> list[Callable[[], object]] | None:  # noqa: ARG002
+        """Calls that each break what the store keeps of a session beside its records; `None` if it keeps nothing."""
+        return None
+
     # What the tests use.
 
     @pytest.fixture

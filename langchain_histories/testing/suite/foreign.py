@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 
-from langchain_histories import Capability, CorruptRecordError, HistoryError, MessageStore
-from langchain_histories.testing.messages import comparable, texts
+from langchain_histories import Capability, CorruptRecordError, HistoryError, MessageStore, user_session_id
+from langchain_histories.testing.messages import comparable, numbered, texts
 from langchain_histories.testing.odd_records import NOT_EVERYWHERE, RECORDS, STATES, odd_record
 from langchain_histories.testing.suite.fixtures import StoreFixtures
 
@@ -141,3 +142,73 @@ class ForeignTests(StoreFixtures):
         _plant_state(store, "s", "[]")
         face(store).put_state("s", None)
         assert face(store).get_state("s") is None
+
+    def test_what_is_no_text(self, open_store: OpenStore, face: Face) -> None:
+        """What other programs left among the records of a session, of whatever type, hides none of them."""
+        with open_store() as store:
+            leave = self.foreign_rows(store, "s")
+        if leave is None:
+            pytest.skip("the store has texts alone, or the test cannot write anything else")
+        with open_store() as store, open_store(on_corrupt="skip") as lenient:
+            leave = self.foreign_rows(store, "s") or []
+            face(store).append("other", [HumanMessage("other")])
+            for number, leave_one in enumerate(leave):
+                face(store).append("s", [HumanMessage(str(number))])
+                leave_one()
+            face(store).append("s", [HumanMessage("last")])
+            kept = [*map(str, range(len(leave))), "last"]
+            assert sorted(texts(face(lenient).read("s"))) == sorted(kept)
+            assert len(face(lenient).records("s")) == len(kept)
+            with pytest.raises(CorruptRecordError) as caught:
+                face(store).read("s")
+            assert (caught.value.session_id, bool(caught.value.id)) == ("s", True)
+            face(store).records("s", last=1)
+            face(store).count("s")
+            if self.has(Capability.SESSIONS):
+                assert [info.session_id for info in face(store).sessions()] == ["other", "s"]
+            if self.has(Capability.DELETE):
+                assert face(store).delete("s", [caught.value.id]) == 1
+                assert len(face(lenient).read("s")) == len(kept)
+            face(store).clear("s")
+            assert face(store).read("s") == []
+
+    def test_a_broken_session_blocks_no_other(self, store: MessageStore, face: Face) -> None:
+        """Whatever became of what the store keeps of a session, errors are ours, others are listed, and it can go."""
+        sessions = self.broken_sessions(store, "none")
+        if sessions is None:
+            pytest.skip("the store keeps nothing beside records, or the test cannot change it")
+        call = face(store)
+        call.append("whole", [HumanMessage("x")])
+        ids = [user_session_id("u", str(number)) for number in range(len(sessions))]
+        for number, session_id in enumerate(ids):
+            call.append(session_id, numbered(2))
+            if self.has(Capability.STATE):
+                call.put_state(session_id, {"a": 1})
+            broken = self.broken_sessions(store, session_id)
+            assert broken is not None
+            broken[number]()
+        calls: list[tuple[str, tuple[Any, ...]]] = [("read", ()), ("count", ())]
+        calls += [("records", ()), ("append", (numbered(1),))]
+        if self.has(Capability.STATE):
+            calls += [
+                ("get_state", ()),
+                ("put_state", ({"b": 2},)),
+                ("update_state", (lambda state: {**(state or {})},)),
+            ]
+        if self.has(Capability.DELETE):
+            calls.append(("delete", (["x"],)))
+        for session_id, (name, args) in itertools.product(ids, calls):
+            with contextlib.suppress(HistoryError):
+                getattr(call, name)(session_id, *args)
+        if self.has(Capability.SESSIONS):
+            assert call.sessions()[-1] == call.sessions(prefix="whole", limit=1)[0]
+            assert call.sessions()[-1].session_id == "whole"
+        for session_id in ids[::2]:
+            call.clear(session_id)
+            assert call.read(session_id) == []
+            call.append(session_id, [HumanMessage("again")])
+            assert texts(call.read(session_id)) == ["again"]
+        if self.has(Capability.ERASE):
+            call.erase(user_id="u")
+            assert call.sessions(user_id="u") == []
+        assert texts(call.read("whole")) == ["x"]
