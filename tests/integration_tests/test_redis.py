@@ -20,6 +20,7 @@ from servers import WRONG_PASSWORD
 from langchain_histories import (
     Capability,
     ConfigurationError,
+    CorruptRecordError,
     RedisChatMessageHistory,
     RedisStore,
     StoreError,
@@ -90,6 +91,38 @@ def theirs(server, session_id, prefix, **options):
     from langchain_community.chat_message_histories import RedisChatMessageHistory as Theirs
 
     return Theirs(session_id, url=server.url, key_prefix=prefix, **options)
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_a_client_that_decodes_reads_around_what_is_no_text(redis_server, prefix, kind):
+    async def run():
+        options = {"client": blocking} if kind == "blocking" else {"async_client": native}
+        call = RedisStore(**options, key_prefix=prefix)
+        lenient = RedisStore(**options, key_prefix=prefix, on_corrupt="skip")
+        for text in ("a", "b"):
+            await call.aappend("s", [HumanMessage(text)])
+            raw.lpush(f"{prefix}s", b"\xff\n\x00\xfe")
+        await call.aappend("other", [HumanMessage("x")])
+        assert [message.content for message in await lenient.aread("s")] == ["a", "b"]
+        assert [message.content for message in await lenient.aread("s", last=1)] == ["b"]
+        assert [message.content for message in await lenient.aread("s", first=1)] == ["a"]
+        assert [(info.session_id, info.count) for info in await call.asessions()] == [("other", 1), ("s", 4)]
+        for _ in range(2):
+            with pytest.raises(CorruptRecordError) as caught:
+                await call.aread("s")
+            assert await call.adelete("s", [caught.value.id]) == 1
+        assert [message.content for message in await call.aread("s")] == ["a", "b"]
+        raw.set(state_name(f"{prefix}s"), b"\xff")
+        with pytest.raises(CorruptRecordError, match="state"):
+            await call.aget_state("s")
+        await native.aclose()
+
+    native = redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True)
+    with (
+        redis.Redis.from_url(redis_server.url) as raw,
+        redis.Redis.from_url(redis_server.url, decode_responses=True) as blocking,
+    ):
+        asyncio.run(run())
 
 
 def test_tls(redis_tls_server, prefix):

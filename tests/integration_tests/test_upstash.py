@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import redis
 import upstash_redis
 import upstash_redis.asyncio
 from broken import broken_lists, pushes
@@ -31,6 +32,16 @@ from langchain_histories.testing import MessageStoreTests, golden_messages
 
 class TestUpstashStore(MessageStoreTests):
     capabilities = ~Capability(0)
+
+    @pytest.fixture(autouse=True)
+    def raw(self, upstash_server):
+        """The database behind the service, which takes any bytes."""
+        self.behind = None
+        if not upstash_server.managed:
+            yield
+            return
+        with redis.Redis.from_url(upstash_server.redis.url) as self.behind:
+            yield
 
     @pytest.fixture
     def open_store(self, upstash_server):
@@ -56,7 +67,11 @@ class TestUpstashStore(MessageStoreTests):
         return sorted(names)
 
     def foreign_rows(self, store, session_id):
-        return pushes(store, session_id, ("", "\x00", "\ufffd", "null", "5"))
+        left = pushes(store, session_id, ("", "\x00", "\ufffd", "null", "5"))
+        if self.behind is not None:
+            name = store.operations.key_prefix + session_id
+            left += [functools.partial(self.behind.lpush, name, data) for data in (b"\xff\xfe", b"\x80{}\n\x00")]
+        return left
 
     def broken_sessions(self, store, session_id):
         return broken_lists(store, session_id)

@@ -25,7 +25,8 @@ class RedisOperations(RedisListOperations):
     """
 
     name = "redis"
-    driver_errors = (exceptions.RedisError, exceptions.RedisClusterException)
+    # A client that decodes says so where a name of another program is no UTF-8.
+    driver_errors = (exceptions.RedisError, exceptions.RedisClusterException, UnicodeDecodeError)
     unavailable_errors = (
         ConnectionError,
         TimeoutError,

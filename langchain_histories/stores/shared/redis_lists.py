@@ -57,6 +57,29 @@ end
 redis.call('LREM', KEYS[1], 0, 'lh:deleted')
 return removed
 """
+# What is no UTF-8 goes through a client that takes and gives text alone as hexadecimal digits.
+_HEX = """
+local function hex(text)
+  return text and text:gsub('.', function(char) return string.format('%02x', char:byte()) end)
+end
+"""
+_HEX_RANGE = (
+    _HEX
+    + """
+local found = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
+for at, text in ipairs(found) do found[at] = hex(text) end
+return found
+"""
+)
+_HEX_GET = _HEX + "return (hex(redis.call('GET', KEYS[1])))"
+_HEX_DELETE = (
+    """
+for at = 2, #ARGV, 2 do
+  ARGV[at] = ARGV[at]:gsub('..', function(digits) return string.char(tonumber(digits, 16)) end)
+end
+"""
+    + _DELETE
+)
 # A state expires with its list, and not later, although it was written after the last message.
 _PUT = """
 if ARGV[1] == '' then
@@ -111,7 +134,18 @@ class RedisListOperations(Operations[Any]):
 
     async def _range(self, client: Any, name: str, start: int, stop: int) -> list[Any]:
         """Return a part of the list, newest first, from the index `start` to `stop`, both included."""
-        return list(await self._command(client, "LRANGE", name, start, stop))
+        try:
+            return list(await self._command(client, "LRANGE", name, start, stop))
+        except UnicodeDecodeError:
+            return [
+                _unhexed(digits) for digits in await self._command(client, "EVAL", _HEX_RANGE, 1, name, start, stop)
+            ]
+
+    async def _two_step_tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
+        """Do the same as `_tail` in two requests."""
+        # Indexes count from the oldest, so an append between the two requests does not move the range.
+        length = int(await self._command(client, "LLEN", name))
+        return length, await self._range(client, name, -length, min(last - length, 0) - 1) if length else []
 
     # The operations.
 
@@ -144,7 +178,10 @@ class RedisListOperations(Operations[Any]):
             return _rows(await self._range(client, name, -first, -1), 0)
         if last is None:
             return _rows(await self._range(client, name, 0, -1), 0)
-        length, newest_first = await self._tail(client, name, last)
+        try:
+            length, newest_first = await self._tail(client, name, last)
+        except UnicodeDecodeError:
+            length, newest_first = await self._two_step_tail(client, name, last)
         return _rows(newest_first, length - len(newest_first))
 
     async def _read_after(
@@ -173,8 +210,13 @@ class RedisListOperations(Operations[Any]):
         await self._push(client, _REPLACE, key, rows)
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        where = [argument for row in rows for argument in (position_number(row.position), row.text)]
-        return int(await self._command(client, "EVAL", _DELETE, 1, self._list(key), *where))
+        script, texts = _DELETE, [row.text for row in rows]
+        if None in map(_text, texts):
+            script = _HEX_DELETE
+            texts = [(text if isinstance(text, bytes) else text.encode()).hex() for text in texts]
+        numbers = [position_number(row.position) for row in rows]
+        where = [argument for pair in zip(numbers, texts, strict=True) for argument in pair]
+        return int(await self._command(client, "EVAL", script, 1, self._list(key), *where))
 
     async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
         """Redis has no order of keys, so each page scans them all and asks only for what is on the page."""
@@ -183,9 +225,19 @@ class RedisListOperations(Operations[Any]):
         page = [key for key in keys if after is None or key > after][:limit]
         names = [self._list(key) for key in page]
         asked: list[Sequence[Any]] = [words for name in names for words in (("LLEN", name), ("LINDEX", name, 0))]
-        answers = await self._pipeline(client, asked) if asked else []
+        try:
+            answers = await self._pipeline(client, asked) if asked else []
+        except UnicodeDecodeError:
+            answers = [await self._answer(client, *words) for words in asked]
         rows = zip(page, answers[::2], answers[1::2], strict=True)
         return [SessionRow(key, count, last) for key, count, last in rows if count]
+
+    async def _answer(self, client: Any, *words: Any) -> Any:
+        """The answer to a command; `None` where it is no text and the client takes nothing else."""
+        try:
+            return await self._command(client, *words)
+        except UnicodeDecodeError:
+            return None
 
     async def erase(self, client: Any, prefix: str) -> int:
         lists = await self._lists(client, self._list(prefix))
@@ -216,7 +268,11 @@ class RedisListOperations(Operations[Any]):
         return {name for name in names if name is not None}
 
     async def get_state(self, client: Any, key: str) -> str | bytes | None:
-        state: str | bytes | None = await self._command(client, "GET", state_name(self._list(key)))
+        name = state_name(self._list(key))
+        try:
+            state: str | bytes | None = await self._command(client, "GET", name)
+        except UnicodeDecodeError:
+            state = _unhexed(await self._command(client, "EVAL", _HEX_GET, 1, name))
         return state
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
@@ -252,6 +308,13 @@ def _text(data: str | bytes) -> str | None:
         return data.decode() if isinstance(data, bytes) else data
     except UnicodeDecodeError:
         return None
+
+
+def _unhexed(digits: str | bytes | None) -> str | bytes:
+    """What the digits stand for, as text if it is any."""
+    data = bytes.fromhex(_text(digits or "") or "")
+    text = _text(data)
+    return data if text is None else text
 
 
 def _rows(newest_first: list[Any], start: int) -> list[Row]:

@@ -93,9 +93,7 @@ class UpstashOperations(RedisListOperations):
         try:
             length, newest_first = await self._together(client.multi(), [("LLEN", name), ("LRANGE", name, 0, last - 1)])
         except (RecordTooLargeError, UpstashError, _RefusedTogetherError):
-            # Indexes count from the oldest, so an append between the two requests does not move the range.
-            length = int(await self._command(client, "LLEN", name))
-            newest_first = await self._range(client, name, -length, min(last - length, 0) - 1) if length else []
+            return await self._two_step_tail(client, name, last)
         return length, newest_first
 
     async def _range(self, client: Any, name: str, start: int, stop: int) -> list[Any]:
