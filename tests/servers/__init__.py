@@ -20,7 +20,8 @@ there is room. It ends with the process that started it: by its context manager,
 | `azure_table` | Azurite (npm) | The vendor's emulator: see below |
 | `cosmosdb` | a service of our own, `_cosmosdb_service.py` | Not Cosmos DB: it says itself what it does |
 
-What pip cannot install, `tests/install_servers.sh` does.
+What pip cannot install, `tests/install_servers.sh` does. Before any of them stands `_proxy.Proxy`, where a test asks: it
+delays, cuts, refuses, swallows, and counts round trips.
 
 A write that was acknowledged outlives `Server.stop` and `Server.kill`: the operating system has it, so a killed
 *process* loses nothing. (A power cut might: to be fast, the servers but for the stand-in do not wait for the disk.)
