@@ -148,6 +148,28 @@ def test_sentinel(redis_sentinel, prefix):
         assert primary.llen(f"{prefix}s") == 1
 
 
+@pytest.mark.parametrize("options", [{"password": "Secret7"}, {"password": "Secret7", "tls": True}], ids=["", "tls"])
+def test_sentinels_with_a_password(servers, prefix, options):
+    """The password and TLS of a URL are for the sentinels too, of which one may be down, or have no password."""
+    system = servers.get("redis_sentinel", **options)
+    sentinel = system.sentinel
+    scheme, query = sentinel.url.partition(":")[0], sentinel.url.partition("?")[2]
+    url = f"{scheme}+sentinel://:Secret7@127.0.0.1:1,{sentinel.host}:{sentinel.port}/{system.service}/0?{query}"
+    with RedisStore(url, key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("x")])
+        assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+    with redis.Redis.from_url(sentinel.url) as client:
+        client.acl_setuser("default", nopass=True, enabled=True)
+    with RedisStore(url, key_prefix=prefix) as store:
+        assert store.read("s") == [HumanMessage("x")]
+        assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+    with RedisStore(url.replace("Secret7", "wrong"), key_prefix=prefix) as store:
+        with pytest.raises(StoreUnavailableError):
+            store.read("s")
+        with pytest.raises(StoreUnavailableError):
+            asyncio.run(store.aread("s"))
+
+
 def keys_by_node(cluster, prefix):
     """The keys that each node has, asked of the node itself."""
     found = []

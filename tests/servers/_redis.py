@@ -168,35 +168,52 @@ class RedisSentinel:
 
 
 @contextlib.contextmanager
-def redis_sentinel(*, replicas: int = 0) -> Iterator[RedisSentinel]:
+def redis_sentinel(*, replicas: int = 0, password: str | None = None, tls: bool = False) -> Iterator[RedisSentinel]:
     """Run a Redis primary watched by one sentinel, whose vote is enough for a failover.
 
     Args:
         replicas: How many replicas the primary has. A failover needs one.
+        password: That of the servers and of the sentinel.
+        tls: Whether all of them speak TLS.
 
     Raises:
         ServerUnavailable: If the program is not installed.
     """
-    version, executable = _redis_program("valkey")
+    version, executable = _redis_program("redis" if tls else "valkey")
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
         for _ in range(1 + replicas):
             settings = [f"replicaof {HOST} {servers[0].port}"] if servers else []
             directory = stack.enter_context(temporary_directory())
-            server = _redis_server(version, executable, directory, settings=settings)
+            server = _redis_server(version, executable, directory, password=password, tls=tls, settings=settings)
             servers.append(stack.enter_context(serving(server)))
         primary = servers[0]
         directory = stack.enter_context(temporary_directory())
         port = free_port()
-        url = f"redis://{HOST}:{port}"
+        login, more, query, scheme = "", "", "", "redis"
+        if password is not None:
+            login = f":{quote(password, safe='')}@"
+            more += f"requirepass {password}\nsentinel auth-pass {RedisSentinel.service} {password}\n"
+        if tls and primary.ca_file:
+            certificates = primary.ca_file.parent
+            scheme, query = "rediss", "?" + urlencode({"ssl_ca_certs": primary.ca_file})
+            more += (
+                f"tls-port {port}\n"
+                "tls-auth-clients no\n"
+                "tls-replication yes\n"
+                f"tls-ca-cert-file {primary.ca_file}\n"
+                f"tls-cert-file {certificates / 'server.pem'}\n"
+                f"tls-key-file {certificates / 'server.key'}\n"
+            )
+        url = f"{scheme}://{login}{HOST}:{port}{query}"
         config = directory / "sentinel.conf"
         config.write_text(
-            f"port {port}\n"
+            f"port {0 if tls else port}\n"
             f"bind {HOST}\n"
             f"dir {directory}\n"
             f"sentinel monitor {RedisSentinel.service} {HOST} {primary.port} 1\n"
             f"sentinel down-after-milliseconds {RedisSentinel.service} 1000\n"
-            f"sentinel failover-timeout {RedisSentinel.service} 3000\n"
+            f"sentinel failover-timeout {RedisSentinel.service} 3000\n" + more
         )
         process = Process(
             [executable, config, "--sentinel"],

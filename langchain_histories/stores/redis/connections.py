@@ -55,7 +55,7 @@ class _Connections:
         retry: Any = (AsyncRetry if native else Retry)(NoBackoff(), 0)
         options = {"retry": retry, **self._client_options}
         if self._sentinels is not None:
-            return self._sentinels.client(package, options)
+            return await self._sentinels.connect(package, options)
         # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.
         client = package.Redis.from_pool(package.BlockingConnectionPool.from_url(self._url, **options))
         try:
@@ -93,12 +93,29 @@ class _Sentinels:
         if url.password:
             self._options["password"] = url.password
 
-    def client(self, package: Any, options: dict[str, Any]) -> Any:
-        """Open a client of the primary."""
-        sentinel = package.sentinel.Sentinel(self._addresses, **(options | self._options))
-        client = sentinel.master_for(self._service, db=self._db)
-        # Made to be thrown away: redis-py would look at the options when it connects.
-        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    async def connect(self, package: Any, options: dict[str, Any]) -> Any:
+        """Open a client of the primary.
+
+        The login of the URL is for the sentinels too, and they are asked without it where they refuse it.
+        """
+        options |= self._options
+        given = options.pop("sentinel_kwargs", None)
+        without = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_", "retry"))}
+        login = {name: options[name] for name in ("username", "password") if name in options}
+        tries = [without | login, without] if login and given is None else [without if given is None else given]
+        for number, sentinel_options in enumerate(tries):
+            sentinel = package.sentinel.Sentinel(self._addresses, sentinel_kwargs=sentinel_options, **options)
+            client = sentinel.master_for(self._service, db=self._db)
+            # Made to be thrown away: redis-py would look at the options when it connects.
+            client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+            if number == len(tries) - 1:
+                break
+            try:
+                await settle(sentinel.discover_master(self._service))
+                break
+            except package.sentinel.MasterNotFoundError:
+                for one in sentinel.sentinels:
+                    await settle(one.aclose() if hasattr(one, "aclose") else one.close())
         return client
 
 
