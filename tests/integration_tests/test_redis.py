@@ -7,6 +7,7 @@ import functools
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -30,6 +31,7 @@ from langchain_histories import (
 )
 from langchain_histories.stores.shared.redis_lists import _list_of_state, state_name
 from langchain_histories.testing import MessageStoreTests, golden_messages, odd_session_ids
+from langchain_histories.testing.messages import texts
 
 
 class TestRedisStore(MessageStoreTests):
@@ -168,6 +170,37 @@ def test_sentinels_with_a_password(servers, prefix, options):
             store.read("s")
         with pytest.raises(StoreUnavailableError):
             asyncio.run(store.aread("s"))
+
+
+def test_a_user_with_the_rights_that_langchains_class_needs(redis_server, prefix):
+    """Such a user appends with a time to live, reads and clears; what needs more is refused with nothing written."""
+    with redis.Redis.from_url(redis_server.url) as admin:
+        commands = ["+ping", "+lpush", "+lrange", "+llen", "+expire", "+del", "+hello", "+client", "+auth", "+select"]
+        admin.acl_setuser(
+            f"user-{prefix}", enabled=True, reset=True, passwords="+Secret7", keys=[f"{prefix}*"], commands=commands
+        )
+    url = redis_server.url.replace("redis://", f"redis://{quote(f'user-{prefix}', safe='')}:Secret7@")
+    with RedisStore(url, key_prefix=prefix, ttl=60) as store:
+        store.append("s", [HumanMessage("a"), HumanMessage("b")])
+        asyncio.run(store.aappend("s", [HumanMessage("c")]))
+        assert texts(store.read("s", last=2)) == ["b", "c"]
+        assert texts(asyncio.run(store.aread("s", last=2))) == ["b", "c"]
+        with redis.Redis.from_url(redis_server.url) as admin:
+            assert 0 < admin.ttl(f"{prefix}s") <= 60
+        for refused in (
+            lambda: store.replace("s", [HumanMessage("d")]),
+            lambda: store.put_state("s", {"n": 1}),
+            store.sessions,
+        ):
+            with pytest.raises(StoreError) as caught:
+                refused()
+            assert "Secret7" not in str(caught.value)
+        assert texts(store.read("s")) == ["a", "b", "c"]
+        store.clear("s")
+        assert asyncio.run(store.aread("s")) == []
+        store.append("s", [HumanMessage("e")])
+        asyncio.run(store.aclear("s"))
+        assert store.count("s") == 0
 
 
 def keys_by_node(cluster, prefix):

@@ -36,6 +36,8 @@ class RedisOperations(RedisListOperations):
         exceptions.SlotNotCoveredError,
     )
 
+    refused_errors = (exceptions.NoPermissionError,)
+
     def is_unavailable(self, error: Exception) -> bool:
         # A cluster of which no node answers is told by an error that is no ConnectionError, but has one as its cause.
         cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
