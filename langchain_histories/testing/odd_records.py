@@ -44,13 +44,13 @@ RECORDS = [
 ]
 """Records that cannot be read, each for a reason of its own, but for those that LangChain's classes would take."""
 
-NOT_EVERYWHERE = ["[" * 50_000, "NaN", '{"type": "human", "data": {"content": "\x00"}}']
+NOT_EVERYWHERE = ["[" * 20_000, "NaN", '{"type": "human", "data": {"content": "\x00"}}']
 """The same, for services that take any text."""
 
 STATES = [
     "not json",
     "[]",
-    "[" * 50_000,
+    "[" * 20_000,
     "5",
     '{"lh:encoded": 5}',
     '{"a": [{"lh:type": "decimal", "value": "abc"}]}',

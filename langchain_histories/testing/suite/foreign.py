@@ -58,14 +58,14 @@ class ForeignTests(StoreFixtures):
             face(store).append("other", [HumanMessage("other")])
             (first,) = store.format.encode([HumanMessage("first")])[1]
             plant(store, "s", ["{}", first])
-            _plant_each(store, "s", [*RECORDS, *(odd_record(chance) for _ in range(20))])
+            _plant_each(store, "s", [*RECORDS, *(odd_record(chance) for _ in range(14))])
             _plant_each(store, "s", NOT_EVERYWHERE)
             face(store).append("s", [HumanMessage("last")])
             count = face(store).count("s")
-            assert count >= 40
+            assert count >= 35
 
             records = face(lenient).records("s")
-            assert len(records) < count - 20
+            assert len(records) < count - 15
             found = texts([record.message for record in records])
             assert (found[0], found[-1]) == ("first", "last")
             assert comparable(face(lenient).read("s")) == comparable([record.message for record in records])
@@ -74,7 +74,7 @@ class ForeignTests(StoreFixtures):
                 assert texts(face(lenient).read("s", first=limit)) == found[:limit]
 
             broken: list[CorruptRecordError] = []
-            for _ in range(6):
+            for _ in range(4):
                 with pytest.raises(CorruptRecordError) as caught:
                     face(store).records("s", after=broken[-1].position if broken else None)
                 assert caught.value.session_id == "s"
@@ -127,14 +127,11 @@ class ForeignTests(StoreFixtures):
         for text in STATES:
             with contextlib.suppress(HistoryError):  # the service has no such text
                 _plant_state(store, "s", text)
-                stored = _state_text(store, "s")
-                if not stored:
-                    continue  # the service cannot tell it from no state
                 with pytest.raises(CorruptRecordError, match="state"):
                     face(store).get_state("s")
                 with pytest.raises(CorruptRecordError, match="state"):
                     face(store).update_state("s", lambda _: {"mine": 1})
-                assert _state_text(store, "s") == stored
+                assert _state_text(store, "s") in (text, text.encode())
         assert texts(face(store).read("s")) == ["x"]
         assert face(store).get_state("other") == {"a": 1}
         face(store).put_state("s", {"mine": 1})
@@ -187,8 +184,7 @@ class ForeignTests(StoreFixtures):
             broken = self.broken_sessions(store, session_id)
             assert broken is not None
             broken[number]()
-        calls: list[tuple[str, tuple[Any, ...]]] = [("read", ()), ("count", ())]
-        calls += [("records", ()), ("append", (numbered(1),))]
+        calls: list[tuple[str, tuple[Any, ...]]] = [("count", ()), ("append", (numbered(1),))]
         if self.has(Capability.STATE):
             calls += [
                 ("get_state", ()),
@@ -197,9 +193,11 @@ class ForeignTests(StoreFixtures):
             ]
         if self.has(Capability.DELETE):
             calls.append(("delete", (["x"],)))
-        for session_id, (name, args) in itertools.product(ids, calls):
-            with contextlib.suppress(HistoryError):
-                getattr(call, name)(session_id, *args)
+        # Each in turn, because each costs a request for each session.
+        for session_id, (name, args) in zip(ids, itertools.cycle(calls), strict=False):
+            for operation, arguments in (("read", ()), (name, args)):
+                with contextlib.suppress(HistoryError):
+                    getattr(call, operation)(session_id, *arguments)
         if self.has(Capability.SESSIONS):
             assert call.sessions()[-1] == call.sessions(prefix="whole", limit=1)[0]
             assert call.sessions()[-1].session_id == "whole"
