@@ -184,20 +184,7 @@ class ForeignTests(StoreFixtures):
             broken = self.broken_sessions(store, session_id)
             assert broken is not None
             broken[number]()
-        calls: list[tuple[str, tuple[Any, ...]]] = [("count", ()), ("append", (numbered(1),))]
-        if self.has(Capability.STATE):
-            calls += [
-                ("get_state", ()),
-                ("put_state", ({"b": 2},)),
-                ("update_state", (lambda state: {**(state or {})},)),
-            ]
-        if self.has(Capability.DELETE):
-            calls.append(("delete", (["x"],)))
-        # Each in turn, because each costs a request for each session.
-        for session_id, (name, args) in zip(ids, itertools.cycle(calls), strict=False):
-            for operation, arguments in (("read", ()), (name, args)):
-                with contextlib.suppress(HistoryError):
-                    getattr(call, operation)(session_id, *arguments)
+        self._use(call, ids)
         if self.has(Capability.SESSIONS):
             assert call.sessions()[-1] == call.sessions(prefix="whole", limit=1)[0]
             assert call.sessions()[-1].session_id == "whole"
@@ -210,3 +197,19 @@ class ForeignTests(StoreFixtures):
             call.erase(user_id="u")
             assert call.sessions(user_id="u") == []
         assert texts(call.read("whole")) == ["x"]
+
+    def _use(self, call: Any, ids: Sequence[str]) -> None:
+        """Read sessions, and call of the other methods each in turn, because each costs requests."""
+        calls: list[tuple[str, tuple[Any, ...]]] = [("count", ()), ("append", (numbered(1),))]
+        if self.has(Capability.STATE):
+            calls += [
+                ("get_state", ()),
+                ("put_state", ({"b": 2},)),
+                ("update_state", (lambda state: {**(state or {})},)),
+            ]
+        if self.has(Capability.DELETE):
+            calls.append(("delete", (["x"],)))
+        for session_id, (name, args) in zip(ids, itertools.cycle(calls), strict=False):
+            for operation, arguments in (("read", ()), (name, args)):
+                with contextlib.suppress(HistoryError):
+                    getattr(call, operation)(session_id, *arguments)
