@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 ClientT = TypeVar("ClientT")
 SharedT = TypeVar("SharedT")
 
-# Operations of one event loop at one place. More at once finish no sooner and starve the loop's timers.
-_AT_ONCE = 10
+# Operations of one event loop at one place, where nobody says how many connections its pool has.
+_AT_ONCE = 50
 _AT_ONCE_IN_THREADS = 4
+# Seconds for which operations may begin before the loop looks at its timers again.
+_TURN = 0.005
 _FORK_WAIT = 5.0
 # Places that no store uses any more whose clients stay open, for a program that makes its stores per request.
 _IDLE_PLACES = 32
@@ -94,6 +96,11 @@ class _Loop(Generic[ClientT]):
         self.opening = asyncio.Lock()
         self.slots = asyncio.Semaphore(at_once)
         self.lent: Lent[ClientT] | None = None
+        # When the first operation of this turn of the loop began.
+        self.turn_began: float | None = None
+
+    def end_turn(self) -> None:
+        self.turn_began = None
 
 
 async def _nothing_to_open(_: object) -> Any:
@@ -127,6 +134,8 @@ class Clients(Generic[ClientT]):
             before a fork of this process, and needed only where what a parent has open disturbs its child.
         fork_wait: Seconds that a fork waits for calls of other threads and event loops, and that those which begin
             meanwhile wait for the fork, so that a child inherits no locks.
+        at_once: How many operations of one event loop are under way at once: as many as the async client has
+            connections. The others wait, in order.
     """
 
     def __init__(
@@ -139,6 +148,7 @@ class Clients(Generic[ClientT]):
         async_client: ClientT | None = None,
         close_idle: Callable[[ClientT], Coroutine[Any, Any, None]] | None = None,
         fork_wait: float = _FORK_WAIT,
+        at_once: int = _AT_ONCE,
     ) -> None:
         self._connect, self._close = connect or _nothing_to_open, close or _nothing_to_close
         self._close_idle, self.fork_wait = close_idle, fork_wait
@@ -146,6 +156,7 @@ class Clients(Generic[ClientT]):
         self._given_async: Lent[ClientT] | None = None if async_client is None else Lent(async_client)
         given = client is not None or async_client is not None
         self.has_native = async_client is not None or (native and not given)
+        self._at_once = at_once
         self._own: Lent[ClientT] | None = None
         self._opening = threading.Lock()
         self._lock = threading.Lock()
@@ -167,6 +178,7 @@ class Clients(Generic[ClientT]):
         async_client: SharedT | None = None,
         close_idle: Callable[[SharedT], Coroutine[Any, Any, None]] | None = None,
         fork_wait: float = _FORK_WAIT,
+        at_once: int = _AT_ONCE,
     ) -> Clients[SharedT]:
         """Return the clients of a place: those that other stores of this process use, or new ones.
 
@@ -181,8 +193,9 @@ class Clients(Generic[ClientT]):
             async_client: As for the class; a part of the place.
             close_idle: As for the class.
             fork_wait: As for the class.
+            at_once: As for the class; a part of the place.
         """
-        key = (_comparable(place), native, _comparable(client), _comparable(async_client))
+        key = (_comparable(place), native, _comparable(client), _comparable(async_client), at_once)
         with _places_lock:
             found: Clients[SharedT] | None = _places.get(key)
             if found is None:
@@ -194,6 +207,7 @@ class Clients(Generic[ClientT]):
                     async_client=async_client,
                     close_idle=close_idle,
                     fork_wait=fork_wait,
+                    at_once=at_once,
                 )
                 found._key = key
                 _places[key] = found
@@ -276,18 +290,27 @@ class Clients(Generic[ClientT]):
     # The async client.
 
     def slots(self) -> asyncio.Semaphore:
-        """The semaphore that limits operations running at once on this event loop.
-
-        A loop does everything that is ready before it looks at its timers: a thousand histories at once would block it.
-        """
+        """The semaphore of the connections that operations of this event loop have."""
         return self._loop().slots
+
+    async def turn(self) -> None:
+        """Wait until this event loop has looked at its timers, if others have kept it from that.
+
+        It does everything that is ready before it looks at them: a thousand histories at once would block it.
+        """
+        loop, entry = asyncio.get_running_loop(), self._loop()
+        while (now := loop.time()) >= (entry.turn_began or now) + _TURN:  # noqa: ASYNC110  # the loop is to turn
+            await asyncio.sleep(0)
+        if entry.turn_began is None:
+            entry.turn_began = now
+            loop.call_soon(entry.end_turn)
 
     def _loop(self) -> _Loop[ClientT]:
         loop = asyncio.get_running_loop()
         if (entry := self._loops.get(loop)) is None:
             for closed in [other for other in self._loops if other.is_closed()]:
                 self._loops.pop(closed, None)
-            new: _Loop[ClientT] = _Loop(_AT_ONCE if self.has_native else _AT_ONCE_IN_THREADS)
+            new: _Loop[ClientT] = _Loop(self._at_once if self.has_native else _AT_ONCE_IN_THREADS)
             entry = self._loops.setdefault(loop, new)
         return entry
 

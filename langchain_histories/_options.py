@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from langchain_core.messages import BaseMessage
 
@@ -95,6 +95,26 @@ def check_ttl(ttl: object) -> int | None:
     if ttl is not None and (not isinstance(ttl, int) or isinstance(ttl, bool) or ttl <= 0):
         raise ConfigurationError(f"ttl must be a positive whole number of seconds, not {ttl!r}.")
     return ttl
+
+
+def check_max_connections(max_connections: object, options: Container[str] = (), *names: str) -> None:
+    """Check the number of connections of a pool.
+
+    Args:
+        max_connections: The number; `None` for that of the store.
+        options: Options of the driver.
+        names: Those which also say how large its pool is.
+
+    Raises:
+        ConfigurationError: It is not a positive whole number, or the options of the driver say it too.
+    """
+    if max_connections is None:
+        return
+    if not isinstance(max_connections, int) or isinstance(max_connections, bool) or max_connections <= 0:
+        raise ConfigurationError(f"max_connections must be a positive whole number, not {max_connections!r}.")
+    for name in names:
+        if name in options:
+            raise ConfigurationError(f"max_connections and the driver's {name} are the same: give one of them.")
 
 
 def check_number(name: str, value: int | None) -> int | None:

@@ -96,8 +96,9 @@ class MessageStore(MadeAgain, Closing):
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
     object: the connections belong to the place that its URL names, and all stores of that place share them.
 
-    A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`). At most ten
-    operations of one event loop are under way at once (four, where they run in threads); the others wait.
+    A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`). As many
+    operations of one event loop are under way at once as there are connections for (four, where they run in threads);
+    the others wait, in order.
 
     Each kind of store is a subclass whose constructor calls this one. A copy, deep or pickled, is made by that
     constructor with the same arguments, and so joins the same place; a pickle holds a URL with its password.
@@ -614,6 +615,7 @@ class MessageStore(MadeAgain, Closing):
     async def _arun(self, call: _Call[T]) -> T:
         clients, lent = self._clients, None
         async with clients.slots():
+            await clients.turn()
             if not clients.has_native:
                 return await _in_thread(self._run, call)
             try:

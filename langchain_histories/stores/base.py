@@ -7,7 +7,13 @@ hands the operations and the `Clients` of the place to the base class.
 from langchain_histories._clients import Clients, ClientT, check_given_clients
 from langchain_histories._neutral import each, entered, pause, settle
 from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
-from langchain_histories._options import Capability, StoreOptions, bad_position, position_number
+from langchain_histories._options import (
+    Capability,
+    StoreOptions,
+    bad_position,
+    check_max_connections,
+    position_number,
+)
 from langchain_histories._session_ids import SessionId, prefix_end
 from langchain_histories.codec import CheckedRow, Row
 from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra, needs_extra
@@ -31,6 +37,7 @@ __all__ = [
     "StoreOptions",
     "bad_position",
     "check_given_clients",
+    "check_max_connections",
     "each",
     "entered",
     "missing_extra",

@@ -18,13 +18,14 @@ from azure.core.utils import parse_connection_string
 from langchain_histories._secrets import refused
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, needs_extra, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, needs_extra, settle
 
 _FORM = (
     "azure-table://[account:key@]account.table.core.windows.net/table, or with a shared access signature behind the "
     "table, ?sv=...&sig=..."
 )
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
+_MAX_CONNECTIONS = 50
 # The driver would wait seconds for a host that is down. A second try helps where a kept connection has died.
 _DEFAULT_OPTIONS = {"retry_connect": 1, "connection_timeout": 10, "read_timeout": 60}
 
@@ -55,6 +56,7 @@ def clients_of(
     client: azure.data.tables.TableServiceClient | None,
     async_client: azure.data.tables.aio.TableServiceClient | None,
     client_options: dict[str, Any] | None,
+    max_connections: int | None,
 ) -> tuple[Clients[Any], dict[str, Any]]:
     """Return the clients for an account, and the options with which they are made; or the caller's clients.
 
@@ -63,7 +65,11 @@ def clients_of(
     Raises:
         ConfigurationError: No account is named, or two, or clients were given besides, or of another kind.
     """
-    accounts = {"a url or a connection_string": url or connection_string, "client_options": client_options}
+    accounts = {
+        "a url or a connection_string": url or connection_string,
+        "client_options": client_options,
+        "max_connections": max_connections,
+    }
     if check_given_clients(
         "azure.data.tables",
         client=client,
@@ -78,10 +84,14 @@ def clients_of(
         raise ConfigurationError("Pass a url with a host or a connection_string, and not both.")
     text = None if parts.endpoint else _checked_connection_string(connection_string)
     options = {**_DEFAULT_OPTIONS, **(client_options or {})}
+    check_max_connections(max_connections, options, "transport")
+    at_once = max_connections or _MAX_CONNECTIONS
     connections = _Connections(parts, text, options)
     place = (parts.endpoint, parts.name_and_key, parts.signature, text, options)
     clients: Clients[Any]
-    clients = Clients.shared("azure-table", *place, connect=connections.connect, close=connections.close)
+    clients = Clients.shared(
+        "azure-table", *place, connect=connections.connect, close=connections.close, at_once=at_once
+    )
     return clients, connections.given
 
 

@@ -32,6 +32,9 @@ class AzureTableStore(MessageStore):
         client: Your own blocking `TableServiceClient`, in place of an account. It is never closed here.
         async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
             run a blocking client in threads, sync methods refuse an asyncio one.
+        max_connections: How many operations of one event loop are under way at once, each on a connection of its own,
+            100 at most; the others wait, in order. The sync methods have a connection for each thread. Only without
+            clients of yours.
         client_options: More options for the driver's `TableServiceClient`, such as `{"retry_total": 5}`.
         **options: See `StoreOptions`.
 
@@ -48,6 +51,7 @@ class AzureTableStore(MessageStore):
         connection_string: str | None = None,
         client: azure.data.tables.TableServiceClient | None = None,
         async_client: azure.data.tables.aio.TableServiceClient | None = None,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -62,6 +66,7 @@ class AzureTableStore(MessageStore):
             client=client,
             async_client=async_client,
             client_options=client_options,
+            max_connections=max_connections,
         )
         if parts.table and table_name and parts.table != table_name:
             raise ConfigurationError(f"Both url and table_name name a table: {parts.table!r} and {table_name!r}.")

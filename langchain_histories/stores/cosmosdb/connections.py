@@ -14,8 +14,9 @@ import azure.cosmos.aio
 
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, needs_extra, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, needs_extra, settle
 
+_MAX_CONNECTIONS = 50
 _FORM = "cosmosdb://[:key@]account.documents.azure.com/database/container"
 
 
@@ -38,6 +39,7 @@ def clients_of(
     client: azure.cosmos.CosmosClient | None,
     async_client: azure.cosmos.aio.CosmosClient | None,
     client_options: dict[str, Any] | None,
+    max_connections: int | None,
 ) -> Clients[Any]:
     """Return the clients for an account, or those of the caller. Database and container make no difference.
 
@@ -59,11 +61,13 @@ def clients_of(
             "credential": credential,
             "async_credential": async_credential,
             "client_options": client_options,
+            "max_connections": max_connections,
         },
     ):
         return Clients.shared("cosmosdb", client=client, async_client=async_client)
     credential, async_credential = _credentials(key, credential, async_credential)
     options = client_options or {}
+    check_max_connections(max_connections, options, "transport")
     connections = _Connections(endpoint, credential, async_credential, options)
     return Clients.shared(
         "cosmosdb",
@@ -74,6 +78,7 @@ def clients_of(
         connect=connections.connect,
         close=connections.close,
         native=credential is None or async_credential is not None,
+        at_once=max_connections or _MAX_CONNECTIONS,
     )
 
 

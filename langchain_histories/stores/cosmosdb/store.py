@@ -35,6 +35,9 @@ class CosmosDBStore(MessageStore):
             closed here.
         async_client: Your own `azure.cosmos.aio.CosmosClient`, entered. With one of the two alone, the other side is
             not derived: async methods run a blocking client in threads, sync methods refuse an async one.
+        max_connections: How many operations of one event loop are under way at once, each on a connection of its own,
+            100 at most; the others wait, in order. The sync methods have a connection for each thread. Only without
+            clients of yours.
         client_options: More options for the driver's client, such as `{"retry_throttle_total": 20}`.
         **options: See `StoreOptions`. `ttl` is supported; in a container that exists, its time to live must be on.
 
@@ -52,6 +55,7 @@ class CosmosDBStore(MessageStore):
         async_credential: Any = None,
         client: azure.cosmos.CosmosClient | None = None,
         async_client: azure.cosmos.aio.CosmosClient | None = None,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -68,6 +72,7 @@ class CosmosDBStore(MessageStore):
             client=client,
             async_client=async_client,
             client_options=client_options,
+            max_connections=max_connections,
         )
         self.database_name, self.container_name = parts.database, parts.container
         given = {

@@ -18,11 +18,12 @@ from botocore.loaders import create_loader
 
 from langchain_histories._secrets import refused
 from langchain_histories._urls import bad_url, split_url
-from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 
 # The driver's own retries, with backoff and jitter, of requests that were throttled or did not arrive. The service
 # recognizes a transaction that it has already done.
 _RETRIES: Any = {"mode": "standard"}
+_MAX_CONNECTIONS = 50
 _FORM = "dynamodb://[access_key_id:secret_access_key@][region]/table[?endpoint_url=...]"
 
 
@@ -32,13 +33,20 @@ def clients_of(
     async_client: AioBaseClient | None,
     boto3_session: boto3.Session | None,
     client_options: dict[str, Any] | None,
+    *,
+    max_connections: int | None,
 ) -> Clients[Any]:
     """Return the clients for a URL, options and a session, or those of the caller. The table makes no difference.
 
     Raises:
         ConfigurationError: The URL is of another form, or clients were given besides, or of another kind.
     """
-    places = {"url": url, "client_options": client_options, "boto3_session": boto3_session}
+    places = {
+        "url": url,
+        "client_options": client_options,
+        "boto3_session": boto3_session,
+        "max_connections": max_connections,
+    }
     if check_given_clients(
         "dynamodb",
         client=client,
@@ -47,9 +55,13 @@ def clients_of(
         is_native=lambda it: _is_for_dynamodb(it) and isinstance(it, AioBaseClient),
         instead_of={name: value for name, value in places.items() if value},
     ):
-        return Clients.shared("dynamodb", client=client, async_client=async_client)
+        size = _MAX_CONNECTIONS if async_client is None else async_client.meta.config.max_pool_connections
+        return Clients.shared("dynamodb", client=client, async_client=async_client, at_once=size)
     options = {**parts_of(url)[1], **(client_options or {})}
-    connections = _Connections(options, boto3_session)
+    check_max_connections(max_connections, options, "config")
+    given: int | None = getattr(options.get("config"), "max_pool_connections", None)
+    at_once = max_connections or given or _MAX_CONNECTIONS
+    connections = _Connections(options, boto3_session, at_once)
     return Clients.shared(
         "dynamodb",
         options,
@@ -57,14 +69,16 @@ def clients_of(
         connect=connections.connect,
         close=connections.close,
         native=boto3_session is None,
+        at_once=at_once,
     )
 
 
 class _Connections:
     """Opens and closes clients with these options."""
 
-    def __init__(self, options: dict[str, Any], session: boto3.Session | None) -> None:
+    def __init__(self, options: dict[str, Any], session: boto3.Session | None, max_connections: int) -> None:
         self._options, self._session = options, session
+        self._defaults: dict[str, Any] = {"retries": _RETRIES, "max_pool_connections": max_connections}
         self._loader = create_loader()
 
     async def connect(self, native: bool) -> Any:
@@ -72,7 +86,7 @@ class _Connections:
         try:
             if not native:
                 session = self._session or boto3.Session()
-                return session.client("dynamodb", **{"config": Config(retries=_RETRIES), **self._options})
+                return session.client("dynamodb", **{"config": Config(**self._defaults), **self._options})
             # Reading configuration and descriptions from files takes too long for an event loop.
             aio_session = await asyncio.to_thread(self._aio_session)
             return await self._create(aio_session, AioConfig).__aenter__()
@@ -94,7 +108,7 @@ class _Connections:
 
     def _create(self, session: Any, config: Any) -> Any:
         session.register_component("data_loader", self._loader)
-        return session.create_client("dynamodb", **{"config": config(retries=_RETRIES), **self._options})
+        return session.create_client("dynamodb", **{"config": config(**self._defaults), **self._options})
 
     async def close(self, client: Any) -> None:
         """Close a client."""

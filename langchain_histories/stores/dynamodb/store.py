@@ -40,6 +40,8 @@ class DynamoDBStore(MessageStore):
         history_size: How many messages an append leaves, the newest, where a session is one item. Its 400 KB are then
             no end of it.
         create_table: Whether to make the table, with a sort key and paid by request, if it is not there.
+        max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
+            none free waits, in order. Only with `url` and without a `config`.
         client_options: More options for the clients, such as `{"region_name": "eu-west-1"}` or a `config`.
         **options: See `StoreOptions`. `ttl` is supported: readers never see what has expired. Let DynamoDB remove it,
             by `create_table`, `setup(upgrade=True)` or your own means.
@@ -62,6 +64,7 @@ class DynamoDBStore(MessageStore):
         item_key: dict[str, Any] | None = None,
         history_size: int | None = None,
         create_table: bool = False,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -69,7 +72,7 @@ class DynamoDBStore(MessageStore):
         with needs_extra("dynamodb"):
             from langchain_histories.stores.dynamodb.connections import clients_of, parts_of
             from langchain_histories.stores.dynamodb.operations import DynamoDBOperations
-        clients = clients_of(url, client, async_client, boto3_session, client_options)
+        clients = clients_of(url, client, async_client, boto3_session, client_options, max_connections=max_connections)
         table_in_url, found = parts_of(url)
         if bool(table_in_url) == bool(table_name):
             raise ConfigurationError("Name the table once: dynamodb:///table, or table_name=.")

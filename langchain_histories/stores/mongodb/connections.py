@@ -8,7 +8,7 @@ import pymongo
 from pymongo import errors
 
 from langchain_histories._urls import bad_url, read_url
-from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 
 _UNAVAILABLE_ERRORS = (
     ConnectionError,
@@ -17,11 +17,14 @@ _UNAVAILABLE_ERRORS = (
     errors.ExecutionTimeout,
     errors.WTimeoutError,
 )
+_MAX_CONNECTIONS = 100  # as PyMongo has it
 _FORM = "mongodb://[user:password@]host[:27017][,host...][/[database][?option=value...]], with options of PyMongo's"
 _REFUSED_CREDENTIALS = (11, 18, 8000)
 
 
-def clients_of(url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None) -> Clients[Any]:
+def clients_of(
+    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None, max_connections: int | None
+) -> Clients[Any]:
     """Return the clients for a URL, or those of the caller.
 
     Raises:
@@ -33,17 +36,24 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         async_client=async_client,
         is_blocking=_is_blocking,
         is_native=lambda it: isinstance(it, pymongo.AsyncMongoClient),
-        instead_of={"url": url, "client_options": client_options},
+        instead_of={"url": url, "client_options": client_options, "max_connections": max_connections},
     ):
-        return Clients.shared("mongodb", client=client, async_client=async_client)
-    _check_url(url)
+        at_once = async_client.options.pool_options.max_pool_size if async_client is not None else None
+        return Clients.shared("mongodb", client=client, async_client=async_client, at_once=at_once or _MAX_CONNECTIONS)
+    named = _options_of(url)
     options = dict(client_options or {})
+    # PyMongo takes them in any case.
+    sizes = [value for name, value in {**named, **options}.items() if name.lower() == "maxpoolsize"]
+    check_max_connections(max_connections, ["maxPoolSize"] if sizes else [], "maxPoolSize")
+    if max_connections is not None:
+        options["maxPoolSize"] = max_connections
+    at_once = max_connections or next(iter(sizes), None) or _MAX_CONNECTIONS
 
     async def connect(native: bool) -> Any:
         kind: Any = pymongo.AsyncMongoClient if native else pymongo.MongoClient
         return kind(url, **options)
 
-    return Clients.shared("mongodb", url, options, connect=connect, close=_close)
+    return Clients.shared("mongodb", url, options, connect=connect, close=_close, at_once=at_once)
 
 
 async def _close(client: Any) -> None:
@@ -65,8 +75,8 @@ def _is_blocking(client: object) -> bool:
     return hasattr(kind, "get_database") and not is_async
 
 
-def _check_url(url: Any) -> None:
-    """Refuse a URL that PyMongo cannot read.
+def _options_of(url: Any) -> dict[str, Any]:
+    """Return the options in a URL, and refuse one that PyMongo cannot read.
 
     Raises:
         ConfigurationError: It cannot; what looks like the host may be a piece of the password, and is not quoted.
@@ -78,4 +88,4 @@ def _check_url(url: Any) -> None:
     if "@" in rest.partition("?")[0].partition("/")[2]:
         # The slash is one of the password, and PyMongo would take what stands before it for the host.
         raise bad_url(_FORM)
-    read_url(pymongo.uri_parser.parse_uri, url, _FORM, (errors.PyMongoError, ValueError))
+    return dict(read_url(pymongo.uri_parser.parse_uri, url, _FORM, (errors.PyMongoError, ValueError))["options"])

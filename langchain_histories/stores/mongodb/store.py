@@ -33,6 +33,8 @@ class MongoDBStore(MessageStore):
             histories work, but slower.
         index_kwargs: Options for an index on `session_id_key` alone, which LangChain's class makes. Without them there
             is no such index.
+        max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
+            none free waits, in order. Only with `url`.
         client_options: More options for PyMongo, such as `{"serverSelectionTimeoutMS": 5000}`; only with `url`.
         **options: See `StoreOptions`. There is no `ttl`.
 
@@ -53,6 +55,7 @@ class MongoDBStore(MessageStore):
         history_key: str = "History",
         create_index: bool = True,
         index_kwargs: dict[str, Any] | None = None,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -75,5 +78,5 @@ class MongoDBStore(MessageStore):
             create_index=create_index,
             index_kwargs=index_kwargs,
         )
-        clients = clients_of(url, client, async_client, client_options)
+        clients = clients_of(url, client, async_client, client_options, max_connections)
         super().__init__(operations, clients, url, driver_options=client_options, **options)

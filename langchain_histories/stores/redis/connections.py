@@ -6,24 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
-from redis import exceptions
+from redis import exceptions, sentinel
+from redis.asyncio import sentinel as async_sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 
 from langchain_histories._urls import bad_url, read_url, split_url
-from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 
 if TYPE_CHECKING:
     from langchain_histories._urls import StoreUrl
 
+_MAX_CONNECTIONS = 50
 _FORM = "redis://[user:password@]host[:6379][/db]"
 _UNIX_FORM = "unix://[user:password@]/path/of/the/socket[?db=0]"
 _SENTINEL_FORM = "redis+sentinel://[user:password@]host[:26379][,host...][/service[/db]]"
 
 
-def clients_of(url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None) -> Clients[Any]:
+def clients_of(
+    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None, max_connections: int | None
+) -> Clients[Any]:
     """Return the clients for a URL, or those of the caller.
 
     Raises:
@@ -35,11 +39,17 @@ def clients_of(url: str | None, client: Any, async_client: Any, client_options: 
         async_client=async_client,
         is_blocking=lambda it: isinstance(it, redis.Redis | redis.RedisCluster),
         is_native=lambda it: isinstance(it, redis.asyncio.Redis | redis.asyncio.RedisCluster),
-        instead_of={"url": url, "client_options": client_options},
+        instead_of={"url": url, "client_options": client_options, "max_connections": max_connections},
     ):
-        return Clients.shared("redis", client=client, async_client=async_client)
-    connections = _Connections(url, _sentinels(url), client_options or {})
-    return Clients.shared("redis", url, client_options, connect=connections.connect, close=connections.close)
+        pool = getattr(async_client, "connection_pool", None)
+        at_once = getattr(pool, "max_connections", _MAX_CONNECTIONS)
+        return Clients.shared("redis", client=client, async_client=async_client, at_once=at_once)
+    sentinels, options = _sentinels(url), dict(client_options or {})
+    named = options | (_options_of(url) if sentinels is None else sentinels.options)
+    check_max_connections(max_connections, named, "max_connections")
+    options["max_connections"] = at_once = max_connections or named.get("max_connections", _MAX_CONNECTIONS)
+    connections = _Connections(url, sentinels, options)
+    return Clients.shared("redis", url, options, connect=connections.connect, close=connections.close, at_once=at_once)
 
 
 class _Connections:
@@ -66,7 +76,8 @@ class _Connections:
             return client
         await self.close(client)
         # A cluster client needs its retries to follow moved slots; what they store twice is read once.
-        client = package.RedisCluster.from_url(self._url, **self._client_options)
+        waiting = {} if native else {"connection_pool_class": redis.BlockingConnectionPool}
+        client = package.RedisCluster.from_url(self._url, **waiting, **self._client_options)
         if native:
             await settle(client.initialize())
         return client
@@ -74,6 +85,14 @@ class _Connections:
     async def close(self, client: Any) -> None:
         """Close a client."""
         await settle(client.aclose() if hasattr(client, "aclose") else client.close())
+
+
+class _SentinelPool(sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Waits for a free connection, as the pool of a single server does."""
+
+
+class _AsyncSentinelPool(async_sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Its asyncio twin."""
 
 
 class _Sentinels:
@@ -85,36 +104,37 @@ class _Sentinels:
         if not (db or "0").isdecimal():
             raise bad_url(_SENTINEL_FORM)
         self._service, self._db = service or "mymaster", int(db or 0)
-        self._options: dict[str, Any] = {name: _number(value) for name, value in url.options.items() if value}
+        self.options: dict[str, Any] = {name: _number(value) for name, value in url.options.items() if value}
         if url.scheme.startswith("rediss"):
-            self._options["ssl"] = True
+            self.options["ssl"] = True
         if url.user:
-            self._options["username"] = url.user
+            self.options["username"] = url.user
         if url.password:
-            self._options["password"] = url.password
+            self.options["password"] = url.password
 
     async def connect(self, package: Any, options: dict[str, Any]) -> Any:
         """Open a client of the primary.
 
         The login of the URL is for the sentinels too, and they are asked without it where they refuse it.
         """
-        options |= self._options
+        options |= self.options
         given = options.pop("sentinel_kwargs", None)
         without = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_", "retry"))}
         login = {name: options[name] for name in ("username", "password") if name in options}
         tries = [without | login, without] if login and given is None else [without if given is None else given]
+        pool = _SentinelPool if package is redis else _AsyncSentinelPool
         for number, sentinel_options in enumerate(tries):
-            sentinel = package.sentinel.Sentinel(self._addresses, sentinel_kwargs=sentinel_options, **options)
-            client = sentinel.master_for(self._service, db=self._db)
+            finder = package.sentinel.Sentinel(self._addresses, sentinel_kwargs=sentinel_options, **options)
+            client = finder.master_for(self._service, db=self._db, connection_pool_class=pool)
             # Made to be thrown away: redis-py would look at the options when it connects.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
             if number == len(tries) - 1:
                 break
             try:
-                await settle(sentinel.discover_master(self._service))
+                await settle(finder.discover_master(self._service))
                 break
             except package.sentinel.MasterNotFoundError:
-                for one in sentinel.sentinels:
+                for one in finder.sentinels:
                     await settle(one.aclose() if hasattr(one, "aclose") else one.close())
         return client
 
@@ -130,8 +150,14 @@ def _sentinels(url: Any) -> _Sentinels | None:
         return _Sentinels(split_url(url, _SENTINEL_FORM))
     form = _UNIX_FORM if scheme == "unix" else _FORM
     split_url(url, form)
-    read_url(parse_url, url, form)
+    _options_of(url, form)
     return None
+
+
+def _options_of(url: Any, form: str = _FORM) -> dict[str, Any]:
+    """Return what redis-py reads in a URL."""
+    found: dict[str, Any] = read_url(parse_url, url, form)
+    return found
 
 
 def _number(value: str) -> str | int:

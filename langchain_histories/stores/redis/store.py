@@ -24,6 +24,8 @@ class RedisStore(MessageStore):
         async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
             run a blocking client in threads, sync methods refuse an asyncio one.
         key_prefix: What the key of each list starts with.
+        max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
+            none free waits, in order. Only with `url`.
         client_options: More options for redis-py, such as `{"socket_timeout": 5}`; only with `url`.
         **options: See `StoreOptions`. `ttl` is supported.
 
@@ -39,6 +41,7 @@ class RedisStore(MessageStore):
         client: redis.Redis | redis.RedisCluster | None = None,
         async_client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
         key_prefix: str = "message_store:",
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -46,5 +49,5 @@ class RedisStore(MessageStore):
         with needs_extra("redis"):
             from langchain_histories.stores.redis.connections import clients_of
             from langchain_histories.stores.redis.operations import RedisOperations
-        clients = clients_of(url, client, async_client, client_options)
+        clients = clients_of(url, client, async_client, client_options, max_connections)
         super().__init__(RedisOperations(key_prefix), clients, url, driver_options=client_options, **options)

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from langchain_histories._secrets import hidden, secrets_of
 from langchain_histories._urls import shown_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 from langchain_histories.stores.sql.drivers import (
     Urls,
     engine_urls,
@@ -31,6 +31,8 @@ from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
 from langchain_histories.stores.sql.sqlite_files import private
 
+_MAX_CONNECTIONS = 15
+_POOL_ARGUMENTS = ("pool_size", "max_overflow", "poolclass", "pool")
 _BUSY_TIMEOUT = 30.0  # seconds that a writer on SQLite waits for the writers of other processes
 
 
@@ -46,7 +48,8 @@ class Database:
         is_memory: Whether it is SQLite in memory.
         driver_options: With what else the engines are made.
         given_async_engine: The async engine, if it is the caller's.
-        named_by: URL, async URL and arguments of the engines, as they were given; `None` for the caller's engines.
+        named_by: URL, async URL, arguments and number of connections of the engines, as they were given; `None` for the
+            caller's engines.
     """
 
     url: str
@@ -104,6 +107,7 @@ def database_of(
     async_client: Any = None,
     async_url: str | None = None,
     engine_args: dict[str, Any] | None = None,
+    max_connections: int | None = None,
 ) -> Database:
     """Return the database of a store: that of a URL, or of the caller's clients. Nothing is connected.
 
@@ -119,15 +123,22 @@ def database_of(
         async_client=async_client,
         is_blocking=is_blocking_client,
         is_native=is_native_client,
-        instead_of={"url": url, "engine_args": engine_args, "async_url": async_url},
+        instead_of={
+            "url": url,
+            "engine_args": engine_args,
+            "async_url": async_url,
+            "max_connections": max_connections,
+        },
     ):
         return _given(*given_engines(client, async_client))
-    return _named(url, async_url, engine_args)
+    return _named(url, async_url, engine_args, max_connections)
 
 
-def database_of_histories(url: str, async_url: str | None, engine_args: dict[str, Any] | None) -> Database:
+def database_of_histories(
+    url: str, async_url: str | None, engine_args: dict[str, Any] | None, max_connections: int | None = None
+) -> Database:
     """Return the database of a URL for a single history; in memory it is one for all of them, for the whole process."""
-    database = _named(url, async_url, engine_args, is_joined=True)
+    database = _named(url, async_url, engine_args, max_connections, is_joined=True)
     if database.is_memory:
         # This user never lets the place go. To lend an engine connects to nothing.
         database.clients.give_back(database.clients.lend(_this_process))
@@ -147,7 +158,9 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Databa
     clients: Clients[Any] = attached(
         getattr(one, "sync_engine", one),
         ("clients", id(async_engine)),
-        lambda: Clients(client=engine, async_client=async_engine, **_how_to_fork(one.url, {})),
+        lambda: Clients(
+            client=engine, async_client=async_engine, at_once=_size_of(async_engine), **_how_to_fork(one.url, {})
+        ),
     )
     async_url = None if async_engine is None else async_engine.url
     engines = [one for one in (engine, async_engine) if one is not None]
@@ -162,7 +175,42 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Databa
     )
 
 
-def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, *, is_joined: bool = False) -> Database:
+def _size_of(async_engine: AsyncEngine | None) -> int:
+    """How many connections the pool of the caller's engine has at most."""
+    pool: Any = None if async_engine is None else async_engine.pool
+    overflow = getattr(pool, "_max_overflow", -1)  # it has no public name
+    return pool.size() + overflow if overflow >= 0 else _MAX_CONNECTIONS
+
+
+def _with_pool(backend: str, args: dict[str, Any], max_connections: int | None) -> tuple[dict[str, Any], int]:
+    """Return the arguments of an engine with the size of its pool, and this size.
+
+    Raises:
+        ConfigurationError: The size is given twice, or there is no such pool.
+    """
+    check_max_connections(max_connections, args, *_POOL_ARGUMENTS)
+    if backend == "sqlite":
+        if max_connections is not None:
+            raise ConfigurationError("max_connections is for servers, and SQLite is none.")
+        return args, _MAX_CONNECTIONS
+    if args.keys() & {"pool", "poolclass"}:
+        return args, args.get("pool_size", _MAX_CONNECTIONS)
+    if args.keys() & set(_POOL_ARGUMENTS):
+        # SQLAlchemy's own defaults for what is not given.
+        size, overflow = args.get("pool_size", 5), args.get("max_overflow", 10)
+        return args, max(_MAX_CONNECTIONS, size) if overflow < 0 or not size else size + overflow
+    size = max_connections or _MAX_CONNECTIONS
+    return {**args, "pool_size": size, "max_overflow": 0}, size
+
+
+def _named(
+    url: Any,
+    async_url: str | None,
+    engine_args: dict[str, Any] | None,
+    max_connections: int | None,
+    *,
+    is_joined: bool = False,
+) -> Database:
     """The database of a URL."""
     args = dict(engine_args or {})
     google = GoogleInstance(url) if is_google(url) else None
@@ -173,16 +221,22 @@ def _named(url: Any, async_url: str | None, engine_args: dict[str, Any] | None, 
     else:
         raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
     place = url if google is not None else place_of(url)
+    backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
+    args, at_once = _with_pool(backend, args, max_connections)
     engines = _Engines(place, urls, args, google)
-    how: dict[str, Any] = {"connect": engines.connect, "close": engines.close, "native": urls.native is not None}
+    how: dict[str, Any] = {
+        "connect": engines.connect,
+        "close": engines.close,
+        "native": urls.native is not None,
+        "at_once": at_once,
+    }
     if google is None:
         how |= _how_to_fork(urls.blocking or urls.native, args)
     clients: Clients[Any]
     # A database in memory belongs to its engine, and so to one store.
     is_alone = urls.is_memory and not is_joined
     clients = Clients(**how) if is_alone else Clients.shared("sql", url, async_url, args, **how)
-    backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
-    named_by = (url, async_url, engine_args)
+    named_by = (url, async_url, engine_args, max_connections)
     return Database(place, clients, backend, urls.native, urls.is_memory, [args, async_url], named_by=named_by)
 
 

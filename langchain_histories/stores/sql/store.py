@@ -42,6 +42,8 @@ class SQLStore(MessageStore):
         session_id_field_name: Its column of session ids.
         jsonb: If the table is missing, make its messages `JSONB` and give it a `created_at`, as langchain-postgres
             does; on PostgreSQL. A table that exists is used as it is, with texts, JSON or UUIDs.
+        max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
+            none free waits, in order. Only with `url` of a server.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with `url`.
         **options: See `StoreOptions`. There is no `ttl`.
 
@@ -60,6 +62,7 @@ class SQLStore(MessageStore):
         table_name: str = "message_store",
         session_id_field_name: str = "session_id",
         jsonb: bool = False,
+        max_connections: int | None = None,
         engine_args: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -76,7 +79,12 @@ class SQLStore(MessageStore):
                 f"session_id_field_name cannot be {session_id_field_name!r}: it is another column."
             )
         database = database_of(
-            url, client=client, async_client=async_client, async_url=async_url, engine_args=engine_args
+            url,
+            client=client,
+            async_client=async_client,
+            async_url=async_url,
+            engine_args=engine_args,
+            max_connections=max_connections,
         )
         if jsonb and database.backend not in ("postgresql", "yugabytedb"):
             raise ConfigurationError(f"jsonb is a type of PostgreSQL, which {database.backend} does not have.")
@@ -88,10 +96,16 @@ class SQLStore(MessageStore):
 
     @classmethod
     def joined(
-        cls, url: str, *, async_url: str | None = None, engine_args: dict[str, Any] | None = None, **options: Any
+        cls,
+        url: str,
+        *,
+        async_url: str | None = None,
+        engine_args: dict[str, Any] | None = None,
+        max_connections: int | None = None,
+        **options: Any,
     ) -> Self:
         """Return a store for a single history; in memory at the one place that the histories of this URL share."""
         with needs_extra("sql"):
             from langchain_histories.stores.sql.connections import database_of_histories
-        place: Any = database_of_histories(url, async_url, engine_args)
+        place: Any = database_of_histories(url, async_url, engine_args, max_connections)
         return cls(client=place, **options)

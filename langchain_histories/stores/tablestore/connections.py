@@ -10,8 +10,9 @@ import tablestore  # type: ignore[import-untyped]  # the SDK has no types
 
 from langchain_histories._urls import split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 
+_MAX_CONNECTIONS = 50
 _FORM = "tablestore://[access_key_id:access_key_secret@]instance.region.ots.aliyuncs.com[/instance]"
 # The SDK logs access tokens and message texts at DEBUG, and each refused condition as an error.
 _LOGGER = "langchain_histories.tablestore"
@@ -19,7 +20,7 @@ logging.getLogger(_LOGGER).setLevel(logging.CRITICAL)
 
 
 def clients_of(
-    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None
+    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None, max_connections: int | None
 ) -> tuple[Clients[Any], dict[str, Any]]:
     """Return the clients for a URL, and the options with which they are made; or the caller's clients.
 
@@ -32,10 +33,11 @@ def clients_of(
         async_client=async_client,
         is_blocking=lambda it: isinstance(it, tablestore.OTSClient),
         is_native=lambda it: isinstance(it, tablestore.AsyncOTSClient),
-        instead_of={"url": url, "client_options": client_options},
+        instead_of={"url": url, "client_options": client_options, "max_connections": max_connections},
     ):
         return Clients.shared("tablestore", client=client, async_client=async_client), {}
-    options = options_of_url(url) | (client_options or {})
+    check_max_connections(max_connections, client_options or {}, "max_connection")
+    options = {"max_connection": max_connections or _MAX_CONNECTIONS, **options_of_url(url), **(client_options or {})}
     if not (options.get("access_key_id") or "credentials_provider" in options):
         raise ConfigurationError(
             "A Tablestore URL needs an access key, in itself or in the environment: TABLESTORE_ACCESS_KEY_ID and "
@@ -46,7 +48,9 @@ def clients_of(
         return (tablestore.AsyncOTSClient if native else tablestore.OTSClient)(**options)
 
     # Not by the URL, because its access key may be in the environment.
-    return Clients.shared("tablestore", options, connect=connect, close=_close), options
+    return Clients.shared(
+        "tablestore", options, connect=connect, close=_close, at_once=options["max_connection"]
+    ), options
 
 
 async def _close(client: Any) -> None:

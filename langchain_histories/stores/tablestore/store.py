@@ -23,6 +23,8 @@ class TablestoreStore(MessageStore):
         client: Your own `tablestore.OTSClient`, in place of `url`. It is never closed here.
         async_client: Your own `tablestore.AsyncOTSClient`. With one of the two alone, the other side is not derived:
             async methods run a blocking client in threads, sync methods refuse an async one.
+        max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
+            none free waits, in order. Only with `url`.
         client_options: More options for the clients of the SDK, such as `{"socket_timeout": 5}`, `retry_policy` or
             `credentials_provider`; only with `url`.
         **options: See `StoreOptions`. There is no `ttl`, because the service would let each message expire for itself.
@@ -39,6 +41,7 @@ class TablestoreStore(MessageStore):
         table_name: str = "message_store",
         client: Any = None,
         async_client: Any = None,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -47,5 +50,5 @@ class TablestoreStore(MessageStore):
             from langchain_histories.stores.tablestore.connections import clients_of
             from langchain_histories.stores.tablestore.operations import TablestoreOperations
         self.table_name = table_name
-        clients, given = clients_of(url, client, async_client, client_options)
+        clients, given = clients_of(url, client, async_client, client_options, max_connections)
         super().__init__(TablestoreOperations(table_name), clients, url, driver_options=given, **options)

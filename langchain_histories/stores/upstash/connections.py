@@ -7,15 +7,17 @@ import os
 from typing import Any
 from urllib.parse import quote, unquote
 
+import httpx
 import upstash_redis
 import upstash_redis.asyncio
 
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, settle
+from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 
 URL_VARIABLE = "UPSTASH_REDIS_REST_URL"
 TOKEN_VARIABLE = "UPSTASH_REDIS_REST_TOKEN"  # noqa: S105  # its name
+_MAX_CONNECTIONS = 50
 _FORM = "upstash://:<token>@<host> or upstash://<host>?token=<token>"
 
 
@@ -27,6 +29,7 @@ def clients_of(
     async_client: Any,
     timeout: float | None,
     client_options: dict[str, Any] | None,
+    max_connections: int | None,
 ) -> tuple[str | None, str | None, Clients[Any]]:
     """Return address and token, which a URL or the environment names, and clients; or the caller's clients alone.
 
@@ -40,20 +43,31 @@ def clients_of(
             async_client=async_client,
             is_blocking=lambda it: isinstance(it, upstash_redis.Redis),
             is_native=lambda it: isinstance(it, upstash_redis.asyncio.Redis),
-            instead_of={"url": url, "token": token, "client_options": client_options},
+            instead_of={
+                "url": url,
+                "token": token,
+                "client_options": client_options,
+                "max_connections": max_connections,
+            },
         )
         return None, None, Clients.shared("upstash", client=client, async_client=async_client)
     address, token = _address_and_token(url, token)
-    connections = _Connections(address, token, timeout, client_options or {})
+    check_max_connections(max_connections)
+    at_once = max_connections or _MAX_CONNECTIONS
+    connections = _Connections(address, token, timeout, at_once, client_options or {})
     place = (address, token, timeout, client_options)
-    return address, token, Clients.shared("upstash", *place, connect=connections.connect, close=connections.close)
+    clients: Clients[Any]
+    clients = Clients.shared("upstash", *place, connect=connections.connect, close=connections.close, at_once=at_once)
+    return address, token, clients
 
 
 class _Connections:
     """Opens and closes clients for an address."""
 
-    def __init__(self, address: str, token: str, timeout: float | None, client_options: dict[str, Any]) -> None:
-        self._address, self._token = address, token
+    def __init__(
+        self, address: str, token: str, timeout: float | None, max_connections: int, client_options: dict[str, Any]
+    ) -> None:
+        self._address, self._token, self._max_connections = address, token, max_connections
         self._timeout, self._client_options = timeout, client_options
 
     async def connect(self, native: bool) -> Any:
@@ -66,8 +80,10 @@ class _Connections:
     def _open(self, kind: Any) -> Any:
         # The driver would send a batch again when the answer got lost: the batch could be stored twice.
         client = kind(self._address, self._token, **{"rest_retries": 0, **self._client_options})
-        # The driver would wait for ever, and has no option for that.
-        client._http._client.timeout = self._timeout  # noqa: SLF001
+        # The driver would wait for ever, with connections of a number of its own, and has no option for either.
+        limits = httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections)
+        package = httpx.Client if kind is upstash_redis.Redis else httpx.AsyncClient
+        client._http._client = package(timeout=self._timeout, limits=limits)  # noqa: SLF001
         return client
 
     async def close(self, client: Any) -> None:

@@ -33,6 +33,8 @@ class UpstashStore(MessageStore):
             async methods run a blocking client in threads, sync methods refuse an asyncio one.
         key_prefix: What the key of each list starts with.
         timeout: Seconds that connecting, sending and each wait for an answer may take; `None` for no limit.
+        max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
+            none free waits, in order. Only with `url`.
         client_options: More options for `upstash_redis.Redis`, such as `{"allow_telemetry": False}`; only with `url`.
         **options: See `StoreOptions`. `ttl` is supported.
 
@@ -50,6 +52,7 @@ class UpstashStore(MessageStore):
         async_client: upstash_redis.asyncio.Redis | None = None,
         key_prefix: str = "message_store:",
         timeout: float | None = 30,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -66,6 +69,7 @@ class UpstashStore(MessageStore):
             async_client=async_client,
             timeout=timeout,
             client_options=client_options,
+            max_connections=max_connections,
         )
         given = {"token": token, "client_options": client_options}
         super().__init__(UpstashOperations(key_prefix), clients, address, driver_options=given, **options)
