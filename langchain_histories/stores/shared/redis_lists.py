@@ -184,9 +184,10 @@ class RedisListOperations(Operations[Any]):
             return _rows(await self._range(client, name, -first, -1), 0)
         if last is None:
             return _rows(await self._range(client, name, 0, -1), 0)
+        has_no_tail: tuple[type[Exception], ...] = (UnicodeDecodeError, *self.refused_errors)
         try:
             length, newest_first = await self._tail(client, name, last)
-        except (UnicodeDecodeError, *self.refused_errors):
+        except has_no_tail:
             length, newest_first = await self._two_step_tail(client, name, last)
         return _rows(newest_first, length - len(newest_first))
 
