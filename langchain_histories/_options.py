@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from langchain_histories.errors import ConfigurationError
@@ -95,6 +96,19 @@ def check_ttl(ttl: object) -> int | None:
     if ttl is not None and (not isinstance(ttl, int) or isinstance(ttl, bool) or ttl <= 0):
         raise ConfigurationError(f"ttl must be a positive whole number of seconds, not {ttl!r}.")
     return ttl
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Return `timeout` if it is a finite number of seconds, or `None`.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ConfigurationError(f"timeout must be a finite number of seconds above 0, not {timeout!r}.")
+    return float(timeout)
 
 
 def check_max_connections(max_connections: object, options: Container[str] = (), *names: str) -> None:

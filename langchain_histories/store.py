@@ -70,6 +70,8 @@ class _Call(NamedTuple, Generic[T]):
     session_id: SessionId | None
     body: Callable[[Any], Coroutine[Any, Any, T]]
     needs_setup: bool = True
+    grows: bool = False
+    """Whether it may take as long as what is stored is large."""
 
 
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
@@ -108,6 +110,8 @@ class MessageStore(MadeAgain, Closing):
         clients: The clients that the operations use.
         url: Where they connect to; `repr` and errors show it without secrets.
         driver_options: What the driver was given beside the URL. Passwords, tokens and keys in it are in no error.
+        timeout: Seconds after which an async operation ends with `StoreUnavailableError`, all its waits together. What
+            may take as long as what is stored is large, and what has to set up first, ends when the driver says so.
         record_format: How records are written and read, in place of the package's own format. `ttl` is then the only
             option.
         **options: See `StoreOptions`.
@@ -126,6 +130,7 @@ class MessageStore(MadeAgain, Closing):
         url: str | None = None,
         *,
         driver_options: Any = None,
+        timeout: float | None = None,
         record_format: Any = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -133,6 +138,7 @@ class MessageStore(MadeAgain, Closing):
         self._operations = operations
         self._clients = clients
         self._place = "<client>" if url is None else shown_url(url)
+        self._timeout = timeout
         self._secrets = secrets_of(url, driver_options)
         operations.ttl = check_ttl(options.pop("ttl", None))
         operations.found = clients.found((type(operations), operations.place), Found)
@@ -475,7 +481,7 @@ class MessageStore(MadeAgain, Closing):
                     return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
-        return _Call("read", session_id, body)
+        return _Call("read", session_id, body, grows=limit is None)
 
     def _count(self, session_id: SessionId) -> _Call[int]:
         key = self._key(session_id)
@@ -488,7 +494,7 @@ class MessageStore(MadeAgain, Closing):
             await self.operations.replace(client, key, rows)
             return ids
 
-        return _Call("replace", session_id, body)
+        return _Call("replace", session_id, body, grows=True)
 
     def _delete(self, session_id: SessionId, ids: Iterable[str]) -> _Call[int]:
         key = self._key(session_id)
@@ -502,11 +508,11 @@ class MessageStore(MadeAgain, Closing):
             found = [row for row in rows if self.format.record_id(row) in wanted]
             return await operations.delete(client, key, found) if found else 0
 
-        return _Call("delete", session_id, body)
+        return _Call("delete", session_id, body, grows=True)
 
     def _clear(self, session_id: SessionId) -> _Call[None]:
         key = self._key(session_id)
-        return _Call("clear", session_id, lambda client: self.operations.clear(client, key))
+        return _Call("clear", session_id, lambda client: self.operations.clear(client, key), grows=True)
 
     def _sessions(
         self, prefix: str, user_id: SessionId | None, limit: int | None, after: SessionId | None
@@ -526,7 +532,7 @@ class MessageStore(MadeAgain, Closing):
             page = [pair for pair in by_id if pair[0].startswith(prefix)][:limit]
             return [SessionInfo(session_id, row.count, record_time(row.last)) for session_id, row in page]
 
-        return _Call("sessions", None, body)
+        return _Call("sessions", None, body, grows=True)
 
     def _erase(self, user_id: SessionId) -> _Call[int]:
         prefix = user_prefix(user_id)
@@ -535,7 +541,7 @@ class MessageStore(MadeAgain, Closing):
             operations = self.operations
             return sum([await operations.erase(client, key_prefix) for key_prefix in operations.key_prefixes(prefix)])
 
-        return _Call("erase", None, body)
+        return _Call("erase", None, body, grows=True)
 
     def _get_state(self, session_id: SessionId) -> _Call[dict[str, Any] | None]:
         key = self._key(session_id)
@@ -586,7 +592,7 @@ class MessageStore(MadeAgain, Closing):
         async def body(client: Any) -> None:
             self._operations.found.is_complete = await self._operations.setup(client, upgrade=upgrade) is not False
 
-        return _Call("setup", None, body, needs_setup=False)
+        return _Call("setup", None, body, needs_setup=False, grows=True)
 
     def _key(self, session_id: SessionId) -> str:
         return self._operations.key(session_id)
@@ -613,6 +619,19 @@ class MessageStore(MadeAgain, Closing):
         raise failed
 
     async def _arun(self, call: _Call[T]) -> T:
+        sets_up = call.needs_setup and not self._operations.found.is_complete
+        if self._timeout is None or call.grows or sets_up:
+            return await self._arun_in_turn(call)
+        try:
+            async with asyncio.timeout(self._timeout) as scope:
+                return await self._arun_in_turn(call)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            failed = self._failed(call, error, f"got no answer within {self._timeout:g} seconds, and may be done yet")
+        raise failed
+
+    async def _arun_in_turn(self, call: _Call[T]) -> T:
         clients, lent = self._clients, None
         async with clients.slots():
             await clients.turn()
@@ -645,14 +664,20 @@ class MessageStore(MadeAgain, Closing):
     def _expected_errors(self) -> tuple[type[Exception], ...]:
         return (OSError, *self._operations.driver_errors)
 
-    def _failed(self, call: _Call[Any], error: Exception) -> StoreError:
-        """Turn the driver's error into ours. It is the cause, unless it shows a secret."""
-        unavailable = self._operations.is_unavailable(error)
+    def _failed(self, call: _Call[Any], error: Exception, late: str | None = None) -> StoreError:
+        """Turn the driver's error into ours. It is the cause, unless it shows a secret.
+
+        Args:
+            call: What was called.
+            error: The error.
+            late: What is to be said of a call that took too long.
+        """
+        unavailable = late is not None or self._operations.is_unavailable(error)
         # The next call looks at the place again: somebody may have dropped the table.
         self._operations.found.is_complete = False
         session_id = None if call.session_id is None else str(call.session_id)
         where = f"{call.name} on {self!r}" + ("" if session_id is None else f", session {session_id!r}")
-        what = "could not be reached" if unavailable else "failed"
+        what = late or ("could not be reached" if unavailable else "failed")
         msg = f"{self.name}: {where} {what} ({type(error).__name__})."
         kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
         return caused(kind, msg, error, self._secrets, self.name, call.name, session_id)

@@ -12,6 +12,7 @@ from langchain_histories._options import (
     StoreOptions,
     bad_position,
     check_max_connections,
+    check_timeout,
     position_number,
 )
 from langchain_histories._session_ids import SessionId, prefix_end
@@ -38,6 +39,7 @@ __all__ = [
     "bad_position",
     "check_given_clients",
     "check_max_connections",
+    "check_timeout",
     "each",
     "entered",
     "missing_extra",

@@ -14,21 +14,30 @@ from redis.connection import parse_url
 from redis.retry import Retry
 
 from langchain_histories._urls import bad_url, read_url, split_url
+from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
 
 if TYPE_CHECKING:
     from langchain_histories._urls import StoreUrl
 
 _MAX_CONNECTIONS = 50
+_TIMEOUT = 10.0
+_CONNECT_TIMEOUT = 5.0
 _FORM = "redis://[user:password@]host[:6379][/db]"
 _UNIX_FORM = "unix://[user:password@]/path/of/the/socket[?db=0]"
 _SENTINEL_FORM = "redis+sentinel://[user:password@]host[:26379][,host...][/service[/db]]"
 
 
 def clients_of(
-    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None, max_connections: int | None
-) -> Clients[Any]:
-    """Return the clients for a URL, or those of the caller.
+    url: str | None,
+    client: Any,
+    async_client: Any,
+    client_options: dict[str, Any] | None,
+    *,
+    max_connections: int | None,
+    timeout: float | None,
+) -> tuple[Clients[Any], float | None]:
+    """Return the clients for a URL, or those of the caller, and how long an async operation takes at most.
 
     Raises:
         ConfigurationError: Neither was given, or both, or a client of another kind, or the URL cannot be read.
@@ -43,27 +52,39 @@ def clients_of(
     ):
         pool = getattr(async_client, "connection_pool", None)
         at_once = getattr(pool, "max_connections", _MAX_CONNECTIONS)
-        return Clients.shared("redis", client=client, async_client=async_client, at_once=at_once)
+        if client is not None and timeout is not None:
+            raise ConfigurationError(
+                "A blocking client of your own keeps its own time-outs: timeout does not go with it."
+            )
+        return Clients.shared("redis", client=client, async_client=async_client, at_once=at_once), timeout
     sentinels, options = _sentinels(url), dict(client_options or {})
     named = options | (_options_of(url) if sentinels is None else sentinels.options)
     check_max_connections(max_connections, named, "max_connections")
     options["max_connections"] = at_once = max_connections or named.get("max_connections", _MAX_CONNECTIONS)
-    connections = _Connections(url, sentinels, options)
-    return Clients.shared("redis", url, options, connect=connections.connect, close=connections.close, at_once=at_once)
+    timeout = timeout or _TIMEOUT
+    options = {"socket_timeout": timeout, "socket_connect_timeout": min(timeout, _CONNECT_TIMEOUT), **options}
+    connections = _Connections(url, sentinels, options, timeout)
+    clients: Clients[Any]
+    clients = Clients.shared(
+        "redis", url, options, connect=connections.connect, close=connections.close, at_once=at_once
+    )
+    return clients, timeout
 
 
 class _Connections:
     """Opens and closes clients for a URL."""
 
-    def __init__(self, url: Any, sentinels: _Sentinels | None, client_options: dict[str, Any]) -> None:
+    def __init__(self, url: Any, sentinels: _Sentinels | None, client_options: dict[str, Any], timeout: float) -> None:
         self._url, self._sentinels, self._client_options = url, sentinels, client_options
+        self._timeout = timeout
 
     async def connect(self, native: bool) -> Any:
         """Open a client; a server that is a node of a cluster gets a cluster client."""
         package: Any = redis.asyncio if native else redis
         # redis-py would send a batch again when the answer got lost: the batch could be stored twice.
         retry: Any = (AsyncRetry if native else Retry)(NoBackoff(), 0)
-        options = {"retry": retry, **self._client_options}
+        # Of the pool: how long it waits for a free connection.
+        options = {"retry": retry, "timeout": self._timeout, **self._client_options}
         if self._sentinels is not None:
             return await self._sentinels.connect(package, options)
         # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -24,6 +24,10 @@ class RedisStore(MessageStore):
         async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
             run a blocking client in threads, sync methods refuse an asyncio one.
         key_prefix: What the key of each list starts with.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. An async call has them for all its waits together, a sync one for
+            each. What may take as long as what is stored is large ends when nothing has arrived for so long. With an
+            asyncio client of your own there is no default, and with a blocking one no `timeout`.
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url`.
         client_options: More options for redis-py, such as `{"socket_timeout": 5}`; only with `url`.
@@ -41,6 +45,7 @@ class RedisStore(MessageStore):
         client: redis.Redis | redis.RedisCluster | None = None,
         async_client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
         key_prefix: str = "message_store:",
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -49,5 +54,14 @@ class RedisStore(MessageStore):
         with needs_extra("redis"):
             from langchain_histories.stores.redis.connections import clients_of
             from langchain_histories.stores.redis.operations import RedisOperations
-        clients = clients_of(url, client, async_client, client_options, max_connections)
-        super().__init__(RedisOperations(key_prefix), clients, url, driver_options=client_options, **options)
+        clients, timeout = clients_of(
+            url,
+            client,
+            async_client,
+            client_options,
+            max_connections=max_connections,
+            timeout=check_timeout(timeout),
+        )
+        super().__init__(
+            RedisOperations(key_prefix), clients, url, driver_options=client_options, timeout=timeout, **options
+        )

@@ -1,0 +1,121 @@
+"""How long a call takes at most: a server that hangs and a pool without a free connection are told, on both faces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+import redis
+import redis.asyncio
+from langchain_core.messages import HumanMessage
+from servers._proxy import Proxy
+
+from langchain_histories import ConfigurationError, RedisStore, StoreUnavailableError
+from langchain_histories.testing.faces import Face
+
+TIMEOUT = 1.0
+LONG = 4.0
+"""Seconds that no call takes, however slow this machine is; the driver's own time-out is five."""
+
+
+@pytest.fixture
+def proxy(redis_server):
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["sync", "async"])
+def face(request):
+    with asyncio.Runner() as runner:
+        yield Face(runner if request.param == "async" else None)
+
+
+@pytest.fixture
+def store(redis_server, proxy):
+    url = redis_server.url_with(port=proxy.port)
+    with RedisStore(url, key_prefix=f"{uuid4().hex}:", timeout=TIMEOUT, max_connections=2) as store:
+        yield store
+
+
+def test_a_server_that_hangs_is_told(store, proxy, face):
+    """On a connection that is open and on a new one, whether the call costs what is stored or not."""
+    face(store).append("s", [HumanMessage("1")])
+    for call in (
+        lambda: face(store).append("s", [HumanMessage("2")]),
+        lambda: face(store).count("s"),
+        lambda: face(store).clear("s"),
+    ):
+        proxy.swallow_requests = True
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            call()
+        assert time.monotonic() - began < LONG
+    proxy.swallow_requests = False
+    assert face(store).count("s") == 1
+
+
+def test_all_waits_of_an_async_call_are_one(store, proxy):
+    """Who waits for a connection, and then for an answer, waits no longer than who waits for one of them."""
+
+    async def run() -> list[object]:
+        async with store:
+            await store.acount("s")
+            proxy.swallow_requests = True
+            began = time.monotonic()
+            results = await asyncio.gather(*(store.acount("s") for _ in range(40)), return_exceptions=True)
+            # In turns of two it would be twenty seconds.
+            assert time.monotonic() - began < LONG
+            proxy.swallow_requests = False
+            assert await store.acount("s") == 0
+            return results
+
+    results = asyncio.run(run())
+    assert [type(result) for result in results] == [StoreUnavailableError] * 40
+    assert "got no answer within 1 seconds" in str(results[-1])
+
+
+def test_a_thread_without_a_connection_is_told(store, proxy):
+    store.count("s")
+    proxy.swallow_requests = True
+    began = time.monotonic()
+
+    def count(_: int) -> None:
+        with pytest.raises(StoreUnavailableError):
+            store.count("s")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(count, range(8))) == [None] * 8
+    assert time.monotonic() - began < LONG
+    proxy.swallow_requests = False
+    assert store.count("s") == 0
+
+
+def test_a_client_of_the_caller(redis_server, proxy):
+    """A blocking one keeps its own time-outs; of an asyncio one `timeout` bounds the call."""
+    url = redis_server.url_with(port=proxy.port)
+    with redis.Redis.from_url(url) as blocking, pytest.raises(ConfigurationError, match="timeout does not go with it"):
+        RedisStore(client=blocking, timeout=1)
+
+    async def run() -> None:
+        client = redis.asyncio.Redis.from_url(url, socket_timeout=60)
+        store = RedisStore(async_client=client, timeout=TIMEOUT)
+        await store.acount("s")
+        proxy.swallow_requests = True
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="got no answer within"):
+            await store.acount("s")
+        assert time.monotonic() - began < LONG
+        proxy.swallow_requests = False
+        assert await store.acount("s") == 0
+        await client.aclose()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "10", float("inf"), float("nan")])
+def test_a_timeout_is_checked(wrong):
+    with pytest.raises(ConfigurationError, match="timeout must be a finite number of seconds above 0"):
+        RedisStore("redis://h", timeout=wrong)
