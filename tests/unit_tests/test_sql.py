@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import hashlib
 import json
 import logging
 import sqlite3
@@ -83,8 +84,8 @@ def test_the_stored_shape(path, url):
     assert set(record) == {"type", "data", "meta"}
     assert (record["type"], record["data"]["content"]) == ("human", "é")
     assert "é" in one[2]
-    ((number, session_id, state),) = execute(path, "SELECT id, session_id, state FROM message_store_state")
-    assert (number, session_id, json.loads(state)) == (1, "s", {"a": 1})
+    ((name, session_id, state),) = execute(path, "SELECT id, session_id, state FROM message_store_state")
+    assert (name, session_id, json.loads(state)) == (hashlib.sha256(b"s").hexdigest(), "s", {"a": 1})
     definition = execute(path, "SELECT sql FROM sqlite_master WHERE name = 'message_store'")[0][0]
     assert "AUTOINCREMENT" in definition
     plan = execute(

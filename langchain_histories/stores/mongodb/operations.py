@@ -252,18 +252,36 @@ class MongoDBOperations(Operations["Client"]):
         check_state_size(text, expected)
         while True:
             try:
-                if (await settle(sessions.update_one(this, {"$set": {"state": text}}))).matched_count:
-                    return True
-                if expected is not ANY_STATE and (expected or await self.get_state(client, key)):
-                    return False
-                await settle(sessions.insert_one(await self._outbox(client).new_session(key, state=text)))
+                if expected is None:
+                    return await self._add_state(client, this, text)
+                is_there = bool((await settle(sessions.update_one(this, {"$set": {"state": text}}))).matched_count)
+                if not is_there and expected is ANY_STATE:
+                    await settle(sessions.insert_one(await self._outbox(client).new_session(key, state=text)))
             except errors.DuplicateKeyError:
                 continue
             except errors.OperationFailure:
                 if not await self._outbox(client).make_room(key, [text], replaced="state"):
                     raise
             else:
-                return True
+                return is_there or expected is ANY_STATE
+
+    async def _add_state(self, client: Client, this: dict[str, Any], text: str) -> bool:
+        """Store the first state of a session, which may be there already or not; tell whether it was the first.
+
+        Raises:
+            DuplicateKeyError: Others have made the session meanwhile, without a state.
+        """
+        _, sessions = self._collections(client)
+        new = await self._outbox(client).new_session(this["_id"])
+        del new["_id"]
+        try:
+            # To update and then to insert would be a round trip more.
+            await settle(sessions.update_one(this, {"$set": {"state": text}, "$setOnInsert": new}, upsert=True))
+        except errors.DuplicateKeyError:
+            if await self.get_state(client, this["_id"]) is None:
+                raise
+            return False
+        return True
 
     async def _remove_state(self, client: Client, this: dict[str, Any]) -> bool:
         """Remove the state where there is `this`, and a session that is empty then; tell whether `this` was there."""

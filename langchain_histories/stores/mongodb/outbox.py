@@ -282,7 +282,7 @@ class Outbox:
     async def new_session(self, key: str, **fields: Any) -> Document:
         """Return a document for a session that has none; its numbers begin behind those of messages that are there.
 
-        It is to be inserted, because two upserts at once are an error on some servers.
+        Two upserts of it at once are an error on some servers, and so are two insertions.
         """
         newest = await settle(self._messages.find_one({self._session_id_key: key}, {"seq": 1}, sort=[("seq", -1)]))
         start = number_of(newest or {})

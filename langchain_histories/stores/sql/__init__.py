@@ -7,6 +7,7 @@
 | `postgres.py` | `PostgresChatMessageHistory`: that of langchain-postgres and of langchain-community |
 | `operations.py` | what the store can do; how a writer locks its session |
 | `layout.py` | what the tables are: what set-up finds and makes, what the columns can hold |
+| `states.py` | the statements over the table of states |
 | `statements.py` | the statements over one table, by database |
 | `jsonb.py` | records in PostgreSQL's JSONB |
 | `connections.py` | the engines of a place: by a URL, or the caller's |

@@ -30,9 +30,11 @@ from langchain_histories.stores.sql.drivers import (
 from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
 from langchain_histories.stores.sql.sqlite_files import private
+from langchain_histories.stores.sql.statements import MYSQL
 
 _MAX_CONNECTIONS = 15
 _POOL_ARGUMENTS = ("pool_size", "max_overflow", "poolclass", "pool")
+_LEVELS = {"isolation_level", "execution_options", "skip_autocommit_rollback"}  # of a caller who chooses transactions
 _BUSY_TIMEOUT = 30.0  # seconds that a writer on SQLite waits for the writers of other processes
 
 
@@ -284,6 +286,10 @@ class _Engines:
             if _is_file(url):
                 connect_args["factory"] = private(connect_args.get("factory"))
             args["connect_args"] = connect_args
+        is_autocommit = url.get_backend_name() in MYSQL and not _LEVELS & args.keys()
+        if is_autocommit:
+            # A read is one round trip then, and sees what is there: no transaction is begun, so none is rolled back.
+            args |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
         make = functools.partial(create_async_engine if native else sa.create_engine, url, **args)
         engine: Any
         try:
@@ -293,7 +299,7 @@ class _Engines:
         if engine is None:
             where = shown_url(self._url)
             raise ConfigurationError(f"An engine for {where!r} cannot be made with these engine_args: {told}")
-        EngineUse.of(engine, is_own=True)
+        EngineUse.of(engine, is_own=True, is_autocommit=is_autocommit)
         blocking: Any = engine.sync_engine if native else engine
         sa.event.listen(blocking, "handle_error", _forget_login)
         if native and blocking.dialect.name == "sqlite":

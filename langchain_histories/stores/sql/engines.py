@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from contextlib import asynccontextmanager, nullcontext
@@ -36,6 +37,7 @@ _UNAVAILABLE_NUMBERS = {
     *(2002, 2003, 2005, 2006, 2012, 2013, 2026, 2055),
 }
 _WAIT_FOR_READERS = 100  # milliseconds
+START_TRANSACTION = sa.text("START TRANSACTION")
 
 
 def attached(owner: Any, name: Any, make: Callable[[], T]) -> T:
@@ -53,17 +55,21 @@ class EngineUse:
     Args:
         engine: The engine.
         is_own: Whether it was opened for a URL, and is not the caller's.
+        is_autocommit: Whether each statement commits by itself on it, and no connection is rolled back when it comes
+            back to the pool.
     """
 
-    def __init__(self, engine: Any, *, is_own: bool) -> None:
+    def __init__(self, engine: Any, *, is_own: bool, is_autocommit: bool) -> None:
         is_async, backend = isinstance(engine, AsyncEngine), engine.dialect.name
         self.is_sqlite = backend == "sqlite"
         self.is_mysql = backend in MYSQL
-        # On MySQL switching to autocommit costs more round trips than it saves.
+        # On MySQL switching a connection to autocommit costs more round trips than it saves.
         self._for_statements = {} if self.is_mysql else {"isolation_level": "AUTOCOMMIT"}
         # A transaction must see what was committed while it waited for its lock.
         is_postgresql = backend in ("postgresql", "yugabytedb")
         self.for_transactions = {"isolation_level": "READ COMMITTED"} if is_postgresql else self._for_statements
+        self.has_autocommit = is_autocommit
+        self.commits_by_itself = is_autocommit or not self.is_mysql
         self._engine = engine.execution_options()
         getattr(self._engine, "sync_engine", self._engine).hide_parameters = True
         self._is_in_memory = self.is_sqlite and is_memory(engine.url)
@@ -82,10 +88,11 @@ class EngineUse:
             self._writing = lock
 
     @classmethod
-    def of(cls, engine: Any, *, is_own: bool = False) -> EngineUse:
+    def of(cls, engine: Any, *, is_own: bool = False, is_autocommit: bool = False) -> EngineUse:
         """Return how all stores use this engine. A forked child has locks of its own."""
         owner = getattr(engine, "sync_engine", engine)
-        return attached(owner, ("use", _forks.generation()), lambda: cls(engine, is_own=is_own))
+        make = functools.partial(cls, engine, is_own=is_own, is_autocommit=is_autocommit)
+        return attached(owner, ("use", _forks.generation()), make)
 
     def is_in_transaction(self) -> bool:
         """Whether it is over a connection of psycopg on which the caller has a transaction open."""
@@ -116,6 +123,20 @@ class EngineUse:
         async with entered(lock), entered(self._engine.connect()) as connection:
             if self._must_be_checked:
                 await self._check_file(connection)
+            try:
+                yield connection
+            except BaseException:
+                if self.has_autocommit:
+                    # It may still be in a transaction, which goes with its connection.
+                    await settle(connection.invalidate())
+                raise
+
+    @asynccontextmanager
+    async def plain_transaction(self) -> AsyncGenerator[Any]:
+        """Open a connection in a transaction of SQLAlchemy's own, which is committed at the end."""
+        async with entered(self.plain_connection(writing=True)) as connection, entered(connection.begin()):
+            if self.has_autocommit:
+                await settle(connection.execute(START_TRANSACTION))
             yield connection
 
     def _check_pool(self) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.sql.jsonb import MAX_BYTES, shape_of
 from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements
+from langchain_histories.stores.sql.states import StateStatements
 from langchain_histories.stores.sql.yugabytedb import NAME as YUGABYTEDB
 from langchain_histories.stores.sql.yugabytedb import VERSION_MARK, has_locks, make_locks
 
@@ -58,7 +59,7 @@ class Layout:
     packet: int = 0
     charset: str | None = None
     messages: Statements = field(init=False)
-    states: Statements = field(init=False)
+    states: StateStatements = field(init=False)
     has_messages: bool = False
     has_index: bool = False
     has_states: bool = False
@@ -117,8 +118,8 @@ class Tables:
             layout.has_index = self._is_indexed(inspector, self.messages)
         messages = self._table(layout.kind, self.messages, shape.column if shape else "message")
         layout.messages = Statements(messages, layout.kind, *limits, shape, is_yugabyte=layout.is_yugabyte)
-        states = self._table(layout.kind, self.states, "state")
-        layout.states = Statements(states, layout.kind, ours, ours, is_yugabyte=layout.is_yugabyte)
+        states = self._table(layout.kind, self.states, "state", is_named=True)
+        layout.states = StateStatements(states, layout.kind, ours, is_yugabyte=layout.is_yugabyte)
         layout.has_states = inspector.has_table(self.states)
         layout.has_state_index = layout.has_states and self._is_indexed(inspector, self.states)
         return layout
@@ -140,7 +141,7 @@ class Tables:
             connection.execute(CreateIndex(_index(table, layout.messages.session_limit.characters)))
         if not layout.has_locks:
             make_locks(connection, self.messages)
-        states = self._table(layout.kind, self.states, "state")
+        states = self._table(layout.kind, self.states, "state", is_named=True)
         if not layout.has_states:
             connection.execute(CreateTable(states, if_not_exists=True))
         if not layout.has_state_index:
@@ -211,12 +212,14 @@ class Tables:
                 f"Table {self.messages!r} has no primary key id: SQLite would not number its rows."
             )
 
-    def _table(self, kind: str, name: str, text: str, *, jsonb: bool = False) -> sa.Table:
-        """A table of ids, session ids and texts."""
+    def _table(self, kind: str, name: str, text: str, *, jsonb: bool = False, is_named: bool = False) -> sa.Table:
+        """A table of ids, session ids and texts. The ids are numbers, or names of sessions."""
         collation = COLLATIONS[kind]
         id_type: Any = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+        if is_named:
+            id_type = sa.String(64, collation)
         text_type: Any = mysql.LONGTEXT() if kind in MYSQL else sa.Text()
-        others = []
+        others, is_nullable = [], not (jsonb or is_named)
         if jsonb:
             text_type, now = postgresql.JSONB(), sa.func.now()
             others = [sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now)]
@@ -225,10 +228,11 @@ class Tables:
             sa.quoted_name(name, quote=True),  # unquoted, SQLAlchemy takes some names for others
             sa.MetaData(),
             sa.Column("id", id_type, primary_key=True),
-            sa.Column(self.session_id, sa.Text(collation=collation), nullable=not jsonb),
-            sa.Column(text, text_type, nullable=not jsonb),
+            sa.Column(self.session_id, sa.Text(collation=collation), nullable=is_nullable),
+            sa.Column(text, text_type, nullable=is_nullable),
             *others,
-            sqlite_autoincrement=True,  # else SQLite gives numbers again after a clear, and a reader misses rows
+            # Else SQLite gives numbers again after a clear, and a reader misses rows.
+            sqlite_autoincrement=not is_named,
             **{f"{dialect}_{option}": value for dialect in MYSQL for option, value in options.items()},
         )
 

@@ -130,8 +130,7 @@ class ModelOperations(EngineOperations):
                 return
 
     async def _in_transaction(self, client: Any, function: Callable[[sa.Connection], T]) -> T:
-        use = EngineUse.of(client)
-        async with entered(use.plain_connection(writing=True)) as connection, entered(connection.begin()):
+        async with entered(EngineUse.of(client).plain_transaction()) as connection:
             return await self._in_sync(connection, function)
 
     async def _in_session(self, client: Any, function: Callable[[Session], T]) -> T:

@@ -1,10 +1,12 @@
 """What a store of SQLite, PostgreSQL, MariaDB, MySQL and YugabyteDB can do, in the table of LangChain's class.
 
 The table `message_store(id, session_id, message)` has one record a row, ordered by `id`; the states are in
-`message_store_state(id, session_id, state)`. A database numbers rows before their transactions commit. Two writers of a
-session would mix their batches, and a reader that goes on after the last id it saw would miss rows. So every writer
-here holds a lock of its session until its rows are committed: SQLite's write lock, PostgreSQL's advisory lock of the
-transaction, MariaDB's and MySQL's `GET_LOCK`, a row on YugabyteDB. LangChain's own class takes no lock.
+`message_store_state(id, session_id, state)`, a row a session, and each change of one is a single statement.
+
+A database numbers rows before their transactions commit. Two writers of a session would mix their batches, and a reader
+that goes on after the last id it saw would miss rows. So every writer of messages holds a lock of its session until its
+rows are committed: SQLite's write lock, PostgreSQL's advisory lock of the transaction, MariaDB's and MySQL's
+`GET_LOCK`, a row on YugabyteDB. LangChain's own class takes no lock.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from langchain_histories.stores.base import (
     position_number,
     settle,
 )
-from langchain_histories.stores.sql.engines import EngineOperations, EngineUse
+from langchain_histories.stores.sql.engines import START_TRANSACTION, EngineOperations, EngineUse
 from langchain_histories.stores.sql.jsonb import uuid_text
 from langchain_histories.stores.sql.layout import Layout, Tables
 from langchain_histories.stores.sql.statements import (
@@ -53,7 +55,6 @@ logger = logging.getLogger(__name__)
 _COMPOUND_BYTES = 250_000
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes no more than 999 parameters
 _BEGIN_IMMEDIATE = sa.text("BEGIN IMMEDIATE")
-_START_TRANSACTION = sa.text("START TRANSACTION")
 _ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0))")
 _GET_LOCK = sa.text(f"SELECT GET_LOCK(:lock, {LOCK_TIMEOUT})")
 _RELEASE_LOCK = sa.text("DO RELEASE_LOCK(:lock)")
@@ -174,7 +175,7 @@ class SQLOperations(EngineOperations):
             elif use.is_mysql:
                 if (await settle(connection.execute(_GET_LOCK, lock))).scalar() != 1:
                     raise TimeoutError(f"another writer held the lock of the session for {LOCK_TIMEOUT} seconds")
-                await settle(connection.execute(_START_TRANSACTION))
+                await settle(connection.execute(START_TRANSACTION))
             elif not layout.is_yugabyte:
                 await settle(connection.execute(_ADVISORY_LOCK, lock))
             elif key:
@@ -361,21 +362,36 @@ class SQLOperations(EngineOperations):
 
     async def get_state(self, client: Any, key: str) -> str | bytes | None:
         layout = self._layout
-        key = self._checked_id(layout.messages, key)
+        name = layout.states.name_of(self._checked_id(layout.messages, key))
         async with entered(EngineUse.of(client).connection()) as connection:
-            return await self._state(connection, layout.states, key)
-
-    async def _state(self, connection: Any, table: Statements, key: str) -> str | bytes | None:
-        found = (await settle(connection.execute(table.read[True, False], {"s": key, "limit": 1}))).first()
-        return None if found is None or found[1] is None else table.decode(found[1])
+            found = (await settle(connection.execute(layout.states.get, {"name": name}))).first()
+        return None if found is None else layout.states.decode(found[0])
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
+        use = EngineUse.of(client)
+
+        async def body(_: Any) -> bool:
+            return await self._change_state(use, key, text, expected)
+
+        # Where the caller's connections see no more than was there when a statement began, the server gives it up.
+        is_tried_again = not use.is_in_transaction()
+        return bool(await settle(tried_again(client, body) if is_tried_again else body(client)))
+
+    async def _change_state(self, use: EngineUse, key: str, text: str | None, expected: ExpectedState) -> bool:
         layout = self._layout
         table = layout.states
         key = self._checked_id(layout.messages, key)
-        rows = [] if text is None else self._checked_rows(layout, table, key, [text])
-        async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
-            if expected is not ANY_STATE and expected != await self._state(connection, table, key):
-                return False
-            await self._put(connection, layout, table, key, rows)
-            return True
+        if text is not None:
+            (text,) = self._checked_rows(layout, table, key, [text])
+        statement, parameters = table.change(key, text, expected)
+        async with entered(use.connection(writing=True)) as connection:
+            try:
+                is_done = (await settle(connection.execute(statement, parameters))).rowcount > 0
+            except exc.IntegrityError:
+                if expected is not None:
+                    raise
+                return False  # somebody else has stored the first state
+            if not use.commits_by_itself:
+                await settle(connection.commit())
+        self._log.what = self._log.what or (is_done and expected is not None)
+        return is_done or expected is ANY_STATE
