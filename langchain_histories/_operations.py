@@ -165,6 +165,14 @@ class Operations(ABC, Generic[ClientT]):
         """Whether a driver's error means that the store could not be reached."""
         return isinstance(error, self.unavailable_errors)
 
+    def is_cut(self, client: ClientT, error: Exception) -> bool:
+        """Whether a driver's error means that a connection had been cut, and the client opens another for the next try.
+
+        Then what reads is tried once more. Inside a transaction of the caller's, and where the driver tries again by
+        itself, it is not.
+        """
+        return False
+
     def unsupported(self, operation: str) -> UnsupportedOperationError:
         """The error for an operation that the service does not have."""
         return UnsupportedOperationError(f"The {self.name} store has no {operation}; see its capabilities.")

@@ -72,6 +72,8 @@ class _Call(NamedTuple, Generic[T]):
     needs_setup: bool = True
     grows: bool = False
     """Whether it may take as long as what is stored is large."""
+    is_read: bool = False
+    """Whether it changes nothing, so that it may be tried once more."""
 
 
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
@@ -481,11 +483,11 @@ class MessageStore(MadeAgain, Closing):
                     return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
-        return _Call("read", session_id, body, grows=limit is None)
+        return _Call("read", session_id, body, is_read=True, grows=limit is None)
 
     def _count(self, session_id: SessionId) -> _Call[int]:
         key = self._key(session_id)
-        return _Call("count", session_id, lambda client: self.operations.count(client, key))
+        return _Call("count", session_id, lambda client: self.operations.count(client, key), is_read=True)
 
     def _replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> _Call[list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
@@ -532,7 +534,7 @@ class MessageStore(MadeAgain, Closing):
             page = [pair for pair in by_id if pair[0].startswith(prefix)][:limit]
             return [SessionInfo(session_id, row.count, record_time(row.last)) for session_id, row in page]
 
-        return _Call("sessions", None, body, grows=True)
+        return _Call("sessions", None, body, is_read=True, grows=True)
 
     def _erase(self, user_id: SessionId) -> _Call[int]:
         prefix = user_prefix(user_id)
@@ -550,7 +552,7 @@ class MessageStore(MadeAgain, Closing):
             text = await self.operations.get_state(client, key)
             return None if text is None else self.format.decode_state(text, session_id)
 
-        return _Call("get_state", session_id, body)
+        return _Call("get_state", session_id, body, is_read=True)
 
     def _put_state(self, session_id: SessionId, state: dict[str, Any] | None) -> _Call[None]:
         key, text = self._key(session_id), self._state_text(state)
@@ -562,7 +564,7 @@ class MessageStore(MadeAgain, Closing):
 
     def _get_state_text(self, session_id: SessionId) -> _Call[str | bytes | None]:
         key = self._key(session_id)
-        return _Call("update_state", session_id, lambda client: self.operations.get_state(client, key))
+        return _Call("update_state", session_id, lambda client: self.operations.get_state(client, key), is_read=True)
 
     def _change_state(
         self, session_id: SessionId, old: str | bytes | None, change: StateChange
@@ -658,7 +660,12 @@ class MessageStore(MadeAgain, Closing):
         operations = self._operations
         if call.needs_setup and not operations.found.is_complete:
             operations.found.is_complete = await operations.setup(client) is not False
-        result: T = await operations.run(client, call.body)
+        try:
+            result: T = await operations.run(client, call.body)
+        except self._expected_errors() as error:
+            if not call.is_read or not operations.is_cut(client, error):
+                raise
+            result = await operations.run(client, call.body)
         return result
 
     def _expected_errors(self) -> tuple[type[Exception], ...]:

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from behind import server_of, store_behind
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import DATABASE
 from servers._proxy import Proxy
 
-from langchain_histories import (
-    AzureTableStore,
-    DynamoDBStore,
-    MongoDBStore,
-    RedisStore,
-    SQLStore,
-    TablestoreStore,
-    UpstashStore,
-)
 from langchain_histories.testing.faces import Face
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TURN = [HumanMessage("q"), AIMessage("a")]
 OPERATIONS = (
@@ -50,32 +36,6 @@ TRIPS = {
     "tablestore": (1, 1, 1, 1, 1, 2, 2),
     "upstash": (1, 1, 1, 1, 1, 2, 2),
 }
-SERVERS = {"postgresql": "postgres", "mysql": "mariadb"}
-
-
-@contextlib.contextmanager
-def store_behind(proxy: Proxy, kind: str, server: Any) -> Iterator[Any]:
-    """A store of a new place, whose connections go through the proxy."""
-    name, url = f"t{uuid.uuid4().hex}", server.url_with(port=proxy.port)
-    if kind == "redis":
-        store: Any = RedisStore(url, key_prefix=name)
-    elif kind == "mongodb":
-        # The driver's own looks at the server are not counted.
-        options = {"heartbeatFrequencyMS": 600_000, "directConnection": True}
-        store = MongoDBStore(url, database_name=DATABASE, collection_name=name, client_options=options)
-    elif kind == "dynamodb":
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "right-Secret7", "region_name": "eu-west-1"}
-        store = DynamoDBStore(table_name=name, create_table=True, client_options={**keys, "endpoint_url": url})
-    elif kind == "azure_table":
-        store = AzureTableStore(f"{url}/{name}")
-    elif kind == "tablestore":
-        store = TablestoreStore(url, table_name=name)
-    elif kind == "upstash":
-        store = UpstashStore(url, key_prefix=name)
-    else:
-        store = SQLStore(server.url_with(scheme=kind, port=proxy.port), table_name=name)
-    with store:
-        yield store
 
 
 def add(state: dict[str, Any] | None) -> dict[str, Any]:
@@ -91,8 +51,7 @@ def count(proxy: Proxy, call: Any) -> int:
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", TRIPS)
 def test_round_trips(kind: str, is_async: bool, request: pytest.FixtureRequest) -> None:
-    family = kind.partition("+")[0]
-    server = request.getfixturevalue(f"{SERVERS.get(family, family)}_server")
+    server = request.getfixturevalue(server_of(kind))
     with (
         Proxy(server.port) as proxy,
         asyncio.Runner() as runner,

@@ -84,7 +84,8 @@ class _Connections:
         # redis-py would send a batch again when the answer got lost: the batch could be stored twice.
         retry: Any = (AsyncRetry if native else Retry)(NoBackoff(), 0)
         # Of the pool: how long it waits for a free connection.
-        options = {"retry": retry, "timeout": self._timeout, **self._client_options}
+        options: dict[str, Any] = {"retry": retry, "timeout": self._timeout, **(_sees_cuts() if native else {})}
+        options |= self._client_options
         if self._sentinels is not None:
             return await self._sentinels.connect(package, options)
         # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.
@@ -106,6 +107,18 @@ class _Connections:
     async def close(self, client: Any) -> None:
         """Close a client."""
         await settle(client.aclose() if hasattr(client, "aclose") else client.close())
+
+
+def _sees_cuts() -> dict[str, Any]:
+    """Options with which redis-py's asyncio pool sees that a connection was cut while nobody used it.
+
+    It does not look at that while it waits for the notifications of a server that is to be maintained.
+    """
+    if not hasattr(redis.asyncio.ConnectionPool, "maint_notifications_enabled"):
+        return {}  # an older one
+    from redis.maint_notifications import MaintNotificationsConfig
+
+    return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
 class _SentinelPool(sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):

@@ -43,6 +43,10 @@ class RedisOperations(RedisListOperations):
         cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
         return super().is_unavailable(error) or isinstance(cause, self.unavailable_errors)
 
+    def is_cut(self, client: Any, error: Exception) -> bool:  # noqa: ARG002
+        # Its subclasses are other things, such as a refused password.
+        return type(error) is exceptions.ConnectionError
+
     async def _command(self, client: Any, *words: Any) -> Any:
         return await settle(client.execute_command(*words))
 

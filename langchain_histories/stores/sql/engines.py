@@ -226,6 +226,11 @@ class EngineOperations(Operations[Any]):
             return await settle(connection.run_sync(function))
         return function(connection)
 
+    def is_cut(self, client: Any, error: Exception) -> bool:
+        is_lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+        # SQLAlchemy closes all that are idle in its pool when one was lost.
+        return is_lost and not EngineUse.of(client).is_in_transaction()
+
     def is_unavailable(self, error: Exception) -> bool:
         """Tell the loss of a connection and a refused login from a refused statement."""
         if isinstance(error, OSError | exc.TimeoutError):
