@@ -31,6 +31,8 @@ SharedT = TypeVar("SharedT")
 # Operations of one event loop at one place, where nobody says how many connections its pool has.
 _AT_ONCE = 50
 _AT_ONCE_IN_THREADS = 4
+# Of them for one session. More writers of one session only make one another try again.
+_AT_ONCE_IN_A_SESSION = 10
 # Seconds for which operations may begin before the loop looks at its timers again.
 _TURN = 0.005
 _FORK_WAIT = 5.0
@@ -95,6 +97,7 @@ class _Loop(Generic[ClientT]):
     def __init__(self, at_once: int) -> None:
         self.opening = asyncio.Lock()
         self.slots = asyncio.Semaphore(at_once)
+        self.sessions: weakref.WeakValueDictionary[Hashable, asyncio.Semaphore] = weakref.WeakValueDictionary()
         self.lent: Lent[ClientT] | None = None
         # When the first operation of this turn of the loop began.
         self.turn_began: float | None = None
@@ -292,6 +295,13 @@ class Clients(Generic[ClientT]):
     def slots(self) -> asyncio.Semaphore:
         """The semaphore of the connections that operations of this event loop have."""
         return self._loop().slots
+
+    def slots_of(self, session_id: Hashable) -> asyncio.Semaphore:
+        """The semaphore of the operations of this event loop on one session, or on none."""
+        sessions = self._loop().sessions
+        if (found := sessions.get(session_id)) is None:
+            found = sessions[session_id] = asyncio.Semaphore(_AT_ONCE_IN_A_SESSION)
+        return found
 
     async def turn(self) -> None:
         """Wait until this event loop has looked at its timers, if others have kept it from that.

@@ -635,7 +635,7 @@ class MessageStore(MadeAgain, Closing):
 
     async def _arun_in_turn(self, call: _Call[T]) -> T:
         clients, lent = self._clients, None
-        async with clients.slots():
+        async with clients.slots_of(call.session_id), clients.slots():
             await clients.turn()
             if not clients.has_native:
                 return await _in_thread(self._run, call)

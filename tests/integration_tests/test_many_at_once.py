@@ -219,3 +219,19 @@ def test_the_pool_of_an_engine_of_the_caller_is_the_bound(postgres_server):
     with Proxy(postgres_server.port) as proxy, contextlib.closing(asyncio.new_event_loop()):
         assert asyncio.run(run(proxy)) == [1] * SESSIONS
         assert 15 < proxy.most_waiting <= 25
+
+
+def test_writers_of_one_session_are_ten_at_once(redis_server):
+    """More of them would only make one another try again, on services without a lock."""
+
+    async def run(proxy: Proxy) -> int:
+        async with _redis(redis_server, proxy.port) as store:
+            await store.acount("s")
+            proxy.delay = 0.02
+            proxy.reset()
+            await asyncio.gather(*(store.aappend("s", [HumanMessage("x")]) for _ in range(SESSIONS)))
+            return await store.acount("s")
+
+    with Proxy(redis_server.port) as proxy:
+        assert asyncio.run(run(proxy)) == SESSIONS
+        assert proxy.most_waiting <= 10
