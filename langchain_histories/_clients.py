@@ -436,7 +436,7 @@ class Clients(Generic[ClientT]):
     def _forget(self) -> None:
         """Have all stores set up again: what was found may be gone when somebody opens the place again."""
         for found in list(self._found.values()):
-            found.is_complete = False
+            found.forget()
 
     def _retire_on_loop(self, loop: asyncio.AbstractEventLoop, entry: _Loop[ClientT]) -> None:
         task = loop.create_task(self._retire(entry))

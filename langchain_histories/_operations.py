@@ -46,15 +46,23 @@ class SessionRow:
 
 @dataclasses.dataclass(eq=False, slots=True, weakref_slot=True)
 class Found:
-    """What set-up found at one place; all stores of the place share it.
+    """What set-up or a look found at one place; all stores of the place share it.
 
     Attributes:
         is_complete: Whether set-up is done, so that operations need no other.
+        is_there: Whether a look has found the place, so that reads need no other.
+        is_provisional: Whether what set-up made may yet be undone, so that it is looked for each time.
         what: What the operations remember of it, such as the columns of a table.
     """
 
     is_complete: bool = False
+    is_there: bool = False
+    is_provisional: bool = False
     what: Any = None
+
+    def forget(self) -> None:
+        """Have the next operation look again."""
+        self.is_complete = self.is_there = False
 
 
 class Operations(ABC, Generic[ClientT]):
@@ -117,6 +125,15 @@ class Operations(ABC, Generic[ClientT]):
         Returns:
             `False` where the next operation has to set up again, because what was made may yet be undone.
         """
+
+    async def look(self, client: ClientT) -> bool:
+        """Tell whether the place is there, and make nothing.
+
+        Called before what reads or removes, until the place is there or set-up has made it. Where it is missing, reads
+        are empty and nothing is removed, without a call of these operations. A class without this method sets up.
+        """
+        self.found.is_provisional = await self.setup(client) is False
+        return True
 
     async def count(self, client: ClientT, key: str) -> int:
         """Return the number of rows."""

@@ -74,6 +74,14 @@ class _Call(NamedTuple, Generic[T]):
     """Whether it may take as long as what is stored is large."""
     is_read: bool = False
     """Whether it changes nothing, so that it may be tried once more."""
+    nothing: Callable[[], T] | None = None
+    """What a read or a removal returns where the place is missing; without it, set-up makes the place."""
+    capability: Capability = Capability(0)
+    """What the store must have for it: a place that is missing is not empty for other calls."""
+
+
+def _none() -> None:
+    """What is returned where there is nothing."""
 
 
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
@@ -100,9 +108,9 @@ class MessageStore(MadeAgain, Closing):
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
     object: the connections belong to the place that its URL names, and all stores of that place share them.
 
-    A constructor does no I/O. The first operation opens the client and makes what is missing (`setup`). As many
-    operations of one event loop are under way at once as there are connections for (four, where they run in threads);
-    the others wait, in order.
+    A constructor does no I/O. The first operation opens the client, and the first write makes what is missing
+    (`setup`). Reads make nothing: a place that is not there is empty. As many operations of one event loop are under
+    way at once as there are connections for (four, where they run in threads); the others wait, in order.
 
     Each kind of store is a subclass whose constructor calls this one. A copy, deep or pickled, is made by that
     constructor with the same arguments, and so joins the same place; a pickle holds a URL with its password.
@@ -385,7 +393,7 @@ class MessageStore(MadeAgain, Closing):
                 return state
 
     def setup(self, *, upgrade: bool = False) -> None:
-        """Make the tables, indexes or folders that are missing. The first use does it by itself.
+        """Make the tables, indexes or folders that are missing. The first write does it by itself.
 
         Args:
             upgrade: Also add to a table that already exists what makes it fast, such as an index.
@@ -483,11 +491,11 @@ class MessageStore(MadeAgain, Closing):
                     return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
-        return _Call("read", session_id, body, is_read=True, grows=limit is None)
+        return _Call("read", session_id, body, nothing=list, is_read=True, grows=limit is None)
 
     def _count(self, session_id: SessionId) -> _Call[int]:
         key = self._key(session_id)
-        return _Call("count", session_id, lambda client: self.operations.count(client, key), is_read=True)
+        return _Call("count", session_id, lambda client: self.operations.count(client, key), nothing=int, is_read=True)
 
     def _replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> _Call[list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
@@ -510,11 +518,11 @@ class MessageStore(MadeAgain, Closing):
             found = [row for row in rows if self.format.record_id(row) in wanted]
             return await operations.delete(client, key, found) if found else 0
 
-        return _Call("delete", session_id, body, grows=True)
+        return _Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)
 
     def _clear(self, session_id: SessionId) -> _Call[None]:
         key = self._key(session_id)
-        return _Call("clear", session_id, lambda client: self.operations.clear(client, key), grows=True)
+        return _Call("clear", session_id, lambda client: self.operations.clear(client, key), nothing=_none, grows=True)
 
     def _sessions(
         self, prefix: str, user_id: SessionId | None, limit: int | None, after: SessionId | None
@@ -534,7 +542,7 @@ class MessageStore(MadeAgain, Closing):
             page = [pair for pair in by_id if pair[0].startswith(prefix)][:limit]
             return [SessionInfo(session_id, row.count, record_time(row.last)) for session_id, row in page]
 
-        return _Call("sessions", None, body, is_read=True, grows=True)
+        return _Call("sessions", None, body, nothing=list, is_read=True, capability=Capability.SESSIONS, grows=True)
 
     def _erase(self, user_id: SessionId) -> _Call[int]:
         prefix = user_prefix(user_id)
@@ -543,7 +551,7 @@ class MessageStore(MadeAgain, Closing):
             operations = self.operations
             return sum([await operations.erase(client, key_prefix) for key_prefix in operations.key_prefixes(prefix)])
 
-        return _Call("erase", None, body, grows=True)
+        return _Call("erase", None, body, nothing=int, capability=Capability.ERASE, grows=True)
 
     def _get_state(self, session_id: SessionId) -> _Call[dict[str, Any] | None]:
         key = self._key(session_id)
@@ -552,7 +560,7 @@ class MessageStore(MadeAgain, Closing):
             text = await self.operations.get_state(client, key)
             return None if text is None else self.format.decode_state(text, session_id)
 
-        return _Call("get_state", session_id, body, is_read=True)
+        return _Call("get_state", session_id, body, nothing=_none, is_read=True, capability=Capability.STATE)
 
     def _put_state(self, session_id: SessionId, state: dict[str, Any] | None) -> _Call[None]:
         key, text = self._key(session_id), self._state_text(state)
@@ -564,7 +572,14 @@ class MessageStore(MadeAgain, Closing):
 
     def _get_state_text(self, session_id: SessionId) -> _Call[str | bytes | None]:
         key = self._key(session_id)
-        return _Call("update_state", session_id, lambda client: self.operations.get_state(client, key), is_read=True)
+        return _Call(
+            "update_state",
+            session_id,
+            lambda client: self.operations.get_state(client, key),
+            nothing=_none,
+            is_read=True,
+            capability=Capability.STATE,
+        )
 
     def _change_state(
         self, session_id: SessionId, old: str | bytes | None, change: StateChange
@@ -592,7 +607,8 @@ class MessageStore(MadeAgain, Closing):
 
     def _setup(self, *, upgrade: bool) -> _Call[None]:
         async def body(client: Any) -> None:
-            self._operations.found.is_complete = await self._operations.setup(client, upgrade=upgrade) is not False
+            self._operations.found.forget()
+            await self._set_up(client, upgrade=upgrade)
 
         return _Call("setup", None, body, needs_setup=False, grows=True)
 
@@ -657,9 +673,15 @@ class MessageStore(MadeAgain, Closing):
         raise failed
 
     async def _prepared(self, call: _Call[T], client: Any) -> T:
-        operations = self._operations
-        if call.needs_setup and not operations.found.is_complete:
-            operations.found.is_complete = await operations.setup(client) is not False
+        operations, found = self._operations, self._operations.found
+        if call.needs_setup and not found.is_complete:
+            if call.nothing is None:
+                await self._set_up(client)
+            elif not found.is_there:
+                is_there = await operations.look(client)
+                if not is_there and call.capability in self.capabilities:
+                    return call.nothing()
+                found.is_there = is_there and not found.is_provisional
         try:
             result: T = await operations.run(client, call.body)
         except self._expected_errors() as error:
@@ -667,6 +689,11 @@ class MessageStore(MadeAgain, Closing):
                 raise
             result = await operations.run(client, call.body)
         return result
+
+    async def _set_up(self, client: Any, **options: Any) -> None:
+        found = self._operations.found
+        found.is_complete = await self._operations.setup(client, **options) is not False
+        found.is_provisional = not found.is_complete
 
     def _expected_errors(self) -> tuple[type[Exception], ...]:
         return (OSError, *self._operations.driver_errors)
@@ -681,7 +708,7 @@ class MessageStore(MadeAgain, Closing):
         """
         unavailable = late is not None or self._operations.is_unavailable(error)
         # The next call looks at the place again: somebody may have dropped the table.
-        self._operations.found.is_complete = False
+        self._operations.found.forget()
         session_id = None if call.session_id is None else str(call.session_id)
         where = f"{call.name} on {self!r}" + ("" if session_id is None else f", session {session_id!r}")
         what = late or ("could not be reached" if unavailable else "failed")

@@ -57,6 +57,9 @@ class TestAzureTableStore(MessageStoreTests):
     def traces(self, store):
         return sorted((entity["PartitionKey"], entity["RowKey"]) for entity in table_of(store).list_entities())
 
+    def places(self, store):
+        return [table.name for table in store.client.list_tables() if table.name == store.table_name]
+
     def foreign_rows(self, store, session_id):
         def leave(properties):
             references[0]()

@@ -16,6 +16,7 @@ import warnings
 import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from azure.cosmos.aio import CosmosClient as AsyncCosmosClient
+from azure.cosmos.exceptions import CosmosResourceNotFoundError
 from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -58,6 +59,12 @@ class TestCosmosDBStore(MessageStoreTests):
 
     def traces(self, store):
         return sorted(f"{item.get('session_id')} {item['id']} {item.get('text')}" for item in items(store))
+
+    def places(self, store):
+        try:
+            return [container(store).read()["id"]]
+        except CosmosResourceNotFoundError:
+            return []
 
     def foreign_rows(self, store, session_id):
         def leave(fields):

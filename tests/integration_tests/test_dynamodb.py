@@ -59,6 +59,10 @@ class TestDynamoDBStore(MessageStoreTests):
         pages = store.client.get_paginator("scan").paginate(TableName=store.table_name)
         return sorted(str(item) for page in pages for item in page["Items"])
 
+    def places(self, store):
+        pages = store.client.get_paginator("list_tables").paginate()
+        return [name for page in pages for name in page["TableNames"] if name == store.table_name]
+
     def foreign_rows(self, store, session_id):
         return broken_references(store, session_id)
 
@@ -103,6 +107,10 @@ class TestDynamoDBStoreOnATableWithoutSortKey(MessageStoreTests):
     def traces(self, store):
         pages = store.client.get_paginator("scan").paginate(TableName=store.table_name)
         return sorted(str(item) for page in pages for item in page["Items"])
+
+    def places(self, store):
+        pages = store.client.get_paginator("list_tables").paginate()
+        return [name for page in pages for name in page["TableNames"] if name == store.table_name]
 
     def foreign_rows(self, store, session_id):
         values = [{"N": "5"}, {"N": "1e100"}, {"NULL": True}, {"BOOL": False}, {"B": b"\xff"}, {"L": []}, {"M": {}}]

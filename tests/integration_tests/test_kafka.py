@@ -67,9 +67,15 @@ class TestKafkaStore(MessageStoreTests):
     def foreign_rows(self, store, session_id):
         return foreign_rows(store, session_id)
 
+    places = traces
+
 
 class TestKafkaStoreWithOneTopic(MessageStoreTests):
     capabilities = Capability.PERSISTENT | Capability.MANY_PROCESSES | Capability.ATOMIC_BATCH | Capability.SESSIONS
+
+    def places(self, store):
+        topics = store.client.admin.list_topics(timeout=10).topics
+        return [topic for topic in topics if topic == store.operations.topics.shared]
 
     @pytest.fixture
     def open_store(self, kafka_server):

@@ -62,6 +62,11 @@ class TestMongoDBStore(MessageStoreTests):
         names = [store.collection_name, f"{store.collection_name}_sessions"]
         return sorted(repr(document) for name in names for document in database[name].find())
 
+    def places(self, store):
+        database = store.client[DATABASE]
+        names = [name for name in database.list_collection_names() if name.startswith(store.collection_name)]
+        return sorted(f"{name} {index}" for name in names for index in database[name].index_information())
+
     def foreign_rows(self, store, session_id):
         messages = store.client[DATABASE][store.collection_name]
         fields = [{}, {"seq": None}, {"seq": 0.5}, {"_id": 5}, {"_id": {"a": 1}}, {"_id": "1-x"}]

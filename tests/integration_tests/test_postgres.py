@@ -62,6 +62,11 @@ class JsonbTests(MessageStoreTests):
                 found += [f"{name} {key}" for (key,) in rows]
         return found
 
+    def places(self, store):
+        seen = sa.inspect(store.client)
+        tables = [name for name in seen.get_table_names() if name.startswith(store.table_name)]
+        return sorted(tables + [str(index["name"]) for name in tables for index in seen.get_indexes(name)])
+
     def foreign_rows(self, store, session_id):
         deep = f'{{"type": "human", "data": {"[" * 3000}{"]" * 3000}, "meta": {{"escaped": "␀"}}}}'
         values = ["5", "null", '"text"', "[]", "{}", "[[1]]", '{"meta": {"escaped": "␀"}}', '{"meta": "␀"}', deep]

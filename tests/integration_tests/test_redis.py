@@ -56,6 +56,8 @@ class TestRedisStore(MessageStoreTests):
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))
 
+    places = traces
+
     def foreign_rows(self, store, session_id):
         return pushes(store, session_id, (b"", b"\xff\xfe", b"\x80{}", b"\x00"))
 
@@ -76,6 +78,8 @@ class TestRedisCluster(MessageStoreTests):
 
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))
+
+    places = traces
 
     def foreign_rows(self, store, session_id):
         return pushes(store, session_id, (b"", b"\xff\xfe", b"\x80{}", b"\x00"))

@@ -37,8 +37,18 @@ from langchain_histories.stores.sql.operations import SQLOperations
 from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
+def tables_and_indexes(store):
+    """Those of a store, and what begins with their names."""
+    seen = sa.inspect(store.client)
+    tables = [name for name in seen.get_table_names() if name.startswith(store.table_name)]
+    return sorted(tables + [str(index["name"]) for name in tables for index in seen.get_indexes(name)])
+
+
 class SQLStoreTests(MessageStoreTests):
     capabilities = ~Capability.TTL
+
+    def places(self, store):
+        return tables_and_indexes(store)
 
     def traces(self, store):
         found = []
@@ -84,6 +94,9 @@ class TestSQLiteFile(SQLStoreTests):
     def files(self, store):
         place = Path(store.client.url.database)
         return sorted(place.parent.glob(f"{place.name}*"))
+
+    def places(self, store):
+        return list(map(str, self.files(store)))
 
     @pytest.fixture
     def open_store(self, tmp_path):

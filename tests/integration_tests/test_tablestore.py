@@ -61,6 +61,9 @@ class TestTablestoreStore(MessageStoreTests):
     def traces(self, store):
         return sorted(repr((row.primary_key, names(row))) for table in (0, 1) for row in rows_of(store, table))
 
+    def places(self, store):
+        return sorted(name for name in store.client.list_table() if name.startswith(store.table_name))
+
     def foreign_rows(self, store, session_id):
         columns = [[("n", 1), ("m0", value)] for value in (5, 0.5, True, bytearray(b"\xff"), "")]
         columns += [[("n", 2), ("m0_0", 5), ("m0_1", "x"), ("m1", "")], [("n", 1), ("mx", "x"), ("m0", "y")]]

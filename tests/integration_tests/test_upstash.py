@@ -66,6 +66,8 @@ class TestUpstashStore(MessageStoreTests):
             names += found
         return sorted(names)
 
+    places = traces
+
     def foreign_rows(self, store, session_id):
         left = pushes(store, session_id, ("", "\x00", "\ufffd", "null", "5"))
         if self.behind is not None:

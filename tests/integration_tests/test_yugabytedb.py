@@ -96,6 +96,11 @@ class TestYugabyteDB(MessageStoreTests):
                 found += [f"{name} {key}" for (key,) in rows]
         return found
 
+    def places(self, store):
+        seen = sa.inspect(store.client)
+        tables = [name for name in seen.get_table_names() if name.startswith(store.table_name)]
+        return sorted(tables + [str(index["name"]) for name in tables for index in seen.get_indexes(name)])
+
 
 def test_the_options_reach_the_drivers(server, monkeypatch):
     store = open_store(url_of(server, QUERY), table_name=new_name())

@@ -99,6 +99,9 @@ class TestFileStore(MessageStoreTests):
     def traces(self, store):
         return files_of(store.client)
 
+    def places(self, store):
+        return sorted(str(path) for path in store.client.parent.rglob("*"))
+
     def files(self, store):
         return [path for path in store.client.rglob("*") if path.is_file()]
 
@@ -125,6 +128,9 @@ class TestSingleFileStore(MessageStoreTests):
     @pytest.fixture
     def open_store(self, tmp_path):
         return functools.partial(SingleFiles, tmp_path)
+
+    def places(self, store):
+        return sorted(str(path) for path in store.client.rglob("*"))
 
     def files(self, store):
         return [path for path in store.client.rglob("*") if path.is_file()]

@@ -23,6 +23,8 @@ class TestMemoryStore(MessageStoreTests):
     def traces(self, store):
         return sorted(store.client.sessions)
 
+    places = traces
+
 
 def test_each_store_has_its_own_memory():
     one, other = MemoryStore(), MemoryStore()

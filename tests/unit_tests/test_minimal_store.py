@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 
 import pytest
-from frozen_stores import MinimalStore, ShelfStore, SQLite3Store
+from frozen_stores import MinimalOperations, MinimalStore, ShelfStore, SQLite3Store
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import Capability, UnsupportedOperationError
+from langchain_histories.stores.base import Clients, MessageStore
 from langchain_histories.testing import MessageStoreTests
 
 
@@ -81,3 +82,41 @@ def test_what_a_store_does_not_have_is_said_in_its_name(operation, arguments):
     with pytest.raises(UnsupportedOperationError, match="minimal store has no erase"):
         store.erase(user_id="ivan")
     assert store.read("s") == [HumanMessage("stays")]
+
+
+class WatchedOperations(MinimalOperations):
+    """Counts how often it is asked what there is; the place is a key of the client."""
+
+    capabilities = MinimalOperations.capabilities | Capability.STATE
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    async def look(self, client):
+        self.asked.append("look")
+        return "place" in client
+
+    async def setup(self, client, *, upgrade=False):
+        self.asked.append("setup")
+        client.setdefault("place", [])
+
+    async def get_state(self, client, key):
+        return None
+
+
+def test_a_read_looks_until_there_is_something_and_never_again():
+    place = {}
+    operations = WatchedOperations()
+    store = MessageStore(operations, Clients(client=place))
+    assert (store.read("s"), store.count("s"), store.get_state("s"), store.clear("s")) == ([], 0, None, None)
+    assert (place, operations.asked) == ({}, ["look"] * 4)
+    place["place"] = []  # another process has made it
+    operations.asked.clear()
+    assert [store.read("s") for _ in range(3)] == [[]] * 3
+    assert operations.asked == ["look"]
+    store.append("s", [HumanMessage("x")])
+    store.append("s", [HumanMessage("y")])
+    assert (len(store.read("s")), operations.asked) == (2, ["look", "setup"])
+    store.close()
+    assert (len(store.read("s")), operations.asked) == (2, ["look", "setup", "look"])

@@ -129,6 +129,8 @@ class TestPartitionOperations(MessageStoreTests):
     def traces(self, store):
         return sorted(store.client.partitions)
 
+    places = traces
+
     def foreign_rows(self, store, session_id):
         return broken_references(store, session_id)
 

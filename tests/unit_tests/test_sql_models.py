@@ -113,6 +113,9 @@ class TestModelStore(MessageStoreTests):
         with store.client.connect() as connection:
             return [str(row) for row in connection.execute(sa.text("SELECT thread, id FROM kept ORDER BY id"))]
 
+    def places(self, store):
+        return list(map(str, self.files(store)))
+
     def files(self, store):
         place = Path(store.client.url.database)
         return sorted(place.parent.glob(f"{place.name}*"))

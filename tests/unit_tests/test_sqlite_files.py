@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import warnings
 from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
-from langchain_histories import SQLChatMessageHistory, SQLStore
+from langchain_histories import SQLChatMessageHistory, SQLStore, StoreUnavailableError
 from langchain_histories.stores.base import settle
 
 
@@ -138,3 +139,33 @@ def test_a_database_that_may_not_be_made_makes_no_file(path, call):
     with SQLStore(f"sqlite:///file:{path}?mode=rw&uri=true") as store, pytest.raises(Exception, match="reached"):
         call(store, "append", "s", [HumanMessage("x")])
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_a_read_leaves_langchains_file_as_it_is(tmp_path, face):
+    path, url = tmp_path / "theirs.db", f"sqlite:///{tmp_path}/theirs.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from langchain_community.chat_message_histories import SQLChatMessageHistory as Theirs
+
+        theirs = Theirs("s", connection=url)
+    theirs.add_message(HumanMessage("x"))
+    theirs.engine.dispose()
+    before = path.read_bytes()
+    with SQLStore(url) as store:
+        if face == "sync":
+            assert (store.read("s"), store.count("s"), store.get_state("s")) == ([HumanMessage("x")], 1, None)
+            assert [found.session_id for found in store.sessions()] == ["s"]
+        else:
+            assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
+            assert asyncio.run(store.aget_state("s")) is None
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["theirs.db"]
+
+
+def test_a_missing_folder_is_no_empty_history(tmp_path):
+    store = SQLStore(f"sqlite:///{tmp_path}/nosuchdir/chat.db")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            store.read("s")
+    assert not list(tmp_path.iterdir())

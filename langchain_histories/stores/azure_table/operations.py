@@ -74,10 +74,15 @@ class AzureTableOperations(PartitionOperations[Any]):
             return "Permission" not in _code(error)
         return status is None or status in (401, 408, 429) or status >= 500  # noqa: PLR2004
 
-    async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+    async def look(self, client: Any) -> bool:
         try:
             await self._entities(client, "RowKey eq @sort and PartitionKey eq @key", key=HEAD, sort=HEAD)
         except ResourceNotFoundError:
+            return False
+        return True
+
+    async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+        if not (self.found.is_there or await self.look(client)):
             with contextlib.suppress(ResourceExistsError):  # another caller was faster
                 await settle(self._table(client).create_table())
 

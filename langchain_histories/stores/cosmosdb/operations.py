@@ -66,12 +66,25 @@ class CosmosDBOperations(ContainerOperations, PartitionOperations[Any]):
     def _documents(self) -> DocumentOperations:
         return DocumentOperations(self.container, self.found, self.ttl)
 
-    async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+    async def look(self, client: Any) -> bool:
         try:
             found = await self.container.read(client)
         except exceptions.CosmosResourceNotFoundError:
+            return False
+        self._take(found)
+        return True
+
+    async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+        if not (self.found.is_there or await self.look(client)):
             await self.container.create(client, _OURS)
-            found = await self.container.read(client)
+            self._take(await self.container.read(client))
+
+    def _take(self, found: dict[str, Any]) -> None:
+        """Keep what a container is.
+
+        Raises:
+            ConfigurationError: It cannot hold the histories of this store.
+        """
         definition = found["partitionKey"]
         if definition["paths"] not in ([_OURS], [_LANGCHAINS]):
             raise ConfigurationError(

@@ -86,12 +86,20 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
 
     # The table.
 
-    async def setup(self, client: Any, *, upgrade: bool = False) -> None:
+    async def look(self, client: Any) -> bool:
         known = self._description_found
         # A place that was set up before is looked at again, because an operation failed there.
-        if known.what is None or upgrade or self.found.what is not None:
-            known.what = await self._described(client) or await self._created(client)
+        if known.what is None or self.found.what is not None:
+            known.what = await self._described(client)
+        if known.what is None:
+            return False
         self.found.what = self._table_of(known.what)
+        return True
+
+    async def setup(self, client: Any, *, upgrade: bool = False) -> None:
+        if not (self.found.is_there or await self.look(client)):
+            self._description_found.what = description = await self._created(client)
+            self.found.what = self._table_of(description)
         if upgrade and self.ttl is not None:
             await self._let_expire(client)
 

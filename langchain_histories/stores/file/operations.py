@@ -293,6 +293,14 @@ class FolderOperations(FileOperations):
                 raise _no_history(folder)
         return files
 
+    async def look(self, client: Path) -> bool:
+        # A folder that was here and is gone is an error: its disk may not be mounted any more.
+        is_there = self.found.what is not None or _exists(client)
+        if is_there:
+            check_folder(client)
+            self.found.what = "a folder"
+        return is_there
+
     async def setup(self, client: Path, *, upgrade: bool = False) -> None:  # noqa: ARG002
         if self.found.what is None:
             make_folder(client, file_mode=self.file_mode, fsync=self.fsync)
@@ -303,6 +311,8 @@ class FolderOperations(FileOperations):
 
     async def clear(self, client: Path, key: str) -> None:
         files = self._files(client, key)
+        if _has_nothing(files):
+            return
         with self._locked(files):
             self._remove(files, files.history, files.state)
 
@@ -346,11 +356,28 @@ class SingleFileOperations(FileOperations):
 
     async def clear(self, client: Path, key: str) -> None:
         files = self._files(client, key)
+        if _has_nothing(files):
+            return
         with self._locked(files):
             self._check_history(files, key)
             if files.history.exists():
                 self._write(files.history, EMPTY)
             self._remove(files, files.state)
+
+
+def _has_nothing(files: SessionFiles) -> bool:
+    """Whether no file of a session is there, nor its lock, though the folder is. Then a removal makes no lock."""
+    paths = [name for path in (files.history, files.state) for name in (path, path.with_name(path.name + ".tmp"))]
+    return files.folder.is_dir() and not any(map(_exists, [*paths, files.lock]))
+
+
+def _exists(path: Path) -> bool:
+    """Whether something has this name. What hinders to see that is an error, unlike for `os.path.lexists`."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _no_history(path: Path, key: str = "") -> CorruptRecordError:

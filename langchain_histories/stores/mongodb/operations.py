@@ -91,8 +91,14 @@ class MongoDBOperations(Operations["Client"]):
 
     # Set-up.
 
-    async def setup(self, client: Client, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+    async def look(self, client: Client) -> bool:
+        # A collection that is missing is empty for the service too.
         await self._check_collation(client)
+        return True
+
+    async def setup(self, client: Client, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
+        if not self.found.is_there:
+            await self._check_collation(client)
         if not self._create_index:
             return
         messages, _ = self._collections(client)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from langchain_histories.stores.sql.drivers import (
 )
 from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
-from langchain_histories.stores.sql.sqlite_files import private
+from langchain_histories.stores.sql.sqlite_files import new_file, private
 from langchain_histories.stores.sql.statements import MYSQL
 
 _MAX_CONNECTIONS = 15
@@ -299,8 +300,12 @@ class _Engines:
         if engine is None:
             where = shown_url(self._url)
             raise ConfigurationError(f"An engine for {where!r} cannot be made with these engine_args: {told}")
-        EngineUse.of(engine, is_own=True, is_autocommit=is_autocommit)
+        use = EngineUse.of(engine, is_own=True, is_autocommit=is_autocommit)
         blocking: Any = engine.sync_engine if native else engine
+        if _is_file(url) and not {"creator", "async_creator", "module", "pool"} & args.keys():
+            (database, *_), named = blocking.dialect.create_connect_args(url)
+            is_uri = bool(args["connect_args"].get("uri", named.get("uri")))
+            use.new_file = new_file(os.fsdecode(args["connect_args"].get("database", database)), is_uri=is_uri)
         sa.event.listen(blocking, "handle_error", _forget_login)
         if native and blocking.dialect.name == "sqlite":
             sa.event.listen(blocking, "invalidate", _roll_back)

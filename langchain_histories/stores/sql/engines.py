@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import threading
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +58,10 @@ class EngineUse:
         is_own: Whether it was opened for a URL, and is not the caller's.
         is_autocommit: Whether each statement commits by itself on it, and no connection is rolled back when it comes
             back to the pool.
+
+    Attributes:
+        new_file: The file that SQLite makes by connecting, if it is missing; `None` if it makes none, or if that is not
+            known.
     """
 
     def __init__(self, engine: Any, *, is_own: bool, is_autocommit: bool) -> None:
@@ -76,6 +81,7 @@ class EngineUse:
         self._must_be_checked = self.is_sqlite and not self._is_in_memory
         has_one_connection = isinstance(engine.pool, StaticPool)
         self.is_own_file = is_own and self.is_sqlite and not has_one_connection
+        self.new_file: str | None = None
         lock: Any = asyncio.Lock() if is_async else threading.Lock()
         self._reading: Any = None
         self._writing: Any = None
@@ -93,6 +99,11 @@ class EngineUse:
         owner = getattr(engine, "sync_engine", engine)
         make = functools.partial(cls, engine, is_own=is_own, is_autocommit=is_autocommit)
         return attached(owner, ("use", _forks.generation()), make)
+
+    def lacks_file(self) -> bool:
+        """Whether SQLite would make the file by connecting. Where the folder is missing too, it says so itself."""
+        path = self.new_file
+        return path is not None and not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))  # noqa: PTH112, PTH120
 
     def is_in_transaction(self) -> bool:
         """Whether it is over a connection of psycopg on which the caller has a transaction open."""

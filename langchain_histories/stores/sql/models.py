@@ -118,6 +118,16 @@ class ModelOperations(EngineOperations):
         """Return the session id itself, as the column has it."""
         return session_id
 
+    async def look(self, client: Any) -> bool:
+        if EngineUse.of(client).lacks_file():
+            return False
+        table = self._model.__table__
+
+        def has_table(connection: sa.Connection) -> bool:
+            return sa.inspect(connection).has_table(table.name, schema=table.schema)
+
+        return await self._in_transaction(client, has_table)
+
     async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # there is nothing to add
         for left in reversed(range(_SET_UP_TRIES)):
             try:

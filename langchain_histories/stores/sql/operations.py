@@ -94,6 +94,26 @@ class SQLOperations(EngineOperations):
         is_yugabyte = layout is not None and layout.is_yugabyte
         return await settle(tried_again(client, body) if is_yugabyte else super().run(client, body))
 
+    async def look(self, client: Any) -> bool:
+        return bool(await settle(tried_again(client, self._look)))
+
+    async def _look(self, client: Any) -> bool:
+        use = EngineUse.of(client)
+        if use.lacks_file():
+            return False
+        async with entered(use.connection()) as connection:
+            layout: Layout = await self._in_sync(connection, self.tables.inspect)
+        if layout.has_messages:
+            self._found(layout)
+        return layout.has_messages
+
+    def _found(self, layout: Layout) -> None:
+        """Keep what a look has found."""
+        before: Layout | None = self.found.what
+        layout.is_provisional = before is not None and before.is_provisional
+        self.found.what = layout
+        self._warn(layout)
+
     async def setup(self, client: Any, *, upgrade: bool = False) -> bool:
         return bool(await settle(tried_again(client, lambda client: self._set_up(client, upgrade=upgrade))))
 
@@ -101,8 +121,11 @@ class SQLOperations(EngineOperations):
         use, before = EngineUse.of(client), self.found.what
         if use.is_own_file:
             await self._write_ahead(use)
-        async with entered(use.connection()) as connection:
-            layout: Layout = await self._in_sync(connection, self.tables.inspect)
+        if self.found.is_there and before is not None:
+            layout: Layout = before
+        else:
+            async with entered(use.connection()) as connection:
+                layout = await self._in_sync(connection, self.tables.inspect)
         # In a transaction that the caller may roll back nothing is made for good.
         is_provisional = use.is_in_transaction() and (
             not layout.is_complete or (before is not None and before.is_provisional)
@@ -130,7 +153,7 @@ class SQLOperations(EngineOperations):
         return not is_provisional
 
     def _warn(self, layout: Layout) -> None:
-        """Tell once that reads are slow. Called under the lock of the set-up."""
+        """Tell once that reads are slow."""
         if not layout.has_index and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -161,7 +184,7 @@ class SQLOperations(EngineOperations):
             async with entered(self._locked(EngineUse.of(client), Layout("postgresql"), "")) as connection:
                 await self._in_sync(connection, self.tables.drop)
         finally:
-            self.found.is_complete = False
+            self.found.forget()
 
     # Locks.
 
@@ -294,8 +317,14 @@ class SQLOperations(EngineOperations):
         async with entered(EngineUse.of(client).connection()) as connection:
             return int((await settle(connection.execute(table.count, parameters))).scalar_one())
 
+    async def _layout_to_remove(self, client: Any) -> Layout:
+        """What was found, with what a removal locks."""
+        if not self._layout.has_locks:
+            await settle(self._set_up(client, upgrade=False))
+        return self._layout
+
     async def clear(self, client: Any, key: str) -> None:
-        layout = self._layout
+        layout = await self._layout_to_remove(client)
         key = self._checked_id(layout.messages, key)
         async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
             for table in await self._tables_with_traces(connection):
@@ -305,7 +334,8 @@ class SQLOperations(EngineOperations):
         """The tables that may hold traces of a session; another program may have made that of the states by now."""
         layout = self._layout
         if not layout.has_states:
-            layout = self.found.what = await self._in_sync(connection, self.tables.inspect)
+            layout = await self._in_sync(connection, self.tables.inspect)
+            self._found(layout)
         return [layout.messages, layout.states] if layout.has_states else [layout.messages]
 
     async def _remove(self, connection: Any, table: Statements, key: str) -> None:
@@ -335,7 +365,7 @@ class SQLOperations(EngineOperations):
             await self._insert(connection, layout, table, key, rows)
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        layout = self._layout
+        layout = await self._layout_to_remove(client)
         table = layout.messages
         key = self._checked_id(table, key)
         async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
@@ -351,7 +381,8 @@ class SQLOperations(EngineOperations):
 
     async def erase(self, client: Any, prefix: str) -> int:
         keys: set[str] = set()
-        async with entered(self._locked(EngineUse.of(client), self._layout, prefix)) as connection:
+        layout = await self._layout_to_remove(client)
+        async with entered(self._locked(EngineUse.of(client), layout, prefix)) as connection:
             for table in await self._tables_with_traces(connection):
                 found = (await settle(connection.execute(table.with_prefix(prefix)))).all()
                 keys |= {key_text(key) for _, key in found}
@@ -364,8 +395,11 @@ class SQLOperations(EngineOperations):
         layout = self._layout
         name = layout.states.name_of(self._checked_id(layout.messages, key))
         async with entered(EngineUse.of(client).connection()) as connection:
-            found = (await settle(connection.execute(layout.states.get, {"name": name}))).first()
-        return None if found is None else layout.states.decode(found[0])
+            if not layout.has_states and len(await self._tables_with_traces(connection)) == 1:
+                return None
+            states = self._layout.states
+            found = (await settle(connection.execute(states.get, {"name": name}))).first()
+        return None if found is None else states.decode(found[0])
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         use = EngineUse.of(client)

@@ -36,7 +36,7 @@ def private(factory: Callable[..., Any] | None = None) -> Callable[..., Any]:
     connect = factory or sqlite3.Connection
 
     def open_connection(database: Any, *args: Any, **options: Any) -> Any:
-        if (path := _path(os.fsdecode(database), is_uri=bool(options.get("uri")))) is not None:
+        if (path := new_file(os.fsdecode(database), is_uri=bool(options.get("uri")))) is not None:
             # What hinders this hinders SQLite too, which says so.
             with suppress(OSError):
                 os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE))
@@ -47,7 +47,7 @@ def private(factory: Callable[..., Any] | None = None) -> Callable[..., Any]:
     return open_connection
 
 
-def _path(database: str, *, is_uri: bool) -> str | None:
+def new_file(database: str, *, is_uri: bool) -> str | None:
     """The path of the file that SQLite makes if it is missing; `None` if it makes none."""
     if not is_uri or not database.startswith("file:"):
         return None if database in ("", ":memory:") else database

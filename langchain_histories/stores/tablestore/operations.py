@@ -99,25 +99,38 @@ class TablestoreOperations(Operations[Any]):
             return (error.http_status or 0) >= _SERVER_FAULT or getattr(error, "code", None) in _TRANSIENT
         return super().is_unavailable(error)
 
-    async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # there is nothing to add
-        keys: dict[str, list[tuple[Any, ...]]] = {
+    async def look(self, client: Any) -> bool:
+        return await self._is_there(client, self._messages, self._keys_of_tables[self._messages])
+
+    @property
+    def _keys_of_tables(self) -> dict[str, list[tuple[Any, ...]]]:
+        return {
             self._messages: [("session_id", "STRING"), ("seq", "INTEGER", PK_AUTO_INCR)],
             self._states: [("session_id", "STRING"), ("name", "STRING")],
         }
-        for table, key in keys.items():
-            try:
-                described = await settle(client.describe_table(table))
-            except OTSServiceError as error:
-                if error.code == "OTSNoPermissionAccess":
-                    return
-                if error.code != "OTSObjectNotExist":
-                    raise
-            else:
-                if described.table_meta.schema_of_primary_key != key:
-                    raise ConfigurationError(
-                        f"tablestore: the table {table!r} has another primary key than histories need "
-                        f"({', '.join(column[0] for column in key)}): give another table_name."
-                    )
+
+    async def _is_there(self, client: Any, table: str, key: list[tuple[Any, ...]]) -> bool:
+        """Whether there is a table; so it is taken to be where these rights do not let one ask.
+
+        Raises:
+            ConfigurationError: It is another kind of table.
+        """
+        try:
+            described = await settle(client.describe_table(table))
+        except OTSServiceError as error:
+            if error.code not in ("OTSNoPermissionAccess", "OTSObjectNotExist"):
+                raise
+            return bool(error.code == "OTSNoPermissionAccess")
+        if described.table_meta.schema_of_primary_key != key:
+            raise ConfigurationError(
+                f"tablestore: the table {table!r} has another primary key than histories need "
+                f"({', '.join(column[0] for column in key)}): give another table_name."
+            )
+        return True
+
+    async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # there is nothing to add
+        for table, key in self._keys_of_tables.items():
+            if await self._is_there(client, table, key):
                 continue
             throughput = tablestore.ReservedThroughput(tablestore.CapacityUnit(0, 0))
             try:
@@ -131,8 +144,13 @@ class TablestoreOperations(Operations[Any]):
     # Single rows and pages of rows.
 
     async def _get(self, client: Any, table: str, key: Any) -> dict[str, Any]:
-        """Return the columns of a row; none, if there is no such row."""
-        _, row, _ = await settle(client.get_row(table, key, max_version=1))
+        """Return the columns of a row; none, if there is no such row, or no table of states."""
+        try:
+            _, row, _ = await settle(client.get_row(table, key, max_version=1))
+        except OTSServiceError as error:
+            if error.code != "OTSObjectNotExist" or table != self._states:
+                raise
+            return {}
         return {} if row is None else columns_of(row)
 
     async def _put_batch(self, client: Any, key: str, columns: Any) -> int:

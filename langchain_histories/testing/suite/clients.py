@@ -8,13 +8,13 @@ import gc
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
 from langchain_core.messages import HumanMessage
 
-from langchain_histories import Capability
+from langchain_histories import Capability, UnsupportedOperationError
 from langchain_histories.testing.load import rounds
 from langchain_histories.testing.messages import texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
@@ -36,7 +36,7 @@ def _open_sockets() -> int:
 
 
 class ClientTests(StoreFixtures):
-    """Rules 11 and 13."""
+    """Rules 11, 13 and 23."""
 
     def test_capabilities(self, store: MessageStore) -> None:
         """A store says what it can do; what depends on the table that it finds, after set-up."""
@@ -114,3 +114,46 @@ class ClientTests(StoreFixtures):
         face(store).setup()
         face(store).setup(upgrade=True)
         assert texts(face(store).read("s")) == ["x"]
+
+    def test_a_read_makes_nothing(self, open_store: OpenStore, face: Face) -> None:
+        """Rule 23: what was never written is empty, to read, list, change or remove it makes nothing."""
+        with open_store() as store:
+            before = self.places(store)
+            if before is None:
+                pytest.skip("the test cannot tell what there is at the place")
+            use = face(store)
+            for _ in range(2):
+                assert (use.read("s"), use.records("s", last=1), use.count("s")) == ([], [], 0)
+                if self.has(Capability.SESSIONS):
+                    assert use.sessions() == []
+                if self.has(Capability.STATE):
+                    assert use.get_state("s") is None
+                    assert use.update_state("s", lambda state: state) is None
+                use.clear("s")
+                if self.has(Capability.DELETE):
+                    assert use.delete("s", ["0" * 32]) == 0
+                if self.has(Capability.ERASE):
+                    assert use.erase(user_id="ivan") == 0
+            assert self.places(store) == before
+            # What another writer has made since is seen at once.
+            with open_store() as other:
+                other.append("s", [HumanMessage("x")])
+                assert (texts(use.read("s")), use.count("s")) == (["x"], 1)
+                if self.has(Capability.STATE):
+                    assert use.get_state("s") is None
+                    other.put_state("s", {"a": 1})
+                    assert use.get_state("s") == {"a": 1}
+            use.append("s", [HumanMessage("y")])
+            assert texts(use.read("s")) == ["x", "y"]
+
+    def test_what_the_store_lacks_is_said_before_anything_is_made(self, store: MessageStore, face: Face) -> None:
+        """An operation that the store does not have is unsupported, and not empty, also where nothing is stored."""
+        calls: dict[Capability, tuple[str, dict[str, Any]]] = {
+            Capability.SESSIONS: ("sessions", {}),
+            Capability.STATE: ("get_state", {"session_id": "s"}),
+            Capability.ERASE: ("erase", {"user_id": "ivan"}),
+        }
+        for capability, (name, arguments) in calls.items():
+            if not self.has(capability):
+                with pytest.raises(UnsupportedOperationError):
+                    getattr(face(store), name)(**arguments)

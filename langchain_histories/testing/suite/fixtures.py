@@ -58,6 +58,13 @@ class StoreFixtures:
         """Name everything that the place of this test holds: keys, rows, files; `None` if that cannot be told."""
         return None
 
+    def places(self, store: MessageStore) -> list[str] | None:  # noqa: ARG002
+        """Name the tables, indexes, topics, folders and files of this test's place, and make none by looking.
+
+        `None` if that cannot be told.
+        """
+        return None
+
     def files(self, store: MessageStore) -> list[Path] | None:  # noqa: ARG002
         """Return the files that hold all there is at the place of this test; `None` if the store has no such thing."""
         return None
