@@ -368,7 +368,8 @@ class SingleFileOperations(FileOperations):
 def _has_nothing(files: SessionFiles) -> bool:
     """Whether no file of a session is there, nor its lock, though the folder is. Then a removal makes no lock."""
     paths = [name for path in (files.history, files.state) for name in (path, path.with_name(path.name + ".tmp"))]
-    return files.folder.is_dir() and not any(map(_exists, [*paths, files.lock]))
+    is_whole = files.folder.is_dir() and not files.lock.parent.is_symlink()
+    return is_whole and not any(map(_exists, [*paths, files.lock]))
 
 
 def _exists(path: Path) -> bool:
