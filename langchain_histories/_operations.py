@@ -190,6 +190,10 @@ class Operations(ABC, Generic[ClientT]):
         """
         return False
 
+    def advice(self, error: Exception) -> str | None:
+        """What to do about an error that means the service is unavailable; `None` for what is said of any service."""
+        return None
+
     def unsupported(self, operation: str) -> UnsupportedOperationError:
         """The error for an operation that the service does not have."""
         return UnsupportedOperationError(f"The {self.name} store has no {operation}; see its capabilities.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import re
 import warnings
 from importlib.metadata import EntryPoint, entry_points
@@ -94,6 +95,11 @@ class StoreKind(NamedTuple):
         raise failed
 
 
+# A server and its port, or a path of Windows: what stands before the colon is no scheme, if we have none of this name.
+_NO_SCHEME = re.compile(r"[\w.-]+:(\d+)(?:/\w*)?|[A-Za-z]:[\\/].*", re.DOTALL)
+_PORTS = {"6379": "redis", "5432": "postgresql", "3306": "mysql", "27017": "mongodb", "9092": "kafka"}
+
+
 def store_kind(url: str) -> StoreKind:
     """Return the kind of store that a URL names, by its scheme or the part of the scheme before `+`.
 
@@ -101,15 +107,28 @@ def store_kind(url: str) -> StoreKind:
         ConfigurationError: There is none, or the plugin that has it cannot be used.
         MissingExtraError: From a plugin: its driver is not installed.
     """
-    if not isinstance(url, str) or not (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)):
-        raise ConfigurationError("A store is named by a URL with a scheme, such as 'redis://localhost:6379/0'.")
-    scheme = match[1].lower()
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url) if isinstance(url, str) else None
+    scheme = match[1].lower() if match else ""
     own = SCHEMES.get(_base(scheme))
+    if match is None or (own is None and _NO_SCHEME.fullmatch(url)):
+        raise ConfigurationError(f"A store is named by a URL with a scheme, {_wanted(url)}.")
     with _forks.importing():
         if own is None:
             return _plugin_kind(scheme)
         module, _, name = own.partition(":")
         return StoreKind(getattr(importlib.import_module(module), name))
+
+
+def _wanted(url: object) -> str:
+    """Say which URL was perhaps meant. A text that may have a login in it is not shown."""
+    text = os.fspath(url) if isinstance(url, os.PathLike) else url
+    if not isinstance(text, str) or not text or "@" in text:
+        return "such as 'redis://localhost:6379/0'"
+    if server := _NO_SCHEME.fullmatch(text):
+        if server[1]:
+            return f"such as '{_PORTS.get(server[1], 'redis')}://{text}'"
+        return "for a file of SQLite 'sqlite:///C:/chat.db', for a folder 'file:///C:/chats'"
+    return "for a file of SQLite 'sqlite:///chat.db', for a folder 'file:./chats'"
 
 
 def _base(scheme: str) -> str:

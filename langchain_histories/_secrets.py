@@ -127,6 +127,9 @@ def _secrets_in_settings(text: str) -> Iterator[str]:
         yield from (value, value.partition(";")[0], re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL))
 
 
+_LONGEST_LINE = 300
+
+
 def hidden(text: str, secrets: Iterable[str]) -> str:
     """Return a text without these."""
     for secret in secrets:
@@ -154,7 +157,15 @@ def mentions(error: BaseException, secrets: Iterable[str]) -> bool:
     return False
 
 
-def caused(make: type[ErrorT], message: str, error: Exception, secrets: Iterable[str], *more: Any) -> ErrorT:
+def first_line(error: Exception, secrets: Iterable[str]) -> str:
+    """The first line of what an error says, in brief; nothing if it shows a secret anywhere."""
+    line = "" if mentions(error, secrets) else str(error).strip().partition("\n")[0].rstrip()
+    return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "..."
+
+
+def caused(
+    make: type[ErrorT], message: str, error: Exception, secrets: Iterable[str], *more: Any, advice: str = ""
+) -> ErrorT:
     """Return an error of ours whose cause is the driver's, unless that one shows a secret; the message says so.
 
     It is to be raised outside of the handler of `error`, which would else be its context.
@@ -165,9 +176,12 @@ def caused(make: type[ErrorT], message: str, error: Exception, secrets: Iterable
         error: The driver's error.
         secrets: What must not be shown.
         *more: Further arguments of the class.
+        advice: What to do about it, where the message has the driver's own words.
     """
     is_shown = not mentions(error, secrets)
     words = "See the cause for the driver's own words." if is_shown else "The driver's own words hold a secret."
+    if advice:
+        words = advice if is_shown else f"{words} {advice}"
     made = make(f"{message} {words}", *more)
     made.__cause__ = error if is_shown else None
     return made

@@ -263,7 +263,8 @@ def check_is_list(messages: object) -> None:
         InvalidMessageError: It is none.
     """
     if isinstance(messages, str | BaseMessage) or not hasattr(type(messages), "__iter__"):
-        raise InvalidMessageError(f"messages must be a list of messages, not {type(messages).__name__}.")
+        advice = ": put it into a list, or call add_message" if isinstance(messages, BaseMessage) else ""
+        raise InvalidMessageError(f"messages must be a list of messages, not {type(messages).__name__}{advice}.")
 
 
 @dataclasses.dataclass(frozen=True)

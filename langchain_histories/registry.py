@@ -236,8 +236,17 @@ class HistoryRegistry(CopiedByAttributes, Closing):
         """Return the handle of one turn in the default store: the factory for `RunnableWithMessageHistory`."""
         return self._turn(self._default, session_id)
 
-    def get_user_session_history(self, user_id: SessionId, session_id: SessionId) -> TurnHistory:
-        """`get_session_history` for a user's session; pass `USER_SESSION_CONFIG` as `history_factory_config`."""
+    def get_user_session_history(self, user_id: SessionId, session_id: SessionId | None = None) -> TurnHistory:
+        """`get_session_history` for a user's session; pass `USER_SESSION_CONFIG` as `history_factory_config`.
+
+        Raises:
+            ConfigurationError: There is no session id, because that config was not passed.
+        """
+        if session_id is None:
+            raise ConfigurationError(
+                "get_user_session_history takes a user_id and a session_id: pass "
+                "history_factory_config=USER_SESSION_CONFIG with it."
+            )
         return self._turn(self._default, user_session_id(user_id, session_id))
 
     @overload

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import re
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from langchain_histories import _forks
@@ -24,7 +25,7 @@ from langchain_histories._options import (
     check_record_options,
     check_ttl,
 )
-from langchain_histories._secrets import caused, secrets_of, without_secret_causes
+from langchain_histories._secrets import caused, first_line, secrets_of, without_secret_causes
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
 from langchain_histories._urls import shown_url
 from langchain_histories.codec import Record, RecordFormat, Row, record_time
@@ -78,6 +79,16 @@ class _Call(NamedTuple, Generic[T]):
     """What a read or a removal returns where the place is missing; without it, set-up makes the place."""
     capability: Capability = Capability(0)
     """What the store must have for it: a place that is missing is not empty for other calls."""
+
+
+# How drivers tell that a login was refused. None has a class of errors for that alone in all its versions.
+_REFUSED = re.compile(
+    r"authenti|authoriz|password|access ?denied|credential|wrongpass|noauth|logged in|signature|forbidden|invalid token"
+    r"|unrecognizedclient|does not exist|unknown database",
+    re.IGNORECASE,
+)
+_CHECK_LOGIN = "Check the user, the password or token, and the database of the url."
+_CHECK_ADDRESS = "Is the server running, and is that its address?"
 
 
 def _none() -> None:
@@ -711,10 +722,18 @@ class MessageStore(MadeAgain, Closing):
         self._operations.found.forget()
         session_id = None if call.session_id is None else str(call.session_id)
         where = f"{call.name} on {self!r}" + ("" if session_id is None else f", session {session_id!r}")
-        what = late or ("could not be reached" if unavailable else "failed")
-        msg = f"{self.name}: {where} {what} ({type(error).__name__})."
-        kind: type[StoreError] = StoreUnavailableError if unavailable else StoreError
-        return caused(kind, msg, error, self._secrets, self.name, call.name, session_id)
+        more = (self.name, call.name, session_id)
+        if not unavailable:
+            # What a driver says of a statement may hold the text of a message.
+            msg = f"{self.name}: {where} failed ({type(error).__name__})."
+            return caused(StoreError, msg, error, self._secrets, *more)
+        line = first_line(error, self._secrets)
+        is_refused = _REFUSED.search(f"{type(error).__name__} {line}") is not None
+        what = late or ("was refused" if is_refused else "could not be reached")
+        told = f"{type(error).__name__}: {line}" if line else type(error).__name__
+        advice = self._operations.advice(error) or (_CHECK_LOGIN if is_refused else _CHECK_ADDRESS)
+        msg = f"{self.name}: {where} {what} ({told})."
+        return caused(StoreUnavailableError, msg, error, self._secrets, *more, advice=advice)
 
     def _refused(self, error: Exception) -> ConfigurationError:
         """Return the error for a URL or options with which the driver makes no client."""

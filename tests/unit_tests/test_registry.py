@@ -315,3 +315,9 @@ def test_a_url_in_place_of_a_config_or_of_stores(monkeypatch):
     monkeypatch.setenv("EMPTY_URL", "")
     with pytest.raises(ConfigurationError, match=r"EMPTY_URL is empty"):
         HistoryRegistry.from_config({"histories": {"a": {"url": "${EMPTY_URL}"}}})
+
+
+def test_a_user_without_a_session_is_told_of_the_config():
+    registry = HistoryRegistry.from_config({"histories": {"chat": {"url": "memory://"}}})
+    with pytest.raises(ConfigurationError, match="USER_SESSION_CONFIG"):
+        registry.get_user_session_history("ivan")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -199,3 +200,23 @@ def test_importing_the_table_imports_no_store():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("localhost:6379", "redis://localhost:6379"),
+        ("db.example.org:5432/chats", "postgresql://db.example.org:5432/chats"),
+        ("chat.db", "sqlite:///chat.db"),
+        ("./chats", "file:./chats"),
+        (Path("chats"), "file:./chats"),
+        ("C:\\chats", "file:///C:/chats"),
+        ("//user:right-Secret7@host", "redis://localhost:6379/0"),
+        ("", "redis://localhost:6379/0"),
+    ],
+)
+def test_what_is_no_url_is_told_with_the_url_that_was_perhaps_meant(given, wanted):
+    with pytest.raises(ConfigurationError) as caught:
+        open_store_(given)
+    assert repr(wanted) in str(caught.value)
+    assert "Secret" not in str(caught.value)

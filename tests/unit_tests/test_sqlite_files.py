@@ -166,6 +166,6 @@ def test_a_read_leaves_langchains_file_as_it_is(tmp_path, face):
 def test_a_missing_folder_is_no_empty_history(tmp_path):
     store = SQLStore(f"sqlite:///{tmp_path}/nosuchdir/chat.db")
     for _ in range(2):
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(StoreUnavailableError, match=r"nosuchdir' does not exist: make it\.$"):
             store.read("s")
     assert not list(tmp_path.iterdir())

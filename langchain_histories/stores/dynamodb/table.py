@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiobotocore.client import AioBaseClient
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError, ValidationError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError, ValidationError
 
 from langchain_histories.stores.base import Operations, settle
 
@@ -98,6 +98,11 @@ class TableOperations(Operations[Any]):
     def is_async(self, client: Any) -> bool:
         """Whether a client is asyncio's."""
         return isinstance(client, AioBaseClient)
+
+    def advice(self, error: Exception) -> str | None:
+        if not isinstance(error, NoCredentialsError):
+            return None
+        return "There are no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 
     def is_unavailable(self, error: Exception) -> bool:
         if isinstance(error, ClientError):

@@ -29,6 +29,21 @@ UNKNOWN_TOPIC = frozenset(
 )
 
 
+_REFUSED = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001  # it is named so
+
+
+class _Refusals:
+    """Keeps the last refused login of which the driver tells. It knows no client: a cycle would outlive a fork."""
+
+    def __init__(self) -> None:
+        self.last: KafkaError | None = None
+
+    def note(self, error: KafkaError) -> None:
+        """Take what the driver's callback for errors is given."""
+        if error.code() in _REFUSED:
+            self.last = error
+
+
 class _DriverLog:
     """Lowers the driver's log to DEBUG, because in an outage it repeats the exceptions that callers get."""
 
@@ -53,7 +68,8 @@ class KafkaClient:
 
     def __init__(self, config: dict[str, Any], timeout: float) -> None:
         """Make the producer."""
-        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000}
+        self._refusals = _Refusals()
+        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, "error_cb": self._refusals.note}
         # Otherwise a broker makes a topic whenever somebody asks whether there is one.
         self._config, self.timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
         self._lock = threading.Lock()
@@ -103,7 +119,13 @@ class KafkaClient:
 
     def partitions(self, client: Any, topic: str) -> list[int]:
         """The partitions of a topic, as the producer or consumer `client` knows it; none if there is no such topic."""
-        found = client.list_topics(topic, timeout=self.timeout).topics[topic]
+        self._refusals.last = None
+        try:
+            found = client.list_topics(topic, timeout=self.timeout).topics[topic]
+        except KafkaException as error:
+            client.poll(0)
+            # The exception tells of a failed transport alone, and the driver's callback of a refused login.
+            raise (KafkaException(self._refusals.last) if self._refusals.last else error) from None
         if found.error is not None and found.error.code() not in UNKNOWN_TOPIC:
             raise KafkaException(found.error)
         return sorted(found.partitions)

@@ -231,6 +231,16 @@ class EngineOperations(Operations[Any]):
         finally:
             self._log.what = self._log.what or not is_empty
 
+    def advice(self, error: Exception) -> str | None:
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        if not str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_CANTOPEN"):
+            return None
+        database = sa.make_url(self.database.url).database or ""
+        folder = os.path.dirname(database) or "."  # noqa: PTH120
+        if not database.startswith("file:") and not os.path.isdir(folder):  # noqa: PTH112
+            return f"The folder {folder!r} does not exist: make it."
+        return f"May this process make or open the file {database!r}?"
+
     async def _in_sync(self, connection: Any, function: Callable[[sa.Connection], T]) -> T:
         """Call a function of SQLAlchemy's blocking interface, over a connection of either kind."""
         if hasattr(connection, "run_sync"):

@@ -39,6 +39,7 @@ class FailureTests(StoreFixtures):
                 getattr(face(unreachable_store), name)(*args)
             assert caught.value.__cause__ is not None
             assert caught.value.operation == name
+            assert "could not be reached" in str(caught.value)
 
     def test_wrong_password(
         self, wrong_password_store: MessageStore | None, face: Face, caplog: pytest.LogCaptureFixture
@@ -48,6 +49,7 @@ class FailureTests(StoreFixtures):
             pytest.skip("the store has no password")
         with caplog.at_level(logging.DEBUG), pytest.raises(StoreUnavailableError) as caught:
             face(wrong_password_store).read("s")
+        assert "was refused" in str(caught.value)
         told = [repr(wrong_password_store), repr(wrong_password_store.history("s")), caplog.text]
         error: BaseException | None = caught.value
         while error is not None:
