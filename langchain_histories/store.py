@@ -648,7 +648,9 @@ class MessageStore(MadeAgain, Closing):
         raise failed
 
     async def _arun(self, call: _Call[T]) -> T:
-        sets_up = call.needs_setup and not self._operations.found.is_complete
+        found = self._operations.found
+        is_known = found.is_complete or (found.is_there and call.nothing is not None)
+        sets_up = call.needs_setup and not is_known
         if self._timeout is None or call.grows or sets_up:
             return await self._arun_in_turn(call)
         try:
