@@ -135,15 +135,25 @@ def test_a_failed_opening_is_tried_again():
     async def use():
         with pytest.raises(ConnectionRefusedError):
             await clients.lend_native(clients)
-        return (await clients.lend_native(clients)).client
+        lent = await clients.lend_native(clients)
+        await clients.give_back_native(lent)
+        return lent.client
 
     assert asyncio.run(use()) == "client"
 
 
 def test_given_clients_are_never_closed_and_nothing_is_derived_from_them():
     both = Clients(client="mine", async_client="mine too")
-    assert both.lend(both).client == "mine"
-    assert asyncio.run(both.lend_native(both)).client == "mine too"
+    lent = both.lend(both)
+    both.give_back(lent)
+    assert lent.client == "mine"
+
+    async def use():
+        lent = await both.lend_native(both)
+        await both.give_back_native(lent)
+        return lent.client
+
+    assert asyncio.run(use()) == "mine too"
     both.close(both)
     asyncio.run(both.aclose(both))
     assert not Clients(client="mine").has_native
