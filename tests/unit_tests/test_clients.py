@@ -177,7 +177,8 @@ def test_a_forked_child_opens_its_own():
 
 def test_what_is_known_of_a_place_is_one_object_and_bounded():
     class Known:
-        pass
+        def forget(self):
+            """A fork calls it."""
 
     clients = Opened().clients
     first = clients.found("table", Known)
