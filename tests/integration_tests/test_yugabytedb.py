@@ -78,7 +78,9 @@ class TestYugabyteDB(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, server):
-        return functools.partial(SQLStore, url_of(server, QUERY), table_name=new_name())
+        # The drivers stay away from a node for a while after it was down, and this one is started again at once.
+        query = QUERY.replace("failed_host_ttl_seconds=7", "failed_host_ttl_seconds=0")
+        return functools.partial(SQLStore, url_of(server, query), table_name=new_name())
 
     @pytest.fixture
     def unreachable_store(self, server):
@@ -218,8 +220,7 @@ def test_numbers_that_a_connection_took_in_advance(server):
         assert [message.content for message in one.read("s", after=position)] == ["new"]
 
 
-@pytest.mark.parametrize("second", ["update_state", "replace"])
-def test_a_writer_that_waited_sees_what_the_other_one_did(server, second):
+def test_a_writer_that_waited_sees_what_the_other_one_did(server):
     """READ COMMITTED is snapshot isolation on YugabyteDB, unless a flag of its servers says otherwise."""
     name, arrived, go_on = new_name(), threading.Event(), threading.Event()
 
@@ -242,28 +243,15 @@ def test_a_writer_that_waited_sees_what_the_other_one_did(server, second):
 
     EngineUse.of(slow.client).for_transactions = {"isolation_level": "REPEATABLE READ"}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        if second == "update_state":
-            calls = [
-                lambda store=store: store.update_state("s", lambda old: {"n": (old or {"n": 0})["n"] + 1})
-                for store in stores
-            ]
-        else:
-            calls = [
-                lambda: slow.append("s", [HumanMessage("old")]),
-                lambda: other.replace("s", [HumanMessage("new")]),
-            ]
-        running = [pool.submit(calls[0])]
+        running = [pool.submit(slow.append, "s", [HumanMessage("old")])]
         assert arrived.wait(60)
-        running.append(pool.submit(calls[1]))
+        running.append(pool.submit(other.replace, "s", [HumanMessage("new")]))
         while not waits():
             assert not running[1].done()
         go_on.set()
         for future in running:
             future.result()
-    if second == "update_state":
-        assert other.get_state("s") == {"n": 2}
-    else:
-        assert [message.content for message in other.read("s")] == ["new"]
+    assert [message.content for message in other.read("s")] == ["new"]
     for store in stores:
         store.close()
 
