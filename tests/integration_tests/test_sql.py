@@ -412,6 +412,7 @@ def test_a_half_made_state_table_is_made_whole(server, engine, name):
         on = "" if server.name == "postgres" else f" ON {name}_state"
         execute(engine, f"DROP INDEX {name}_state_ix{on}")
     with SQLStore(blocking(server), table_name=name) as store:
+        store.setup()
         store.put_state("s", {"a": 1})
     assert len(sa.inspect(engine).get_indexes(f"{name}_state")) == 1
 
@@ -551,7 +552,7 @@ def test_a_user_without_the_right_to_make_tables(server, name):
         with sa.create_engine(blocking(server), isolation_level="AUTOCOMMIT").connect() as connection:
             for table in tables:
                 connection.execute(sa.text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {user}"))
-                connection.execute(sa.text(f"GRANT USAGE ON SEQUENCE {table}_id_seq TO {user}"))
+            connection.execute(sa.text(f"GRANT USAGE ON SEQUENCE {name}_id_seq TO {user}"))
     else:
         execute(admin, f"CREATE USER '{user}'@'%' IDENTIFIED BY 'p'")
         for table in tables:

@@ -653,7 +653,7 @@ def test_set_up_is_repeated_only_for_what_it_depends_on(monkeypatch):
         {"collection_name": "c", "session_id_key": "sid"},
         {"collection_name": "c", "index_kwargs": {"name": "mine"}},
     ) * 2:
-        MongoDBStore(client=client, **options).read("s")
+        MongoDBStore(client=client, **options).append("s", [HumanMessage("x")])
     assert made == [
         ("message_store", "SessionId"),
         ("c", "SessionId"),

@@ -290,7 +290,7 @@ def test_async_stores_of_one_place_share_its_connections(url):
             await append(SQLChatMessageHistory("1", table_name=f"tenant{number}", connection=url))
         return open_files() - before
 
-    assert asyncio.run(use()) == 0
+    assert asyncio.run(use()) <= 0
 
 
 def statements_of(engine, call):
