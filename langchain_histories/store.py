@@ -1,20 +1,18 @@
 """`MessageStore`: what a program calls of every store, in a sync and an async form.
 
-Validation, encoding, errors and set-up on first use are here. What the service can do is in its `Operations`.
+Validation and encoding are here. `_calls.py` runs the calls; what the service can do is in its `Operations`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import datetime as dt
-import re
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from langchain_histories import _forks
+from langchain_histories._calls import Call, Calls, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
-from langchain_histories._neutral import drive
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
     STORES_WITH_TTL,
@@ -25,15 +23,12 @@ from langchain_histories._options import (
     check_record_options,
     check_ttl,
 )
-from langchain_histories._secrets import caused, first_line, secrets_of, without_secret_causes
+from langchain_histories._secrets import secrets_of
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
 from langchain_histories._urls import shown_url
 from langchain_histories.codec import Record, RecordFormat, Row, record_time
 from langchain_histories.errors import (
     ConfigurationError,
-    HistoryError,
-    StoreError,
-    StoreUnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -64,56 +59,10 @@ class SessionInfo:
     last_at: dt.datetime | None
 
 
-class _Call(NamedTuple, Generic[T]):
-    """What both faces run: a name for errors, the session concerned, and a body over a client."""
-
-    name: str
-    session_id: SessionId | None
-    body: Callable[[Any], Coroutine[Any, Any, T]]
-    needs_setup: bool = True
-    grows: bool = False
-    """Whether it may take as long as what is stored is large."""
-    is_read: bool = False
-    """Whether it changes nothing, so that it may be tried once more."""
-    nothing: Callable[[], T] | None = None
-    """What a read or a removal returns where the place is missing; without it, set-up makes the place."""
-    capability: Capability = Capability(0)
-    """What the store must have for it: a place that is missing is not empty for other calls."""
-
-
-# How drivers tell that a login was refused. None has a class of errors for that alone in all its versions.
-_REFUSED = re.compile(
-    r"authenti|authoriz|password|access ?denied|credential|wrongpass|noauth|logged in|signature|forbidden|invalid token"
-    r"|unrecognizedclient|does not exist|unknown database",
-    re.IGNORECASE,
-)
-_CHECK_LOGIN = "Check the user, the password or token, and the database of the url."
-_CHECK_ADDRESS = "Is the server running, and is that its address?"
-
-
-def _none() -> None:
-    """What is returned where there is nothing."""
-
-
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
 
 
-async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread. It cannot be stopped there, so a cancelled caller waits for its end.
-
-    Otherwise what it writes could land behind what the caller writes next.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()
-        raise
-
-
-class MessageStore(MadeAgain, Closing):
+class MessageStore(Calls, MadeAgain, Closing):
     """One backend, shared by all sessions kept in it.
 
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
@@ -210,7 +159,7 @@ class MessageStore(MadeAgain, Closing):
         async def body(client: Any) -> Any:
             return client
 
-        return self._run(_Call("client", None, body, needs_setup=False))
+        return self._run(Call("client", None, body, needs_setup=False))
 
     @property
     def capabilities(self) -> Capability:
@@ -450,7 +399,7 @@ class MessageStore(MadeAgain, Closing):
             session_id: The session concerned, for errors.
             needs_setup: Whether to make what is missing before.
         """
-        return self._run(_Call(name, session_id, body, needs_setup))
+        return self._run(Call(name, session_id, body, needs_setup))
 
     async def arun(
         self,
@@ -461,11 +410,11 @@ class MessageStore(MadeAgain, Closing):
         needs_setup: bool = True,
     ) -> T:
         """Async `run`."""
-        return await self._arun(_Call(name, session_id, body, needs_setup))
+        return await self._arun(Call(name, session_id, body, needs_setup))
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
-    def _append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> _Call[list[str]]:
+    def _append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> Call[list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
         async def body(client: Any) -> list[str]:
@@ -473,11 +422,11 @@ class MessageStore(MadeAgain, Closing):
                 await self.operations.append(client, key, rows)
             return ids
 
-        return _Call("append", session_id, body)
+        return Call("append", session_id, body)
 
     def _read(
         self, session_id: SessionId, last: int | None, first: int | None, after: str | None, *, envelopes: bool
-    ) -> _Call[list[Any]]:
+    ) -> Call[list[Any]]:
         """Read records, or without envelopes messages alone, which is faster."""
         key = self._key(session_id)
         limit = check_limit(last, first)
@@ -502,22 +451,22 @@ class MessageStore(MadeAgain, Closing):
                     return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
-        return _Call("read", session_id, body, nothing=list, is_read=True, grows=limit is None)
+        return Call("read", session_id, body, nothing=list, is_read=True, grows=limit is None)
 
-    def _count(self, session_id: SessionId) -> _Call[int]:
+    def _count(self, session_id: SessionId) -> Call[int]:
         key = self._key(session_id)
-        return _Call("count", session_id, lambda client: self.operations.count(client, key), nothing=int, is_read=True)
+        return Call("count", session_id, lambda client: self.operations.count(client, key), nothing=int, is_read=True)
 
-    def _replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> _Call[list[str]]:
+    def _replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> Call[list[str]]:
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
         async def body(client: Any) -> list[str]:
             await self.operations.replace(client, key, rows)
             return ids
 
-        return _Call("replace", session_id, body, grows=True)
+        return Call("replace", session_id, body, grows=True)
 
-    def _delete(self, session_id: SessionId, ids: Iterable[str]) -> _Call[int]:
+    def _delete(self, session_id: SessionId, ids: Iterable[str]) -> Call[int]:
         key = self._key(session_id)
         if isinstance(ids, str):
             raise ConfigurationError("delete takes a list of record ids, not one str.")
@@ -529,15 +478,15 @@ class MessageStore(MadeAgain, Closing):
             found = [row for row in rows if self.format.record_id(row) in wanted]
             return await operations.delete(client, key, found) if found else 0
 
-        return _Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)
+        return Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)
 
-    def _clear(self, session_id: SessionId) -> _Call[None]:
+    def _clear(self, session_id: SessionId) -> Call[None]:
         key = self._key(session_id)
-        return _Call("clear", session_id, lambda client: self.operations.clear(client, key), nothing=_none, grows=True)
+        return Call("clear", session_id, lambda client: self.operations.clear(client, key), nothing=none, grows=True)
 
     def _sessions(
         self, prefix: str, user_id: SessionId | None, limit: int | None, after: SessionId | None
-    ) -> _Call[list[SessionInfo]]:
+    ) -> Call[list[SessionInfo]]:
         check_number("limit", limit)
         prefix = prefix if user_id is None else user_prefix(user_id) + prefix
         after_key = None if after is None else self._key(after)
@@ -553,48 +502,48 @@ class MessageStore(MadeAgain, Closing):
             page = [pair for pair in by_id if pair[0].startswith(prefix)][:limit]
             return [SessionInfo(session_id, row.count, record_time(row.last)) for session_id, row in page]
 
-        return _Call("sessions", None, body, nothing=list, is_read=True, capability=Capability.SESSIONS, grows=True)
+        return Call("sessions", None, body, nothing=list, is_read=True, capability=Capability.SESSIONS, grows=True)
 
-    def _erase(self, user_id: SessionId) -> _Call[int]:
+    def _erase(self, user_id: SessionId) -> Call[int]:
         prefix = user_prefix(user_id)
 
         async def body(client: Any) -> int:
             operations = self.operations
             return sum([await operations.erase(client, key_prefix) for key_prefix in operations.key_prefixes(prefix)])
 
-        return _Call("erase", None, body, nothing=int, capability=Capability.ERASE, grows=True)
+        return Call("erase", None, body, nothing=int, capability=Capability.ERASE, grows=True)
 
-    def _get_state(self, session_id: SessionId) -> _Call[dict[str, Any] | None]:
+    def _get_state(self, session_id: SessionId) -> Call[dict[str, Any] | None]:
         key = self._key(session_id)
 
         async def body(client: Any) -> dict[str, Any] | None:
             text = await self.operations.get_state(client, key)
             return None if text is None else self.format.decode_state(text, session_id)
 
-        return _Call("get_state", session_id, body, nothing=_none, is_read=True, capability=Capability.STATE)
+        return Call("get_state", session_id, body, nothing=none, is_read=True, capability=Capability.STATE)
 
-    def _put_state(self, session_id: SessionId, state: dict[str, Any] | None) -> _Call[None]:
+    def _put_state(self, session_id: SessionId, state: dict[str, Any] | None) -> Call[None]:
         key, text = self._key(session_id), self._state_text(state)
 
         async def body(client: Any) -> None:
             await self.operations.put_state(client, key, text)
 
-        return _Call("put_state", session_id, body)
+        return Call("put_state", session_id, body)
 
-    def _get_state_text(self, session_id: SessionId) -> _Call[str | bytes | None]:
+    def _get_state_text(self, session_id: SessionId) -> Call[str | bytes | None]:
         key = self._key(session_id)
-        return _Call(
+        return Call(
             "update_state",
             session_id,
             lambda client: self.operations.get_state(client, key),
-            nothing=_none,
+            nothing=none,
             is_read=True,
             capability=Capability.STATE,
         )
 
     def _change_state(
         self, session_id: SessionId, old: str | bytes | None, change: StateChange
-    ) -> tuple[dict[str, Any] | None, _Call[bool] | None]:
+    ) -> tuple[dict[str, Any] | None, Call[bool] | None]:
         """Return what `change` makes of the state with the text `old`, and how it is stored: not, if it is the same."""
         changed = change(None if old is None else self.format.decode_state(old, session_id))
         self._check_state(changed)
@@ -602,7 +551,7 @@ class MessageStore(MadeAgain, Closing):
             return None if old is None else self.format.decode_state(old, session_id), None
         key, text = self._key(session_id), self._state_text(changed)
         state = None if text is None else self.format.decode_state(text, session_id)
-        storing: _Call[bool] = _Call(
+        storing: Call[bool] = Call(
             "update_state", session_id, lambda client: self.operations.put_state(client, key, text, expected=old)
         )
         return state, storing
@@ -616,128 +565,12 @@ class MessageStore(MadeAgain, Closing):
         if state is not None and not issubclass(type(state), dict):
             raise ConfigurationError(f"A state must be a dict or None, not {type(state).__name__}.")
 
-    def _setup(self, *, upgrade: bool) -> _Call[None]:
+    def _setup(self, *, upgrade: bool) -> Call[None]:
         async def body(client: Any) -> None:
             self._operations.found.forget()
             await self._set_up(client, upgrade=upgrade)
 
-        return _Call("setup", None, body, needs_setup=False, grows=True)
+        return Call("setup", None, body, needs_setup=False, grows=True)
 
     def _key(self, session_id: SessionId) -> str:
         return self._operations.key(session_id)
-
-    # How a call is run.
-
-    def _run(self, call: _Call[T]) -> T:
-        clients, lent = self._clients, None
-        try:
-            lent = clients.lend(self)
-            try:
-                return drive(self._prepared(call, lent.client))
-            finally:
-                clients.give_back(lent)
-        except HistoryError as error:
-            without_secret_causes(error, self._secrets)
-            raise
-        except self._expected_errors() as error:
-            failed: HistoryError = self._failed(call, error)
-        except (TypeError, ValueError) as error:
-            if lent is not None:
-                raise
-            failed = self._refused(error)
-        raise failed
-
-    async def _arun(self, call: _Call[T]) -> T:
-        found = self._operations.found
-        is_known = found.is_complete or (found.is_there and call.nothing is not None)
-        sets_up = call.needs_setup and not is_known
-        if self._timeout is None or call.grows or sets_up:
-            return await self._arun_in_turn(call)
-        try:
-            async with asyncio.timeout(self._timeout) as scope:
-                return await self._arun_in_turn(call)
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            failed = self._failed(call, error, f"got no answer within {self._timeout:g} seconds, and may be done yet")
-        raise failed
-
-    async def _arun_in_turn(self, call: _Call[T]) -> T:
-        clients, lent = self._clients, None
-        async with clients.slots_of(call.session_id), clients.slots():
-            await clients.turn()
-            if not clients.has_native:
-                return await _in_thread(self._run, call)
-            try:
-                lent = await clients.lend_native(self)
-                try:
-                    return await self._prepared(call, lent.client)
-                finally:
-                    await clients.give_back_native(lent)
-            except HistoryError as error:
-                without_secret_causes(error, self._secrets)
-                raise
-            except self._expected_errors() as error:
-                failed: HistoryError = self._failed(call, error)
-            except (TypeError, ValueError) as error:
-                if lent is not None:
-                    raise
-                failed = self._refused(error)
-        raise failed
-
-    async def _prepared(self, call: _Call[T], client: Any) -> T:
-        operations, found = self._operations, self._operations.found
-        if call.needs_setup and not found.is_complete:
-            if call.nothing is None:
-                await self._set_up(client)
-            elif not found.is_there:
-                is_there = await operations.look(client)
-                if not is_there and call.capability in self.capabilities:
-                    return call.nothing()
-                found.is_there = is_there and not found.is_provisional
-        try:
-            result: T = await operations.run(client, call.body)
-        except self._expected_errors() as error:
-            if not call.is_read or not operations.is_cut(client, error):
-                raise
-            result = await operations.run(client, call.body)
-        return result
-
-    async def _set_up(self, client: Any, **options: Any) -> None:
-        found = self._operations.found
-        found.is_complete = await self._operations.setup(client, **options) is not False
-        found.is_provisional = not found.is_complete
-
-    def _expected_errors(self) -> tuple[type[Exception], ...]:
-        return (OSError, *self._operations.driver_errors)
-
-    def _failed(self, call: _Call[Any], error: Exception, late: str | None = None) -> StoreError:
-        """Turn the driver's error into ours. It is the cause, unless it shows a secret.
-
-        Args:
-            call: What was called.
-            error: The error.
-            late: What is to be said of a call that took too long.
-        """
-        unavailable = late is not None or self._operations.is_unavailable(error)
-        # The next call looks at the place again: somebody may have dropped the table.
-        self._operations.found.forget()
-        session_id = None if call.session_id is None else str(call.session_id)
-        where = f"{call.name} on {self!r}" + ("" if session_id is None else f", session {session_id!r}")
-        more = (self.name, call.name, session_id)
-        if not unavailable:
-            # What a driver says of a statement may hold the text of a message.
-            msg = f"{self.name}: {where} failed ({type(error).__name__})."
-            return caused(StoreError, msg, error, self._secrets, *more)
-        line = first_line(error, self._secrets)
-        is_refused = _REFUSED.search(f"{type(error).__name__} {line}") is not None
-        what = late or ("was refused" if is_refused else "could not be reached")
-        told = f"{type(error).__name__}: {line}" if line else type(error).__name__
-        advice = self._operations.advice(error) or (_CHECK_LOGIN if is_refused else _CHECK_ADDRESS)
-        msg = f"{self.name}: {where} {what} ({told})."
-        return caused(StoreUnavailableError, msg, error, self._secrets, *more, advice=advice)
-
-    def _refused(self, error: Exception) -> ConfigurationError:
-        """Return the error for a URL or options with which the driver makes no client."""
-        msg = f"{self.name}: the driver refuses what the url or the options of {self!r} say ({type(error).__name__})."
-        return caused(ConfigurationError, msg, error, self._secrets)

@@ -104,10 +104,12 @@ def test_a_client_of_the_caller(redis_server, proxy):
         store = RedisStore(async_client=client, timeout=TIMEOUT)
         await store.acount("s")
         proxy.swallow_requests = True
-        began = time.monotonic()
-        with pytest.raises(StoreUnavailableError, match="got no answer within"):
-            await store.acount("s")
-        assert time.monotonic() - began < LONG
+        # What is known of a place is known after a time-out too, so the second call has the same bound.
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailableError, match="got no answer within"):
+                await store.acount("s")
+            assert time.monotonic() - began < LONG
         proxy.swallow_requests = False
         assert await store.acount("s") == 0
         await client.aclose()
