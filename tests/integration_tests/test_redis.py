@@ -28,6 +28,7 @@ from langchain_histories import (
     StoreUnavailableError,
     UnsupportedOperationError,
     open_history,
+    user_session_id,
 )
 from langchain_histories.stores.shared.redis_lists import _list_of_state, state_name
 from langchain_histories.testing import MessageStoreTests, golden_messages, odd_session_ids
@@ -176,35 +177,82 @@ def test_sentinels_with_a_password(servers, prefix, options):
             asyncio.run(store.aread("s"))
 
 
-def test_a_user_with_the_rights_that_langchains_class_needs(redis_server, prefix):
-    """Such a user appends with a time to live, reads and clears; what needs more is refused with nothing written."""
-    with redis.Redis.from_url(redis_server.url) as admin:
-        commands = ["+ping", "+lpush", "+lrange", "+llen", "+expire", "+del", "+hello", "+client", "+auth", "+select"]
-        admin.acl_setuser(
-            f"user-{prefix}", enabled=True, reset=True, passwords="+Secret7", keys=[f"{prefix}*"], commands=commands
-        )
-    url = redis_server.url.replace("redis://", f"redis://{quote(f'user-{prefix}', safe='')}:Secret7@")
-    with RedisStore(url, key_prefix=prefix, ttl=60) as store:
-        store.append("s", [HumanMessage("a"), HumanMessage("b")])
-        asyncio.run(store.aappend("s", [HumanMessage("c")]))
-        assert texts(store.read("s", last=2)) == ["b", "c"]
-        assert texts(asyncio.run(store.aread("s", last=2))) == ["b", "c"]
+# The table of `docs/in_production.md`.
+CONNECTING = ["hello", "client", "auth", "select", "ping"]
+LANGCHAINS = ["lpush", "lrange", "llen", "del", "expire"]
+STATE = ["get", "set", "eval", "pttl"]
+THE_REST = ["eval", "lindex", "lpos", "lset", "lrem", "scan", "multi", "exec"]
+
+
+@pytest.fixture
+def store_of_user(redis_server, prefix):
+    """A store of a user who may run some commands on some keys."""
+    stores = []
+
+    def open_for(commands, *keys):
+        user = f"user-{len(stores)}-{prefix}"
+        allowed = [f"+{command}" for command in [*CONNECTING, *commands]]
         with redis.Redis.from_url(redis_server.url) as admin:
-            assert 0 < admin.ttl(f"{prefix}s") <= 60
-        for refused in (
-            lambda: store.replace("s", [HumanMessage("d")]),
-            lambda: store.put_state("s", {"n": 1}),
-            store.sessions,
-        ):
-            with pytest.raises(StoreError) as caught:
-                refused()
-            assert "Secret7" not in str(caught.value)
-        assert texts(store.read("s")) == ["a", "b", "c"]
-        store.clear("s")
-        assert asyncio.run(store.aread("s")) == []
-        store.append("s", [HumanMessage("e")])
-        asyncio.run(store.aclear("s"))
-        assert store.count("s") == 0
+            admin.acl_setuser(user, enabled=True, reset=True, passwords="+Secret7", keys=keys, commands=allowed)
+        url = redis_server.url.replace("redis://", f"redis://{quote(user, safe='')}:Secret7@")
+        stores.append(RedisStore(url, key_prefix=prefix, ttl=60))
+        return stores[-1]
+
+    yield open_for
+    for store in stores:
+        store.close()
+
+
+def test_a_user_with_the_rights_that_langchains_class_needs(redis_server, prefix, store_of_user):
+    """Such a user appends with a time to live, reads and clears; what needs more is refused with nothing written."""
+    store = store_of_user(LANGCHAINS, f"{prefix}*")
+    store.append("s", [HumanMessage("a"), HumanMessage("b")])
+    asyncio.run(store.aappend("s", [HumanMessage("c")]))
+    assert texts(store.read("s", last=2)) == ["b", "c"]
+    assert texts(asyncio.run(store.aread("s", last=2))) == ["b", "c"]
+    with redis.Redis.from_url(redis_server.url) as admin:
+        assert 0 < admin.ttl(f"{prefix}s") <= 60
+    calls = (lambda: store.replace("s", [HumanMessage("d")]), lambda: store.put_state("s", {"n": 1}), store.sessions)
+    for refused in calls:
+        with pytest.raises(StoreError) as caught:
+            refused()
+        assert "Secret7" not in str(caught.value)
+    assert texts(store.read("s")) == ["a", "b", "c"]
+    store.clear("s")
+    assert asyncio.run(store.aread("s")) == []
+    store.append("s", [HumanMessage("e")])
+    asyncio.run(store.aclear("s"))
+    assert store.count("s") == 0
+
+
+def test_a_user_who_may_not_let_a_session_expire_writes_nothing(prefix, store_of_user):
+    store = store_of_user([command for command in LANGCHAINS if command != "expire"], f"{prefix}*")
+    with pytest.raises(StoreError):
+        store.append("s", [HumanMessage("a")])
+    with pytest.raises(StoreError):
+        asyncio.run(store.aappend("s", [HumanMessage("a")]))
+    assert store.read("s") == []
+
+
+def test_the_rights_that_a_state_needs(prefix, store_of_user):
+    store = store_of_user([*LANGCHAINS, *STATE], f"{prefix}*", f"{{{prefix}*")
+    store.append("s", [HumanMessage("a")])
+    store.put_state("s", {"n": 1})
+    assert asyncio.run(store.aupdate_state("s", lambda state: {"n": state["n"] + 1})) == {"n": 2}
+    store.clear("s")
+    assert store.get_state("s") is None
+
+
+def test_the_rights_that_all_operations_need(prefix, store_of_user):
+    store = store_of_user([*LANGCHAINS, *STATE, *THE_REST], f"{prefix}*", f"{{{prefix}*")
+    session_id = user_session_id("u", "s")
+    store.append(session_id, [HumanMessage("a")])
+    store.replace(session_id, [HumanMessage("b"), HumanMessage("c")])
+    assert store.delete(session_id, [store.records(session_id, last=1)[0].id]) == 1
+    assert [info.session_id for info in store.sessions()] == [session_id]
+    store.put_state(session_id, {"n": 1})
+    assert asyncio.run(store.aerase(user_id="u")) == 1
+    assert store.sessions() == []
 
 
 def keys_by_node(cluster, prefix):

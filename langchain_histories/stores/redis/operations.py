@@ -43,7 +43,7 @@ class RedisOperations(RedisListOperations):
         cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
         return super().is_unavailable(error) or isinstance(cause, self.unavailable_errors)
 
-    def is_cut(self, client: Any, error: Exception) -> bool:  # noqa: ARG002
+    def is_cut(self, client: Any, error: Exception) -> bool:  # noqa: ARG002  # any client opens another
         # Its subclasses are other things, such as a refused password.
         return type(error) is exceptions.ConnectionError
 

@@ -159,8 +159,11 @@ class RedisListOperations(Operations[Any]):
             try:
                 await self._push(client, _PUSH, key, rows)
             except self.refused_errors:
+                expire = ("EXPIRE", self._list(key), self.ttl)
+                # First, so that nothing is written for a user who may not do it.
+                await self._command(client, *expire)
                 await self._command(client, "LPUSH", self._list(key), *rows)
-                await self._command(client, "EXPIRE", self._list(key), self.ttl)
+                await self._command(client, *expire)
         else:
             await self._command(client, "LPUSH", self._list(key), *rows)
 
