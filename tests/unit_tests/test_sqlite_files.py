@@ -90,6 +90,7 @@ def test_what_cannot_be_done_while_others_read_is_done_by_the_next_operation(pat
 def test_only_what_removes_empties_the_log(path, call):
     with SQLStore(f"sqlite:///{path}") as store:
         call(store, "append", "s", [HumanMessage("first")])
+        call(store, "put_state", "s", {"a": 1})
         call(store, "clear", "never there")
         size = len(log_of(path))
         assert size

@@ -86,10 +86,10 @@ def blocks_from_end(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes]]:
 
 def is_own(file: IO[bytes]) -> bool:
     """Whether the file begins as one in our form, or its first record is broken and others of ours are behind it."""
-    if _OWN_HEAD.match(read_between(file, 0, 32)):
-        return True
-    data = read_between(file, 0, file.seek(0, os.SEEK_END))
-    return _BROKEN_HEAD.match(data) is not None and _OWN_LINE.search(data) is not None
+    head = read_between(file, 0, 32)
+    if _OWN_HEAD.match(head) or not _BROKEN_HEAD.match(head):
+        return _OWN_HEAD.match(head) is not None
+    return _OWN_LINE.search(read_between(file, 0, file.seek(0, os.SEEK_END))) is not None
 
 
 def own_end(file: IO[bytes]) -> int | None:

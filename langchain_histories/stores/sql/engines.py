@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -102,8 +103,8 @@ class EngineUse:
 
     def lacks_file(self) -> bool:
         """Whether SQLite would make the file by connecting. Where the folder is missing too, it says so itself."""
-        path = self.new_file
-        return path is not None and not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))  # noqa: PTH112, PTH120
+        path = None if self.new_file is None else Path(self.new_file)
+        return path is not None and not os.path.lexists(path) and path.parent.is_dir()
 
     def is_in_transaction(self) -> bool:
         """Whether it is over a connection of psycopg on which the caller has a transaction open."""
@@ -236,9 +237,9 @@ class EngineOperations(Operations[Any]):
         if not str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_CANTOPEN"):
             return None
         database = sa.make_url(self.database.url).database or ""
-        folder = os.path.dirname(database) or "."  # noqa: PTH120
-        if not database.startswith("file:") and not os.path.isdir(folder):  # noqa: PTH112
-            return f"The folder {folder!r} does not exist: make it."
+        folder = Path(database).parent
+        if not database.startswith("file:") and not folder.is_dir():
+            return f"The folder {str(folder)!r} does not exist: make it."
         return f"May this process make or open the file {database!r}?"
 
     async def _in_sync(self, connection: Any, function: Callable[[sa.Connection], T]) -> T:

@@ -405,6 +405,10 @@ class SQLOperations(EngineOperations):
         use = EngineUse.of(client)
 
         async def body(_: Any) -> bool:
+            # On SQLite a first state is told from one that takes the place of another, of which nothing may be left.
+            is_new = use.is_sqlite and text is not None and expected is ANY_STATE
+            if is_new and await self._change_state(use, key, text, None):
+                return True
             return await self._change_state(use, key, text, expected)
 
         # Where the caller's connections see no more than was there when a statement began, the server gives it up.
