@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from langchain_histories._neutral import drive
+from langchain_histories._neutral import drive, entered
 from langchain_histories._options import Capability
 from langchain_histories._secrets import caused, first_line, without_secret_causes
 from langchain_histories.errors import ConfigurationError, HistoryError, StoreError, StoreUnavailableError
@@ -87,7 +87,7 @@ class Calls:
         try:
             lent = clients.lend(self)
             try:
-                return drive(self._prepared(call, lent.client))
+                return drive(self._prepared(call, lent.client, clients.setting_up))
             finally:
                 clients.give_back(lent)
         except HistoryError as error:
@@ -125,7 +125,7 @@ class Calls:
             try:
                 lent = await clients.lend_native(self)
                 try:
-                    return await self._prepared(call, lent.client)
+                    return await self._prepared(call, lent.client, clients.setting_up_on_loop())
                 finally:
                     await clients.give_back_native(lent)
             except HistoryError as error:
@@ -139,11 +139,14 @@ class Calls:
                 failed = self._refused(error)
         raise failed
 
-    async def _prepared(self, call: Call[T], client: Any) -> T:
+    async def _prepared(self, call: Call[T], client: Any, setting_up: Any) -> T:
         operations, found = self._operations, self._operations.found
         if call.needs_setup and not found.is_complete:
             if call.nothing is None:
-                await self._set_up(client)
+                # One sets up and the others wait: each would make the same tables, and wait for the others' locks.
+                async with entered(setting_up):
+                    if not found.is_complete:
+                        await self._set_up(client)
             elif not found.is_there:
                 is_there = await operations.look(client)
                 if not is_there and call.capability in self.capabilities:

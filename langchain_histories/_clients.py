@@ -96,6 +96,7 @@ class _Loop(Generic[ClientT]):
 
     def __init__(self, at_once: int) -> None:
         self.opening = asyncio.Lock()
+        self.setting_up = asyncio.Lock()
         self.slots = asyncio.Semaphore(at_once)
         self.sessions: weakref.WeakValueDictionary[Hashable, asyncio.Semaphore] = weakref.WeakValueDictionary()
         self.lent: Lent[ClientT] | None = None
@@ -139,6 +140,9 @@ class Clients(Generic[ClientT]):
             meanwhile wait for the fork, so that a child inherits no locks.
         at_once: How many operations of one event loop are under way at once: as many as the async client has
             connections. The others wait, in order.
+
+    Attributes:
+        setting_up: Is held by the thread that sets up a part of this place.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class Clients(Generic[ClientT]):
         self._at_once = at_once
         self._own: Lent[ClientT] | None = None
         self._opening = threading.Lock()
+        self.setting_up = threading.Lock()
         self._lock = threading.Lock()
         self._users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop[ClientT]] = {}
@@ -295,6 +300,10 @@ class Clients(Generic[ClientT]):
     def slots(self) -> asyncio.Semaphore:
         """The semaphore of the connections that operations of this event loop have."""
         return self._loop().slots
+
+    def setting_up_on_loop(self) -> asyncio.Lock:
+        """What `setting_up` is for the operations of this event loop."""
+        return self._loop().setting_up
 
     def slots_of(self, session_id: Hashable) -> asyncio.Semaphore:
         """The semaphore of the operations of this event loop on one session, or on none."""
@@ -486,7 +495,7 @@ class Clients(Generic[ClientT]):
         """Leave the clients of the parent process alone, and open others."""
         _forks.keep(self._connect, self._close, self._loops, *self._opened)
         self._own, self._loops, self._opened = None, {}, weakref.WeakSet()
-        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._lock, self._opening, self.setting_up = threading.Lock(), threading.Lock(), threading.Lock()
         # A place in memory is another one in this process.
         self._forget()
 

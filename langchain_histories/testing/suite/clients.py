@@ -78,6 +78,33 @@ class ClientTests(StoreFixtures):
         face(store).close()
         assert face(store).count("s") == 1
 
+    def test_set_up_is_done_once(self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rule 13: where many threads or tasks begin at once one of them sets up, and the others wait for it."""
+
+        def noted(store: MessageStore) -> list[None]:
+            operations = store._operations  # noqa: SLF001  # not those for what set-up found
+            calls: list[None] = []
+            setup = operations.setup
+
+            async def note(client: Any, **options: Any) -> Any:
+                calls.append(None)
+                return await setup(client, **options)
+
+            monkeypatch.setattr(operations, "setup", note)
+            return calls
+
+        async def begin(store: MessageStore) -> None:
+            await asyncio.gather(*(store.aappend(f"task {number}", [HumanMessage("x")]) for number in range(12)))
+
+        with open_store() as store, concurrent.futures.ThreadPoolExecutor(12) as pool:
+            calls = noted(store)
+            list(pool.map(lambda number: store.append(f"thread {number}", [HumanMessage("x")]), range(12)))
+            assert len(calls) == 1
+        with open_store() as store:
+            calls = noted(store)
+            asyncio.run(begin(store))
+            assert len(calls) == 1
+
     def test_twenty_callers_race_on_first_use(self, open_store: OpenStore) -> None:
         """Rule 13: set-up is safe when many begin at once."""
         start = threading.Barrier(20)
