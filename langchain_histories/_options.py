@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Mapping
 
     from langchain_core.messages import BaseMessage
 
@@ -168,3 +168,46 @@ def position_number(position: str) -> int:
 def bad_position(position: object) -> ConfigurationError:
     """The error for an `after=` that is no position of the store."""
     return ConfigurationError(f"after must be the position of a record of this store, not {position!r}.")
+
+
+def check_given_clients(
+    kind: str,
+    *,
+    client: object,
+    async_client: object,
+    is_blocking: Callable[[Any], bool],
+    is_native: Callable[[Any], bool],
+    instead_of: Mapping[str, object],
+) -> bool:
+    """Tell whether the caller gave clients of their own, and whether these will do.
+
+    Messages name no argument, because the drop-in classes call it as the ecosystem does.
+
+    Args:
+        kind: What they should be, for messages, such as `redis`.
+        client: The blocking one.
+        async_client: The async one.
+        is_blocking: Whether an object is a blocking client of this kind.
+        is_native: Whether an object is an async client of this kind.
+        instead_of: The arguments that say where to connect to, by name: one of them, the first, is needed where no
+            client is given, and none of them goes with one.
+
+    Raises:
+        ConfigurationError: A client is of another kind, or both were given, or nothing.
+    """
+    given = client is not None or async_client is not None
+    named = [name for name, value in instead_of.items() if value]
+    if given and named:
+        raise ConfigurationError(f"Pass {named[0]}, or clients of your own, and not both.")
+    if client is not None and not is_blocking(client):
+        raise ConfigurationError(f"The client must be a blocking client of {kind}, not {kind_of(client)}.")
+    if async_client is not None and not is_native(async_client):
+        raise ConfigurationError(f"The async client must be an asyncio client of {kind}, not {kind_of(async_client)}.")
+    if not given and instead_of and not next(iter(instead_of.values())):
+        raise ConfigurationError(f"Pass {next(iter(instead_of))}, or clients of your own.")
+    return given
+
+
+def kind_of(client: object) -> str:
+    """The full name of the class of a client, for messages."""
+    return f"{type(client).__module__}.{type(client).__name__}"

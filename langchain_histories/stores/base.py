@@ -4,13 +4,14 @@ An author writes an `Operations` class, which says what a service can do, and a 
 hands the operations and the `Clients` of the place to the base class.
 """
 
-from langchain_histories._clients import Clients, ClientT, check_given_clients
+from langchain_histories._clients import Clients, ClientT
 from langchain_histories._neutral import each, entered, pause, settle
 from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
 from langchain_histories._options import (
     Capability,
     StoreOptions,
     bad_position,
+    check_given_clients,
     check_max_connections,
     check_timeout,
     position_number,

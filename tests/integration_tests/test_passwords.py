@@ -80,6 +80,16 @@ def says_how(make):
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
+def use_as_written(histories, open_with, password, caplog):
+    """The password as it is, not percent-encoded: it works, or the error says how to write it. Another is refused."""
+    refused(lambda: open_with(encoded(password + "x")))
+    if "@" in password:
+        says_how(lambda: open_with(password))
+    elif "%2F" not in password:
+        use(histories(password), caplog)
+        refused(lambda: open_with(password + "x"))
+
+
 @odd_passwords
 def test_postgresql(postgres_server, name, password, caplog):
     with psycopg.connect(postgres_server.admin_url, dbname=DATABASE, autocommit=True) as admin:
@@ -105,12 +115,7 @@ def test_postgresql(postgres_server, name, password, caplog):
     with_args = SQLStore(place, table_name=name, engine_args={"connect_args": {"password": password}})
     use([with_args.history("s")], caplog)
     refused(lambda: SQLStore(url("+psycopg", encoded(password), "no_such_database")))
-    refused(lambda: SQLStore(url("+psycopg", encoded(password + "x"))))
-    if "@" in password:
-        says_how(lambda: SQLStore(url("+psycopg", password)))
-    elif "%2F" not in password:
-        use(histories(password), caplog)
-        refused(lambda: SQLStore(url("+psycopg", password + "x")))
+    use_as_written(histories, lambda text: SQLStore(url("+psycopg", text)), password, caplog)
 
 
 @odd_passwords
@@ -130,12 +135,7 @@ def test_mariadb(mariadb_server, name, password, caplog):
             yield open_store(url(driver, text), table_name=name).history("s")
 
     use(histories(encoded(password)), caplog)
-    refused(lambda: SQLStore(url("+pymysql", encoded(password + "x"))))
-    if "@" in password:
-        says_how(lambda: SQLStore(url("+pymysql", password)))
-    elif "%2F" not in password:
-        use(histories(password), caplog)
-        refused(lambda: SQLStore(url("+pymysql", password + "x")))
+    use_as_written(histories, lambda text: SQLStore(url("+pymysql", text)), password, caplog)
 
 
 @odd_passwords
