@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sqlite3
 import warnings
 from contextlib import closing
@@ -12,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
-from langchain_histories import SQLChatMessageHistory, SQLStore, StoreUnavailableError
+from langchain_histories import SQLChatMessageHistory, SQLStore, StoreUnavailableError, user_session_id
 from langchain_histories.stores.base import settle
 
 
@@ -85,6 +86,19 @@ def test_what_cannot_be_done_while_others_read_is_done_by_the_next_operation(pat
             assert b"secret of gone" not in log_of(path) + path.read_bytes()
             assert reader.execute("PRAGMA busy_timeout").fetchall() == [(5000,)]
             assert store.client.connect().execute(sa.text("PRAGMA busy_timeout")).scalar() == 30_000
+
+
+def test_erased_users_are_in_no_unused_part_of_a_page(path, call):
+    """Sessions that stand between others, so that SQLite moves rows from page to page when some of them go."""
+    chance, users = random.Random(8), [f"user{number}" for number in range(60)]
+    with SQLStore(f"sqlite:///{path}") as store:
+        for _ in range(5):
+            for user in chance.sample(users, len(users)):
+                texts = [HumanMessage(f"a secret of {user}." + "x" * chance.randint(0, 900)) for _ in range(2)]
+                call(store, "append", user_session_id(user, "1"), texts)
+        for user in chance.sample(users, len(users)):
+            assert call(store, "erase", user_id=user) == 1
+            assert f"a secret of {user}.".encode() not in path.read_bytes()
 
 
 def test_only_what_removes_empties_the_log(path, call):

@@ -185,4 +185,4 @@ class ModelOperations(EngineOperations):
     async def clear(self, client: Any, key: Any) -> None:
         query = sa.delete(self._model).where(self._session_id == key)
         await self._in_session(client, lambda session: session.execute(query))
-        self._log.what = True
+        self._log.what = "log"

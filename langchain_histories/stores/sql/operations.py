@@ -348,7 +348,8 @@ class SQLOperations(EngineOperations):
         for start in range(0, len(numbers), _IDS_AT_ONCE):
             some = {"ids": list(numbers[start : start + _IDS_AT_ONCE])}
             removed += (await settle(connection.execute(table.delete, some))).rowcount
-        self._log.what = self._log.what or removed > 0
+        if removed:
+            self._log.what = self._log.what or "log"
         return removed
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
@@ -386,7 +387,8 @@ class SQLOperations(EngineOperations):
             for table in await self._tables_with_traces(connection):
                 found = (await settle(connection.execute(table.with_prefix(prefix)))).all()
                 keys |= {key_text(key) for _, key in found}
-                await self._remove_numbers(connection, table, [number for number, _ in found])
+                if await self._remove_numbers(connection, table, [number for number, _ in found]):
+                    self._log.what = "pages"
         return len(keys)
 
     # States.
@@ -431,5 +433,6 @@ class SQLOperations(EngineOperations):
                 return False  # somebody else has stored the first state
             if not use.commits_by_itself:
                 await settle(connection.commit())
-        self._log.what = self._log.what or (is_done and expected is not None)
+        if is_done and expected is not None:
+            self._log.what = self._log.what or "log"
         return is_done or expected is ANY_STATE
