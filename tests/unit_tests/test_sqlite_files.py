@@ -88,17 +88,21 @@ def test_what_cannot_be_done_while_others_read_is_done_by_the_next_operation(pat
             assert store.client.connect().execute(sa.text("PRAGMA busy_timeout")).scalar() == 30_000
 
 
-def test_erased_users_are_in_no_unused_part_of_a_page(path, call):
+@pytest.mark.parametrize(("seed", "users", "remove"), [(5, 30, "clear"), (8, 60, "erase")])
+def test_removed_sessions_are_in_no_unused_part_of_a_page(path, call, seed, users, remove):
     """Sessions that stand between others, so that SQLite moves rows from page to page when some of them go."""
-    chance, users = random.Random(8), [f"user{number}" for number in range(60)]
+    chance, names = random.Random(seed), [f"user{number}" for number in range(users)]
     with SQLStore(f"sqlite:///{path}") as store:
         for _ in range(5):
-            for user in chance.sample(users, len(users)):
-                texts = [HumanMessage(f"a secret of {user}." + "x" * chance.randint(0, 900)) for _ in range(2)]
-                call(store, "append", user_session_id(user, "1"), texts)
-        for user in chance.sample(users, len(users)):
-            assert call(store, "erase", user_id=user) == 1
-            assert f"a secret of {user}.".encode() not in path.read_bytes()
+            for name in chance.sample(names, users):
+                texts = [HumanMessage(f"a secret of {name}." + "x" * chance.randint(0, 900)) for _ in range(2)]
+                call(store, "append", user_session_id(name, "1"), texts)
+        for name in chance.sample(names, users):
+            if remove == "erase":
+                call(store, "erase", user_id=name)
+            else:
+                call(store, "clear", user_session_id(name, "1"))
+            assert f"a secret of {name}.".encode() not in path.read_bytes()
 
 
 def test_only_what_removes_empties_the_log(path, call):

@@ -39,8 +39,9 @@ _UNAVAILABLE_NUMBERS = {
     *(2002, 2003, 2005, 2006, 2012, 2013, 2026, 2055),
 }
 _WAIT_FOR_READERS = 100  # milliseconds
-# Bytes of a file that is written anew in about a second, for which writers wait.
-_VACUUM_UP_TO = 256 * 2**20
+# Up to how many bytes a file of SQLite is written anew when something was removed from it. Writers wait for that: as
+# long as for the checkpoint that follows, and after an erasure about a second.
+NO_FILE, SMALL_FILE, ERASED_FILE = 1, 2**20, 256 * 2**20
 _SIZE = sa.text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
 START_TRANSACTION = sa.text("START TRANSACTION")
 
@@ -200,7 +201,7 @@ class EngineOperations(Operations[Any]):
     def __init__(self, database: Database) -> None:
         super().__init__()
         self.database = database
-        # `what` tells where removed texts may still be in our own file of SQLite: in its "log", or in its "pages" too.
+        # `what` is not 0 while removed texts may be in our own file of SQLite: up to which size it is written anew.
         self._log: Found = database.clients.found("write-ahead log", Found)
         self.driver_errors += database.async_driver_errors
         if database.is_memory:
@@ -216,20 +217,20 @@ class EngineOperations(Operations[Any]):
     async def _empty_log(self, use: EngineUse, wait: int) -> None:
         """Have SQLite move its log into the database and cut it to nothing; the next operation does it if this cannot.
 
-        After an erasure SQLite writes the file anew before that, because it leaves copies of rows in the unused part of
+        SQLite writes a small file anew before that, because it leaves copies of rows in the unused part of
         pages when it moves rows from page to page, and overwrites these copies in no other way.
 
         Args:
             use: The engine.
             wait: Milliseconds to wait for others who read or write.
         """
-        left, self._log.what, is_empty = self._log.what, None, False
+        up_to, self._log.what, is_empty = self._log.what, 0, False
         try:
             async with entered(use.connection(writing=True)) as connection:
                 timeout = (await settle(connection.execute(sa.text("PRAGMA busy_timeout")))).scalar()
                 await settle(connection.execute(sa.text(f"PRAGMA busy_timeout={wait}")))
                 try:
-                    if left == "pages" and (await settle(connection.execute(_SIZE))).scalar_one() <= _VACUUM_UP_TO:
+                    if (await settle(connection.execute(_SIZE))).scalar_one() <= up_to:
                         await settle(connection.execute(sa.text("VACUUM")))
                     answer = await settle(connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)")))
                     is_empty = answer.scalar() == 0
@@ -238,10 +239,10 @@ class EngineOperations(Operations[Any]):
         except exc.OperationalError as error:
             logger.debug("The write-ahead log cannot be emptied now.", exc_info=True)
             if not self.is_unavailable(error):
-                left = "log"  # the disk has no room for a second file, and not each operation may try again
+                up_to = NO_FILE  # the disk has no room for a second file, and not each operation may try again
         finally:
             if not is_empty:
-                self._log.what = left
+                self._log.what = max(up_to, self._log.what or 0)
 
     def advice(self, error: Exception) -> str | None:
         cause = error.orig if isinstance(error, exc.DBAPIError) else error

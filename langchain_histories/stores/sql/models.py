@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from langchain_histories.codec import Record, RecordFormat, check_is_list
 from langchain_histories.errors import ConfigurationError, InvalidMessageError
 from langchain_histories.stores.base import Capability, MessageStore, entered, position_number
-from langchain_histories.stores.sql.engines import EngineOperations, EngineUse
+from langchain_histories.stores.sql.engines import SMALL_FILE, EngineOperations, EngineUse
 from langchain_histories.stores.sql.statements import MAX_ID
 
 if TYPE_CHECKING:
@@ -185,4 +185,4 @@ class ModelOperations(EngineOperations):
     async def clear(self, client: Any, key: Any) -> None:
         query = sa.delete(self._model).where(self._session_id == key)
         await self._in_session(client, lambda session: session.execute(query))
-        self._log.what = "log"
+        self._log.what = SMALL_FILE

@@ -31,7 +31,13 @@ from langchain_histories.stores.base import (
     position_number,
     settle,
 )
-from langchain_histories.stores.sql.engines import START_TRANSACTION, EngineOperations, EngineUse
+from langchain_histories.stores.sql.engines import (
+    ERASED_FILE,
+    SMALL_FILE,
+    START_TRANSACTION,
+    EngineOperations,
+    EngineUse,
+)
 from langchain_histories.stores.sql.jsonb import uuid_text
 from langchain_histories.stores.sql.layout import Layout, Tables
 from langchain_histories.stores.sql.statements import (
@@ -349,7 +355,7 @@ class SQLOperations(EngineOperations):
             some = {"ids": list(numbers[start : start + _IDS_AT_ONCE])}
             removed += (await settle(connection.execute(table.delete, some))).rowcount
         if removed:
-            self._log.what = self._log.what or "log"
+            self._log.what = self._log.what or SMALL_FILE
         return removed
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
@@ -388,7 +394,7 @@ class SQLOperations(EngineOperations):
                 found = (await settle(connection.execute(table.with_prefix(prefix)))).all()
                 keys |= {key_text(key) for _, key in found}
                 if await self._remove_numbers(connection, table, [number for number, _ in found]):
-                    self._log.what = "pages"
+                    self._log.what = ERASED_FILE
         return len(keys)
 
     # States.
@@ -434,5 +440,5 @@ class SQLOperations(EngineOperations):
             if not use.commits_by_itself:
                 await settle(connection.commit())
         if is_done and expected is not None:
-            self._log.what = self._log.what or "log"
+            self._log.what = self._log.what or SMALL_FILE
         return is_done or expected is ANY_STATE
