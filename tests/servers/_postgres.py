@@ -98,7 +98,7 @@ def _postgres_server(programs: Path, directory: Path, user: str | None) -> Serve
         [*command, *(word for setting in settings for word in ("-c", setting))],
         directory=directory,
         port=port,
-        ready=lambda: _postgres_answers(url),
+        ready=lambda: postgres_answers(url),
         stop_signal=signal.SIGINT,
         user=user,
     )
@@ -147,7 +147,8 @@ def _may_run(program: Path, user: str | None) -> bool:
     return True
 
 
-def _postgres_answers(url: str) -> bool:
+def postgres_answers(url: str) -> bool:
+    """Whether a server lets the user of the URL in."""
     with contextlib.suppress(psycopg.Error):
         psycopg.connect(url, connect_timeout=5).close()
         return True

@@ -30,6 +30,7 @@ from langchain_histories.stores.sql.drivers import (
 )
 from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
+from langchain_histories.stores.sql.poolers import prepare_nothing_behind_poolers
 from langchain_histories.stores.sql.sqlite_files import new_file, private
 from langchain_histories.stores.sql.statements import MYSQL
 
@@ -307,6 +308,7 @@ class _Engines:
             is_uri = bool(args["connect_args"].get("uri", named.get("uri")))
             use.new_file = new_file(os.fsdecode(args["connect_args"].get("database", database)), is_uri=is_uri)
         sa.event.listen(blocking, "handle_error", _forget_login)
+        prepare_nothing_behind_poolers(blocking)
         if native and blocking.dialect.name == "sqlite":
             sa.event.listen(blocking, "invalidate", _roll_back)
         return engine
