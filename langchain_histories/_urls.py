@@ -133,6 +133,11 @@ def read_url(parse: Callable[[str], T], url: Any, form: str, errors: tuple[type[
     raise bad_url(form)
 
 
+def url_text(url: Any) -> Any:
+    """Return the text of a URL that is an object of SQLAlchemy's, with its password, and anything else as it is."""
+    return url.render_as_string(hide_password=False) if hasattr(url, "render_as_string") else url
+
+
 def bad_url(form: str) -> ConfigurationError:
     """The error for a URL that cannot be read; it says how such a URL is written, and quotes nothing of it."""
     return ConfigurationError(

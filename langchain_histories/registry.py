@@ -18,6 +18,7 @@ from langchain_histories._clients import Closing
 from langchain_histories._copies import CopiedByAttributes
 from langchain_histories._schemes import store_kind
 from langchain_histories._session_ids import SessionId, user_session_id
+from langchain_histories._urls import url_text
 from langchain_histories.errors import ConfigurationError, did_you_mean, needs_extra
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
 from langchain_histories.store import MessageStore
@@ -26,6 +27,8 @@ from langchain_histories.views.summarizing import SummarizingChatMessageHistory
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from sqlalchemy import URL
 
     from langchain_histories.history import SaveErrorCallback
 
@@ -69,24 +72,25 @@ class UserSessionFactory(Protocol):
         """Return the handle of one turn."""
 
 
-def open_store(url: str, **options: Any) -> MessageStore:
+def open_store(url: str | URL, **options: Any) -> MessageStore:
     """Return a store of your own for a URL. Its first use connects.
 
     Args:
-        url: Where the store is; its scheme selects the class.
+        url: Where the store is; its scheme selects the class. A `URL` of SQLAlchemy does too.
         **options: The options of that class, and `StoreOptions`.
 
     Raises:
         ConfigurationError: The URL, an option, or the plugin for this scheme cannot be used.
         MissingExtraError: The driver is not installed.
     """
-    kind = store_kind(url)
+    text = url_text(url)
+    kind = store_kind(text)
     kind.check_options(options)
-    return kind.make(url, options)
+    return kind.make(text, options)
 
 
 def open_history(
-    url: str, session_id: SessionId, *, last: int | None = None, **options: Any
+    url: str | URL, session_id: SessionId, *, last: int | None = None, **options: Any
 ) -> StoredChatMessageHistory:
     """Return the history of a session in the store at `url`; every read goes to the store.
 
@@ -102,9 +106,10 @@ def open_history(
         ConfigurationError: As for `open_store`, or the session id or `last` cannot be used.
         MissingExtraError: The driver is not installed.
     """
-    kind = store_kind(url)
+    text = url_text(url)
+    kind = store_kind(text)
     kind.check_options(options, also=["last"])
-    return StoredChatMessageHistory(kind.make(url, options, joined=True), session_id, last=last)
+    return StoredChatMessageHistory(kind.make(text, options, joined=True), session_id, last=last)
 
 
 @dataclass(frozen=True)
@@ -389,7 +394,7 @@ def _named_store(value: object, where: str) -> _NamedStore:
     options = {key: _substitute(item, f"{where}.{key}") for key, item in _table(value, where).items()}
     if "url" not in options:
         raise ConfigurationError(f"{where}.url: is missing. To use a client of your own, give a store in its place.")
-    url, last, summarize = options.pop("url"), options.pop("last", None), options.pop("summarize", None)
+    url, last, summarize = url_text(options.pop("url")), options.pop("last", None), options.pop("summarize", None)
     try:
         kind = store_kind(url)
         kind.check_options(options, also=["last", "summarize"])

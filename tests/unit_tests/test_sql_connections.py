@@ -23,6 +23,8 @@ from langchain_histories import (
     Capability,
     ConfigurationError,
     DefaultMessageConverter,
+    HistoryRegistry,
+    PostgresChatMessageHistory,
     SQLChatMessageHistory,
     SQLStore,
     StoreError,
@@ -43,6 +45,65 @@ def url(path):
 
 def texts(messages):
     return [message.content for message in messages]
+
+
+# What a URL may be.
+
+
+@pytest.mark.parametrize("kind", ["sa.URL", "pathlib.Path", "os.PathLike"])
+def test_what_names_a_database_may_be_no_text(path, url, kind):
+    class Named:
+        def __fspath__(self):
+            return str(path)
+
+    given = {"sa.URL": sa.make_url(url), "pathlib.Path": path, "os.PathLike": Named()}[kind]
+    SQLStore(url).append("s", [HumanMessage("x")])
+    assert texts(SQLStore(given).read("s")) == ["x"]
+    assert texts(SQLChatMessageHistory("s", connection=given).messages) == ["x"]
+    assert SQLStore(given).client is SQLStore(url).client
+    with SQLStore.joined(given) as store:
+        assert texts(asyncio.run(store.aread("s"))) == ["x"]
+
+
+def test_a_url_of_sqlalchemy_names_a_store_everywhere(url):
+    given = sa.make_url(url)
+    open_history(given, "s").add_user_message("x")
+    assert texts(open_store(given).read("s")) == ["x"]
+    registry = HistoryRegistry.from_config({"histories": {"chat": {"url": given}}})
+    assert texts(registry.history("s").messages) == ["x"]
+
+
+def test_a_url_of_sqlalchemy_holds_any_password():
+    password = "a+b/c?d#e@f:g%h i"
+    given = sa.URL.create("postgresql+psycopg", "user", password, "127.0.0.1", 1, "d")
+    store = SQLStore(given, async_url=given.set(drivername="postgresql+asyncpg"))
+    assert store.client.url.password == password
+    assert password not in repr(store)
+
+
+def test_a_string_of_libpq_holds_any_password():
+    for password in ("a+b/c?d#e@f:g%h i", "+a+", "%2B+"):
+        url = sa.URL.create("postgresql+psycopg", "u+v", password, "127.0.0.1", 1, "d+e")
+        for given in (url, f"host=127.0.0.1 port=1 dbname=d+e user=u+v password='{password}'"):
+            history = PostgresChatMessageHistory(session_id="1", connection_string=given)
+            assert history.store.client.url == url
+            assert password not in repr(history)
+
+
+def test_a_path_with_what_is_odd_in_a_url(tmp_path):
+    for name in ("a b+c.db", "a?b#c%20d@e.db"):
+        try:
+            store = SQLStore(tmp_path / name)
+        except ConfigurationError:
+            assert "?" in name  # SQLAlchemy 2.0 does not escape it
+        else:
+            store.append("s", [HumanMessage("x")])
+            assert (tmp_path / name).exists()
+
+
+def test_what_is_no_url_is_refused():
+    with pytest.raises(ConfigurationError, match="url"):
+        SQLStore(b"a.db")
 
 
 # Engines of the caller's.

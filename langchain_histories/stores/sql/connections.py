@@ -27,6 +27,7 @@ from langchain_histories.stores.sql.drivers import (
     is_memory,
     is_native_client,
     place_of,
+    text_of,
 )
 from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
@@ -105,11 +106,11 @@ class Database:
 
 
 def database_of(
-    url: str | None = None,
+    url: str | sa.URL | os.PathLike[str] | None = None,
     *,
     client: Any = None,
     async_client: Any = None,
-    async_url: str | None = None,
+    async_url: str | sa.URL | None = None,
     engine_args: dict[str, Any] | None = None,
     max_connections: int | None = None,
 ) -> Database:
@@ -135,14 +136,17 @@ def database_of(
         },
     ):
         return _given(*given_engines(client, async_client))
-    return _named(url, async_url, engine_args, max_connections)
+    return _named(text_of(url), async_url, engine_args, max_connections)
 
 
 def database_of_histories(
-    url: str, async_url: str | None, engine_args: dict[str, Any] | None, max_connections: int | None = None
+    url: str | sa.URL | os.PathLike[str],
+    async_url: str | sa.URL | None,
+    engine_args: dict[str, Any] | None,
+    max_connections: int | None = None,
 ) -> Database:
     """Return the database of a URL for a single history; in memory it is one for all of them, for the whole process."""
-    database = _named(url, async_url, engine_args, max_connections, is_joined=True)
+    database = _named(text_of(url), async_url, engine_args, max_connections, is_joined=True)
     if database.is_memory:
         # This user never lets the place go. To lend an engine connects to nothing.
         database.clients.give_back(database.clients.lend(_this_process))
@@ -208,14 +212,15 @@ def _with_pool(backend: str, args: dict[str, Any], max_connections: int | None) 
 
 
 def _named(
-    url: Any,
-    async_url: str | None,
+    url: str,
+    async_url: str | sa.URL | None,
     engine_args: dict[str, Any] | None,
     max_connections: int | None,
     *,
     is_joined: bool = False,
 ) -> Database:
     """The database of a URL."""
+    async_url = None if async_url is None else text_of(async_url)
     args = dict(engine_args or {})
     google = GoogleInstance(url) if is_google(url) else None
     if google is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from langchain_histories import _forks
 from langchain_histories._secrets import hidden, secrets_of
-from langchain_histories._urls import bad_url, read_url
+from langchain_histories._urls import bad_url, read_url, url_text
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import missing_extra
 from langchain_histories.stores.sql.statements import KINDS, MYSQL
@@ -44,6 +45,26 @@ _FORM = "postgresql://[user:password@]host[:port]/database"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
+def text_of(given: Any) -> str:
+    """Return the text of a URL, which may be one of SQLAlchemy's, or the path of a file of SQLite.
+
+    Raises:
+        ConfigurationError: It is something else, or it cannot be written as a text that SQLAlchemy reads.
+    """
+    if isinstance(given, str):
+        return given
+    if isinstance(given, os.PathLike):
+        given = sa.URL.create("sqlite", database=os.fsdecode(given))
+    if not isinstance(given, sa.URL):
+        raise ConfigurationError(
+            f"url must be a str, a URL of SQLAlchemy or a path, not {type(given).__module__}.{type(given).__name__}."
+        )
+    text: str = url_text(given)
+    if sa.make_url(text) != given:
+        raise ConfigurationError(f"The url or path {given!r} cannot be written as a text: give an engine of your own.")
+    return text
+
+
 def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> Urls:
     """Choose a driver for the blocking methods, and one for the async ones.
 
@@ -51,9 +72,6 @@ def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> U
         ConfigurationError: A URL cannot be used, or not for both drivers of a pair.
         MissingExtraError: No driver is installed.
     """
-    for text in (url, async_url):
-        if text is not None and not isinstance(text, str):
-            raise ConfigurationError(f"url must be a str, not {type(text).__module__}.{type(text).__name__}.")
     return _engine_urls(url, async_url, has_connect_args)
 
 

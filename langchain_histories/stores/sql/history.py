@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
 from langchain_histories.errors import ConfigurationError
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 
     from langchain_histories.stores.base import SessionId
 
-    Connection = str | sa.Engine | AsyncEngine | psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+    Connection = (
+        str
+        | sa.URL
+        | os.PathLike[str]
+        | sa.Engine
+        | AsyncEngine
+        | psycopg.Connection[Any]
+        | psycopg.AsyncConnection[Any]
+    )
 
 
 class SQLChatMessageHistory(StoredChatMessageHistory):
@@ -33,7 +42,7 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
         session_id_field_name: Its column of session ids.
         custom_message_converter: Your own model in place of the table: an object with the methods of
             `BaseMessageConverter`. Nothing is stored but what the converter makes of a message.
-        connection: A URL, an `Engine` or an `AsyncEngine`.
+        connection: A URL (a text or a `URL`), the path of a file of SQLite, an `Engine` or an `AsyncEngine`.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with a URL.
         async_mode: Kept as an attribute; both modes always work.
         async_connection: Your own `AsyncEngine`, beside an `Engine`.
@@ -53,13 +62,15 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
     ) -> None:
         """Join the place of the connection."""
         with needs_extra("sql"):
+            import sqlalchemy as sa
+
             from langchain_histories.stores.sql.connections import database_of, database_of_histories
             from langchain_histories.stores.sql.drivers import is_native_client
             from langchain_histories.stores.sql.models import ModelStore
         if connection is None and async_connection is None:
             raise ConfigurationError("Pass a connection: a URL, or an Engine or AsyncEngine of SQLAlchemy.")
         database: Any
-        if isinstance(connection, str) and async_connection is None:
+        if isinstance(connection, str | sa.URL | os.PathLike) and async_connection is None:
             database, self.async_mode = database_of_histories(connection, None, engine_args), async_mode
         else:
             self.async_mode = is_native_client(connection)

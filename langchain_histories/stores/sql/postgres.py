@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     import psycopg
+    import sqlalchemy as sa
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.stores.base import SessionId
@@ -32,7 +33,7 @@ _FORM = (
 
 class _CommunityArguments(TypedDict, total=False):
     session_id: SessionId
-    connection_string: str
+    connection_string: str | sa.URL
     table_name: str
 
 
@@ -54,8 +55,8 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         session_id: The session.
         sync_connection: Your `psycopg.Connection`. Without an async one the async methods use it in threads.
         async_connection: Your `psycopg.AsyncConnection`. With it alone, sync methods raise `ConfigurationError`.
-        **community: langchain-community's arguments: `session_id`, `connection_string`, which is a URL or libpq's
-            `host=... dbname=...`, and `table_name="message_store"`.
+        **community: langchain-community's arguments: `session_id`, `connection_string`, which is a URL (a text or
+            SQLAlchemy's `URL`) or libpq's `host=... dbname=...`, and `table_name="message_store"`.
 
     Raises:
         ConfigurationError: There is neither a connection nor a connection string, or one cannot be used.
@@ -157,12 +158,14 @@ def _community_arguments(first: Any, second: Any, named: Any) -> dict[str, Any]:
     return {"table_name": "message_store", **given}
 
 
-def _url(text: str) -> str:
+def _url(text: str | sa.URL) -> str | sa.URL:
     """The URL for SQLAlchemy of what libpq reads."""
     with needs_extra("postgres"):
         import psycopg
         import sqlalchemy as sa
         from psycopg import conninfo
+    if isinstance(text, sa.URL):
+        return text
     if not isinstance(text, str):
         raise ConfigurationError(
             f"connection_string must be a str, not {type(text).__name__}. A connection of your own is passed as "

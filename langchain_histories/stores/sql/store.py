@@ -8,6 +8,7 @@ from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
 
 if TYPE_CHECKING:
+    import os
     from typing import Self, Unpack
 
     import psycopg
@@ -29,6 +30,7 @@ class SQLStore(MessageStore):
             `sqlite://` (in memory), `postgresql://`, `postgresql+psycopg://`, `mariadb+pymysql://`, ... The async
             methods take its partner among the installed drivers: aiosqlite; psycopg (serves both), psycopg2 and
             asyncpg; mysqlclient, PyMySQL and asyncmy, aiomysql. Without a partner they run the driver in threads.
+            A `URL` of SQLAlchemy's will do too, and a path for a file of SQLite.
             Or an instance of Google's: `alloydb://user:password@project/region/cluster/instance/database`,
             `cloudsql://user:password@project:region:instance/database`, with options of Google's connector, such as
             `?ip_type=private&enable_iam_auth=true`. A database in memory belongs to its store.
@@ -54,11 +56,11 @@ class SQLStore(MessageStore):
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | sa.URL | os.PathLike[str] | None = None,
         *,
         client: sa.Engine | psycopg.Connection[Any] | None = None,
         async_client: AsyncEngine | psycopg.AsyncConnection[Any] | None = None,
-        async_url: str | None = None,
+        async_url: str | sa.URL | None = None,
         table_name: str = "message_store",
         session_id_field_name: str = "session_id",
         jsonb: bool = False,
@@ -97,9 +99,9 @@ class SQLStore(MessageStore):
     @classmethod
     def joined(
         cls,
-        url: str,
+        url: str | sa.URL | os.PathLike[str],
         *,
-        async_url: str | None = None,
+        async_url: str | sa.URL | None = None,
         engine_args: dict[str, Any] | None = None,
         max_connections: int | None = None,
         **options: Any,
