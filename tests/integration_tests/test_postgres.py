@@ -12,6 +12,7 @@ import uuid
 import weakref
 
 import psycopg
+import psycopg_pool
 import pytest
 import sqlalchemy as sa
 from hypothesis import assume, given, settings
@@ -451,6 +452,79 @@ def test_a_shared_store_on_a_connection(connection, name):
         assert store.read("s") == [HumanMessage("x")]
         assert repr(store) == "SQLStore('postgresql+psycopg://')"
     assert not connection.closed
+
+
+# Pools of the caller's.
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_a_pool_of_the_callers(dsn, name, autocommit):
+    with psycopg_pool.ConnectionPool(
+        dsn, min_size=1, max_size=3, timeout=30, kwargs={"autocommit": autocommit, "row_factory": dict_row}
+    ) as pool:
+        stores = [PostgresChatMessageHistory(name, "s", sync_connection=pool).store, SQLStore(client=pool)]
+        stores[1] = SQLStore(client=pool, table_name=name)
+        assert stores[0].client is stores[1].client
+
+        def turns(number):
+            for _ in range(5):
+                stores[number % 2].append(f"s{number}", [HumanMessage("q"), AIMessage("a")])
+                assert len(stores[number % 2].read(f"s{number}", last=2)) == 2
+
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            list(threads.map(turns, range(8)))
+        assert [stores[1].count(f"s{number}") for number in range(8)] == [10] * 8
+        assert asyncio.run(stores[1].acount("s0")) == 10
+        for store in stores:
+            store.close()
+        stats = pool.get_stats()
+        assert (stats["pool_size"], stats["pool_available"], stats["requests_waiting"]) == (
+            stats["pool_size"],
+            stats["pool_size"],
+            0,
+        )
+        with pool.connection() as connection:
+            assert status(connection) == "IDLE"
+
+
+async def test_an_async_pool_of_the_callers(dsn, name):
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=3, timeout=30, open=False) as pool:
+        history = PostgresChatMessageHistory(name, "s", async_connection=pool)
+        store = SQLStore(async_client=pool, table_name=name)
+
+        async def turns(number):
+            await store.aappend(f"s{number}", [HumanMessage("q"), AIMessage("a")])
+            return await store.acount(f"s{number}")
+
+        assert await asyncio.gather(*(turns(number) for number in range(30))) == [2] * 30
+        await history.aadd_messages([HumanMessage("x")])
+        assert texts(await store.aread("s")) == ["x"]
+        with pytest.raises(ConfigurationError, match="async"):
+            store.read("s")
+        await store.aclose()
+        stats = pool.get_stats()
+        assert stats["pool_available"] == stats["pool_size"]
+
+
+def test_a_pool_that_has_no_connection_to_give(dsn, name):
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, timeout=0.05) as pool:
+        store = SQLStore(client=pool, table_name=name)
+        store.append("s", [HumanMessage("x")])
+        with pool.connection(), pytest.raises(StoreUnavailableError):
+            store.read("s")
+        assert texts(store.read("s")) == ["x"]
+    with pytest.raises(StoreUnavailableError):  # it is closed
+        store.read("s")
+
+
+def test_a_pool_gives_another_connection_for_one_that_was_cut(dsn, postgres_server, name):
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, timeout=30) as pool:
+        store = SQLStore(client=pool, table_name=name)
+        store.append("s", [HumanMessage("x")])
+        with pool.connection() as connection:
+            pid = connection.info.backend_pid
+        execute(postgres_server.admin_url, f"SELECT pg_terminate_backend({pid})")
+        assert texts(store.read("s")) == ["x"]
 
 
 # Beside langchain-community.

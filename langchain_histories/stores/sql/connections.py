@@ -123,7 +123,7 @@ def database_of(
     if isinstance(client, Database):  # from `database_of_histories`
         return client
     if check_given_clients(
-        "SQLAlchemy (an engine) or psycopg (a connection)",
+        "SQLAlchemy (an engine) or psycopg (a connection or a pool)",
         client=client,
         async_client=async_client,
         is_blocking=is_blocking_client,
@@ -186,6 +186,8 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Databa
 def _size_of(async_engine: AsyncEngine | None) -> int:
     """How many connections the pool of the caller's engine has at most."""
     pool: Any = None if async_engine is None else async_engine.pool
+    if hasattr(pool, "at_once"):
+        return int(pool.at_once)
     overflow = getattr(pool, "_max_overflow", -1)  # it has no public name
     return pool.size() + overflow if overflow >= 0 else _MAX_CONNECTIONS
 

@@ -230,25 +230,36 @@ def given_engines(client: Any, async_client: Any) -> tuple[Any, Any]:
 
 
 def is_blocking_client(given: object) -> bool:
-    """Whether it is an `Engine` or a blocking connection of psycopg."""
-    psycopg = _psycopg()
-    return isinstance(given, sa.Engine) or (psycopg is not None and isinstance(given, psycopg.Connection))
+    """Whether it is an `Engine`, or a blocking connection or pool of psycopg."""
+    return isinstance(given, (sa.Engine, *blocking_connections()))
 
 
 def is_native_client(given: object) -> bool:
-    """Whether it is an `AsyncEngine` or an async connection of psycopg."""
-    psycopg = _psycopg()
-    return isinstance(given, AsyncEngine) or (psycopg is not None and isinstance(given, psycopg.AsyncConnection))
+    """Whether it is an `AsyncEngine`, or an async connection or pool of psycopg."""
+    return isinstance(given, (AsyncEngine, *native_connections()))
 
 
-def _psycopg() -> Any:
-    """Psycopg, if it is loaded: whoever has a connection of it has imported it."""
-    return sys.modules.get("psycopg")
+def blocking_connections() -> tuple[type[Any], ...]:
+    """The kinds of blocking connections and pools of psycopg."""
+    return _psycopg("Connection", "ConnectionPool", "NullConnectionPool")
+
+
+def native_connections() -> tuple[type[Any], ...]:
+    """The kinds of async connections and pools of psycopg."""
+    return _psycopg("AsyncConnection", "AsyncConnectionPool", "AsyncNullConnectionPool")
+
+
+def _psycopg(*names: str) -> tuple[type[Any], ...]:
+    """Classes of psycopg and psycopg_pool, if these are loaded: whoever has an object of them has imported them."""
+    modules = [sys.modules.get("psycopg"), sys.modules.get("psycopg_pool")]
+    return tuple(getattr(module, name) for module in modules for name in names if hasattr(module, name))
 
 
 def _engine(given: Any) -> Any:
     if given is None or isinstance(given, sa.Engine | AsyncEngine):
         return given
-    from langchain_histories.stores.sql.lent_connections import engine_of
+    from langchain_histories.stores.sql.lent_connections import engine_of, engine_of_pool
 
+    if hasattr(given, "getconn"):
+        return engine_of_pool(given, is_async=is_native_client(given))
     return engine_of(given)

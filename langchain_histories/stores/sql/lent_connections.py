@@ -1,4 +1,4 @@
-"""A psycopg connection of the caller's, as the one connection of a SQLAlchemy engine.
+"""A psycopg connection of the caller's as the one connection of a SQLAlchemy engine, and a pool as its pool.
 
 Each statement or transaction of the engine runs in a block of psycopg's `connection.transaction()`: in a transaction of
 its own, or in a savepoint of the transaction that the caller has open. So nothing of the caller's is committed or
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from langchain_histories.stores.sql.engines import attached
 
@@ -48,6 +48,32 @@ def engine_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
         return engine
 
     return attached(connection, "engine", make)
+
+
+class _CallersPool(NullPool):
+    """Keeps no connections: the caller's pool does."""
+
+    at_once: int
+
+
+def engine_of_pool(pool: Any, *, is_async: bool) -> Any:
+    """Return the engine over the caller's pool of psycopg_pool: one for all stores."""
+
+    def make() -> Any:
+        options: dict[str, Any] = {"poolclass": _CallersPool, "use_native_hstore": False}
+        engine: Any
+        if is_async:
+
+            async def take(*_: Any, **__: Any) -> Any:
+                return _TakenAsync(await pool.getconn(), pool)
+
+            engine = create_async_engine(_URL, async_creator=take, **options)
+        else:
+            engine = sa.create_engine(_URL, creator=lambda: _Taken(pool.getconn(), pool), **options)
+        engine.pool.at_once = pool.max_size
+        return engine
+
+    return attached(pool, "engine", make)
 
 
 class _LentBase:
@@ -104,6 +130,20 @@ class _Lent(_LentBase):
     close = rollback
 
 
+class _Taken(_Lent):
+    """A connection that was taken from the caller's pool, and goes back."""
+
+    def __init__(self, lender: Any, pool: Any) -> None:
+        super().__init__(lender)
+        self._pool = pool
+
+    def close(self) -> None:
+        try:
+            self.rollback()
+        finally:
+            self._pool.putconn(self.lender)
+
+
 class _Cursor(psycopg.Cursor[Any]):
     """A cursor of psycopg's own: the caller's connection may make cursors that return anything but tuples."""
 
@@ -148,6 +188,20 @@ class _LentAsync(_LentBase):
             await block.__aexit__(psycopg.Rollback, psycopg.Rollback(self.transaction), None)
 
     close = rollback
+
+
+class _TakenAsync(_LentAsync):
+    """A connection that was taken from the caller's pool, and goes back."""
+
+    def __init__(self, lender: Any, pool: Any) -> None:
+        super().__init__(lender)
+        self._pool = pool
+
+    async def close(self) -> None:
+        try:
+            await self.rollback()
+        finally:
+            await self._pool.putconn(self.lender)
 
 
 class _AsyncCursor(psycopg.AsyncCursor[Any]):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import psycopg
     import sqlalchemy as sa
     from langchain_core.messages import BaseMessage
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
     from langchain_histories.stores.base import SessionId
 
@@ -53,8 +54,10 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
     Args:
         table_name: The table.
         session_id: The session.
-        sync_connection: Your `psycopg.Connection`. Without an async one the async methods use it in threads.
-        async_connection: Your `psycopg.AsyncConnection`. With it alone, sync methods raise `ConfigurationError`.
+        sync_connection: Your `psycopg.Connection`, or a `ConnectionPool` of them, of which each call takes one. Without
+            an async one the async methods use it in threads.
+        async_connection: Your `psycopg.AsyncConnection`, or an `AsyncConnectionPool`. With it alone, sync methods raise
+            `ConfigurationError`.
         **community: langchain-community's arguments: `session_id`, `connection_string`, which is a URL (a text or
             SQLAlchemy's `URL`) or libpq's `host=... dbname=...`, and `table_name="message_store"`.
 
@@ -71,8 +74,8 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         session_id: SessionId | None = None,
         /,
         *,
-        sync_connection: psycopg.Connection[Any] | None = None,
-        async_connection: psycopg.AsyncConnection[Any] | None = None,
+        sync_connection: psycopg.Connection[Any] | ConnectionPool[Any] | None = None,
+        async_connection: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any] | None = None,
         **community: Unpack[_CommunityArguments],
     ) -> None:
         """Join the place of these connections."""
@@ -124,18 +127,20 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         await store.arun("drop", operations.drop, needs_setup=False)
 
 
-def _store(
-    table_name: str, connection: psycopg.Connection[Any] | None, async_connection: psycopg.AsyncConnection[Any] | None
-) -> SQLStore:
-    """The store of a table on the caller's connections."""
+def _store(table_name: str, connection: Any, async_connection: Any) -> SQLStore:
+    """The store of a table on the caller's connections or pools."""
     with needs_extra("postgres"):
-        import psycopg
-    for name, given, kind in (
-        ("sync_connection", connection, psycopg.Connection),
-        ("async_connection", async_connection, psycopg.AsyncConnection),
+        import psycopg  # noqa: F401
+
+        from langchain_histories.stores.sql.drivers import blocking_connections, native_connections
+    for name, given, kinds in (
+        ("sync_connection", connection, blocking_connections()),
+        ("async_connection", async_connection, native_connections()),
     ):
-        if given is not None and not isinstance(given, kind):
-            raise ConfigurationError(f"{name} must be a psycopg.{kind.__name__}, not {type(given).__name__}.")
+        if given is not None and not isinstance(given, kinds):
+            raise ConfigurationError(
+                f"{name} must be a psycopg.{kinds[0].__name__} or a pool of them, not {type(given).__name__}."
+            )
     return SQLStore(client=connection, async_client=async_connection, table_name=table_name, jsonb=True)
 
 
