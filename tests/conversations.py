@@ -8,7 +8,10 @@ import random
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_histories import Summarizer
+from langchain_histories import MemoryStore, Summarizer, SummarizingChatMessageHistory
+from langchain_histories.stores.memory import Memory
+
+TRIGGER, KEEP, LONGEST = 500, 150, 60
 
 
 class Face:
@@ -143,3 +146,38 @@ def counting_reads(store):
 
     store.operations.read = counted
     return sizes
+
+
+def make_view(history, summarizer, **options):
+    defaults = {
+        "trigger": ("tokens", TRIGGER),
+        "keep": ("tokens", KEEP),
+        "max_summary_tokens": LONGEST,
+        "token_counter": count,
+    }
+    return SummarizingChatMessageHistory(history, summarizer, **{**defaults, **options})
+
+
+def in_another_process(store):
+    """The same data as another process sees it: with nothing remembered of its sessions."""
+    memory = Memory()
+    vars(memory).update(vars(store.client))
+    return MemoryStore(client=memory)
+
+
+def split(shown):
+    """Pinned messages, summary (or none) and the rest of a view."""
+    pinned = list(itertools.takewhile(lambda m: isinstance(m, SystemMessage) and not m.additional_kwargs, shown))
+    rest = shown[len(pinned) :]
+    summary = [m for m in rest[:1] if m.additional_kwargs.get("langchain_histories", {}).get("summary")]
+    return pinned, summary, rest[len(summary) :]
+
+
+def turn(number, size=110):
+    return [HumanMessage(f"question {number} " + "x" * size), AIMessage(f"answer {number} " + "x" * size)]
+
+
+def fill(face, view, turns, *, start=0, size=110):
+    for number in range(start, start + turns):
+        face.messages(view)
+        face.add(view, turn(number, size))

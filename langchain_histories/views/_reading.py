@@ -25,7 +25,7 @@ from langchain_histories.views._cuts import (
 )
 from langchain_histories.views._limits import Size
 from langchain_histories.views._view import pinned_records
-from langchain_histories.views.summarizers import escape
+from langchain_histories.views.summarizers import escape, readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +177,7 @@ class Reader:
             after = page[-1].position
             before = self.sizes_before(records)
             cuts = self.cuts(messages_of(records), before, complete=False)
-            if cuts and self.trigger.exceeded(before[-1]) and before[-1].tokens >= self.batch:
+            if cuts and self.trigger.exceeded(before[-1]) and self.asked_before(records)[-1] >= self.batch:
                 return records, False
 
     def cuts(self, messages: Sequence[BaseMessage], before: Sequence[Size], *, complete: bool) -> list[int]:
@@ -209,11 +209,28 @@ class Reader:
 
     def sizes_before(self, records: Sequence[Record]) -> list[Size]:
         """Return the size of the records before each one, and of them all."""
-        session = self.session
-        known = session.sizes if session.counter == self.counter else {}
+        session = self._counted()
+        known = session.sizes
         sizes = {record.id: known.get(record.id) or Size(self.count([record.message]), 1) for record in records}
-        session.counter, session.sizes = self.counter, sizes
+        session.sizes = sizes
         return list(accumulate((sizes[record.id] for record in records), initial=Size(0, 0)))
+
+    def _counted(self) -> LocalSession:
+        """Return what is known of the session, without sizes that another counter counted."""
+        if self.session.counter != self.counter:
+            self.session.counter, self.session.sizes, self.session.asked = self.counter, {}, {}
+        return self.session
+
+    def asked(self, message: BaseMessage) -> int:
+        """Return the tokens of a message in a request to the summarizer, which has media by name alone."""
+        return self.count([HumanMessage(readable(message))])
+
+    def asked_before(self, records: Sequence[Record]) -> list[int]:
+        """Return the tokens, in a request to the summarizer, of the records before each one, and of them all."""
+        session = self._counted()
+        known = session.asked
+        session.asked = {record.id: known.get(record.id) or self.asked(record.message) for record in records}
+        return list(accumulate((session.asked[record.id] for record in records), initial=0))
 
     def message_of(self, summary: Summary | None) -> list[BaseMessage]:
         """Return the message that shows a summary, in a list; an empty list without a summary."""

@@ -74,7 +74,8 @@ class SummarizingChatMessageHistory(HistoryView):
     move the messages within a turn. So take a handle for each turn, and for each page of a program that only shows.
 
     Over a history of this package the summary is kept in the session's state, and a turn costs what it shows, not what
-    is stored. Any number of processes may use a session: a summary never replaces one that covers more.
+    is stored. Any number of processes may use a session: a summary never replaces one that covers more, unless messages
+    were deleted, which must be forgotten. One that is made anew takes the place of the other when it covers as much.
 
     Args:
         history: The transcript: a history of this package or any other `BaseChatMessageHistory`.
@@ -93,9 +94,11 @@ class SummarizingChatMessageHistory(HistoryView):
         summary_role: Whether the summary is shown as a human or a system message. Words of users and tools are in it:
             a system message would give them its authority, and not all providers accept one in that place.
         rebuild: `"doubling"` makes the summary anew from the messages themselves whenever it covers twice as many, so
-            that errors do not add up, at up to twice the cost.
-        timeout: Seconds that a call may take; after that time no further summary is begun in the same turn. A single
-            turn that is too large for one call takes several. `None` for no limit.
+            that errors do not add up, at up to twice the cost. It is made beside the other, over several turns if need
+            be.
+        timeout: Seconds that a turn, or a call of `compact` or `rebuild`, waits for summaries: a call that has not
+            returned by then is dropped, and none is begun that would take longer. What is done is kept, and the next
+            turn goes on with the rest. `None` for no limit.
         on_summary_error: What is done when a summary fails, after the messages were stored: `"serve"` logs it and shows
             the view without a new summary, `"raise"` raises `SummaryError`.
         on_event: Called with each `SummaryEvent`.
@@ -221,7 +224,10 @@ class SummarizingChatMessageHistory(HistoryView):
         return await self._compact_now(self._async, force=force)
 
     def rebuild(self) -> bool:
-        """Make the summary anew from the messages themselves, so that it forgets messages that were deleted.
+        """Make the summary anew from the messages themselves, so that errors of earlier ones are gone.
+
+        Until the new one covers as much, the other is shown. A call that fails or runs out of time loses nothing: the
+        next one, of any process, goes on where it stopped.
 
         Returns:
             Whether there is a new summary.

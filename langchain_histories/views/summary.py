@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langchain_histories.views._limits import Size
 
 STATE_KEY = "lh:summary"
+DRAFT_KEY = "lh:rebuild"
 _VERSION = 1
 _MAX_SESSIONS = 4096
 
@@ -41,6 +42,8 @@ class Summary:
         tokens_saved: Tokens that views left out because of summaries.
     """
 
+    key: ClassVar[str] = STATE_KEY
+
     text: str
     covered: int
     tokens: int
@@ -62,7 +65,7 @@ class Summary:
             ConfigurationError: A newer release of this package wrote it.
             CorruptRecordError: A field is missing.
         """
-        if not state or not isinstance(data := state.get(STATE_KEY), dict):
+        if not state or not isinstance(data := state.get(cls.key), dict):
             return None
         if data.get("v") != _VERSION:
             raise ConfigurationError(
@@ -77,12 +80,35 @@ class Summary:
 
     def within(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Return `state` with this summary in it."""
-        return {**(state or {}), STATE_KEY: {"v": _VERSION, **dataclasses.asdict(self)}}
+        return {**(state or {}), self.key: {"v": _VERSION, **dataclasses.asdict(self)}}
+
+
+class Draft(Summary):
+    """A summary that is under way. It is not shown: it may cover less than the summary, or end within a turn."""
+
+    key = DRAFT_KEY
+
+    @classmethod
+    def of(cls, state: dict[str, Any] | None) -> Self | None:
+        """Return the draft that a state holds; one that cannot be read is none."""
+        try:
+            return super().of(state)
+        except CorruptRecordError:
+            return None
 
 
 def without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return `state` without the summary."""
-    return {name: value for name, value in (state or {}).items() if name != STATE_KEY} or None
+    """Return `state` without the summary, and without the one that is under way."""
+    return _without(state, STATE_KEY, DRAFT_KEY)
+
+
+def without_draft(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return `state` without the summary that is under way."""
+    return _without(state, DRAFT_KEY)
+
+
+def _without(state: dict[str, Any] | None, *keys: str) -> dict[str, Any] | None:
+    return {name: value for name, value in (state or {}).items() if name not in keys} or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +177,7 @@ class LocalSession:
         pause: Turns until the summarizer is called again.
         stats: The figures that are not stored yet.
         sizes: Token sizes of the records read last, by record id, so that only new records are counted.
+        asked: Their sizes in a request to the summarizer.
         counter: The option `token_counter` that counted them.
     """
 
@@ -160,6 +187,7 @@ class LocalSession:
         self.pause = 0
         self.stats = SummaryStats()
         self.sizes: dict[str, Size] = {}
+        self.asked: dict[str, int] = {}
         self.counter: object = None
 
     def stored(self, new: Summary, base: Summary | None) -> None:

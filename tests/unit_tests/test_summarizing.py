@@ -16,6 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 from conversations import (
+    KEEP,
+    LONGEST,
+    TRIGGER,
     Face,
     FaultError,
     KilledError,
@@ -23,7 +26,12 @@ from conversations import (
     conversations,
     count,
     counting_reads,
+    fill,
+    in_another_process,
     make_turn,
+    make_view,
+    split,
+    turn,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -50,45 +58,9 @@ from langchain_histories import (
     open_history,
     open_store,
 )
-from langchain_histories.stores.memory import Memory
-from langchain_histories.views import _writing
+from langchain_histories.views import _clock
 
-TRIGGER, KEEP, LONGEST = 500, 150, 60
 FAULTS = ["ok", "ok", "ok", "raise", "late", "empty", "blank", "object", "long"]
-
-
-@pytest.fixture(params=["sync", "async"])
-def face(request):
-    if request.param == "sync":
-        yield Face()
-    else:
-        with asyncio.Runner() as runner:
-            yield Face(runner)
-
-
-def make_view(history, summarizer, **options):
-    defaults = {
-        "trigger": ("tokens", TRIGGER),
-        "keep": ("tokens", KEEP),
-        "max_summary_tokens": LONGEST,
-        "token_counter": count,
-    }
-    return SummarizingChatMessageHistory(history, summarizer, **{**defaults, **options})
-
-
-def in_another_process(store):
-    """The same data as another process sees it: with nothing remembered of its sessions."""
-    memory = Memory()
-    vars(memory).update(vars(store.client))
-    return MemoryStore(client=memory)
-
-
-def split(shown):
-    """Pinned messages, summary (or none) and the rest of a view."""
-    pinned = list(itertools.takewhile(lambda m: isinstance(m, SystemMessage) and not m.additional_kwargs, shown))
-    rest = shown[len(pinned) :]
-    summary = [m for m in rest[:1] if m.additional_kwargs.get("langchain_histories", {}).get("summary")]
-    return pinned, summary, rest[len(summary) :]
 
 
 def check_view(shown, transcript, budget=TRIGGER):
@@ -221,16 +193,6 @@ def _check_loosely(shown, transcript):
 
 
 # One rule at a time.
-
-
-def turn(number, size=110):
-    return [HumanMessage(f"question {number} " + "x" * size), AIMessage(f"answer {number} " + "x" * size)]
-
-
-def fill(face, view, turns, *, start=0, size=110):
-    for number in range(start, start + turns):
-        face.messages(view)
-        face.add(view, turn(number, size))
 
 
 @pytest.fixture
@@ -652,7 +614,7 @@ def test_anew_in_bounded_calls_and_time(face, store, monkeypatch):
     store.append("s", [m for n in range(300) for m in turn(n)])
     assert face.run(view, "compact")
     clock = itertools.count(step=40)
-    monkeypatch.setattr(_writing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(_clock, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     store.delete("s", [store.records("s")[0].id])
     hurried = make_view(store.history("s"), RecordingSummarizer(), timeout=100)
     calls = face.stats(hurried).calls
@@ -1035,8 +997,8 @@ def test_a_backlog_of_a_hundred_thousand_messages(store):
 
 
 def test_a_turn_makes_no_further_calls_after_its_time(face, store, monkeypatch):
-    clock = itertools.count(step=40)
-    monkeypatch.setattr(_writing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    clock = itertools.count(step=10)
+    monkeypatch.setattr(_clock, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     store.append("s", [m for n in range(100) for m in turn(n)])
     summarizer = RecordingSummarizer()
     view = make_view(store.history("s"), summarizer, timeout=100)

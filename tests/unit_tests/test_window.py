@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 import pytest
-from conversations import Face, conversations, count, counting_reads, make_turn
+from conversations import conversations, count, counting_reads, make_turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 
 from langchain_histories import ConfigurationError, HistoryRegistry, MemoryStore, WindowedChatMessageHistory
-
-
-@pytest.fixture(params=["sync", "async"])
-def face(request):
-    if request.param == "sync":
-        yield Face()
-    else:
-        with asyncio.Runner() as runner:
-            yield Face(runner)
 
 
 @pytest.fixture
