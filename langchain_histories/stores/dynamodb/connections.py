@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import NoRegionError, ProfileNotFound
-from botocore.loaders import create_loader
+from botocore.loaders import Loader, create_loader
 
 from langchain_histories._secrets import refused
 from langchain_histories._urls import bad_url, split_url
@@ -73,20 +74,26 @@ def clients_of(
     )
 
 
+@functools.cache
+def _loader() -> Loader:
+    """What reads the descriptions of services from files, once: that takes longer than all else of opening a client."""
+    return create_loader()
+
+
 class _Connections:
     """Opens and closes clients with these options."""
 
     def __init__(self, options: dict[str, Any], session: boto3.Session | None, max_connections: int) -> None:
         self._options, self._session = options, session
         self._defaults: dict[str, Any] = {"retries": _RETRIES, "max_pool_connections": max_connections}
-        self._loader = create_loader()
 
     async def connect(self, native: bool) -> Any:
         """Open a client."""
         try:
             if not native:
-                session = self._session or boto3.Session()
-                return session.client("dynamodb", **{"config": Config(**self._defaults), **self._options})
+                if self._session is None:
+                    return self._create(botocore.session.get_session(), Config)
+                return self._session.client("dynamodb", **{"config": Config(**self._defaults), **self._options})
             # Reading configuration and descriptions from files takes too long for an event loop.
             aio_session = await asyncio.to_thread(self._aio_session)
             return await self._create(aio_session, AioConfig).__aenter__()
@@ -107,7 +114,7 @@ class _Connections:
         return session
 
     def _create(self, session: Any, config: Any) -> Any:
-        session.register_component("data_loader", self._loader)
+        session.register_component("data_loader", _loader())
         return session.create_client("dynamodb", **{"config": config(**self._defaults), **self._options})
 
     async def close(self, client: Any) -> None:
