@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS = 2.0
+SECONDS = 1.0
 """A caller that has done its least number of rounds does no more of them after this time."""
 
 

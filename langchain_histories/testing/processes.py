@@ -67,7 +67,7 @@ def write_numbers(open_store: OpenStore, session_id: str, writer: int, most: int
     """Append messages one by one; return how many."""
     count = 0
     with open_store() as store:
-        for number in rounds(most, least=20):
+        for number in rounds(most, least=10):
             store.append(session_id, [HumanMessage(f"{writer} {number}")])
             count += 1
     return count
@@ -83,7 +83,7 @@ def count_up(open_store: OpenStore, session_id: str, most: int) -> int:
     """Count up in the state, one by one; return how often."""
     count = 0
     with open_store() as store:
-        for _ in rounds(most, least=10):
+        for _ in rounds(most, least=5):
             store.update_state(session_id, counted_up)
             count += 1
     return count
