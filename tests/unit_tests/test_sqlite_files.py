@@ -105,6 +105,28 @@ def test_removed_sessions_are_in_no_unused_part_of_a_page(path, call, seed, user
             assert f"a secret of {name}.".encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("columns", "is_numbered"),
+    [
+        ("a TEXT", False),
+        ("a INTEGER, b INTEGER DEFAULT 1, PRIMARY KEY (a, b)", False),
+        ("a TEXT, n INTEGER PRIMARY KEY", True),
+    ],
+)
+def test_rows_of_others_keep_their_numbers(path, call, columns, is_numbered):
+    """`VACUUM` numbers the rows of a table anew where no column of it is the number."""
+    with closing(sqlite3.connect(path)) as connection, SQLStore(f"sqlite:///{path}") as store:
+        connection.executescript(f"CREATE TABLE other ({columns});")
+        connection.executemany("INSERT INTO other (a) VALUES (?)", [(number,) for number in range(5)])
+        connection.executescript("DELETE FROM other WHERE a < 3;")
+        before = connection.execute("SELECT rowid, a FROM other").fetchall()
+        call(store, "append", "s", [HumanMessage("x" * 20_000)])
+        call(store, "clear", "s")
+        assert connection.execute("SELECT rowid, a FROM other").fetchall() == before
+        pages = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        assert (pages == 0) == is_numbered
+
+
 def test_only_what_removes_empties_the_log(path, call):
     with SQLStore(f"sqlite:///{path}") as store:
         call(store, "append", "s", [HumanMessage("first")])

@@ -42,7 +42,14 @@ _WAIT_FOR_READERS = 100  # milliseconds
 # Up to how many bytes a file of SQLite is written anew when something was removed from it. Writers wait for that: as
 # long as for the checkpoint that follows, and after an erasure about a second.
 NO_FILE, SMALL_FILE, ERASED_FILE = 1, 2**20, 256 * 2**20
-_SIZE = sa.text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+# The size of the file, and how many tables of others are in it whose rows would get other numbers, because no column of
+# theirs is the number.
+_FILE = sa.text("""
+SELECT page_count * page_size, (
+  SELECT count(*) FROM sqlite_master AS t WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '*_state'
+  AND NOT coalesce((SELECT max(pk) = 1 AND max(pk * (upper(type) = 'INTEGER')) FROM pragma_table_info(t.name)), 0)
+) FROM pragma_page_count, pragma_page_size
+""")
 START_TRANSACTION = sa.text("START TRANSACTION")
 
 
@@ -230,7 +237,8 @@ class EngineOperations(Operations[Any]):
                 timeout = (await settle(connection.execute(sa.text("PRAGMA busy_timeout")))).scalar()
                 await settle(connection.execute(sa.text(f"PRAGMA busy_timeout={wait}")))
                 try:
-                    if (await settle(connection.execute(_SIZE))).scalar_one() <= up_to:
+                    size, others = (await settle(connection.execute(_FILE))).one()
+                    if size <= up_to and not others:
                         await settle(connection.execute(sa.text("VACUUM")))
                     answer = await settle(connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)")))
                     is_empty = answer.scalar() == 0
