@@ -14,7 +14,8 @@
 | `drivers.py` | which driver serves the blocking methods, and which the async ones |
 | `engines.py` | how operations use an engine, and what its errors mean |
 | `sqlite_files.py` | the files of SQLite: who may read them, and that removed rows are overwritten |
-| `lent_connections.py` | a connection of psycopg of the caller's as an engine |
+| `lent_connections.py` | a connection or pool of psycopg of the caller's as an engine |
+| `lent_transactions.py` | a `Connection` or `Session` of SQLAlchemy of the caller's as an engine |
 | `poolers.py` | that drivers prepare nothing behind PgBouncer |
 | `google.py` | AlloyDB and Cloud SQL, by Google's connectors |
 | `yugabytedb.py` | what YugabyteDB does in its own way |

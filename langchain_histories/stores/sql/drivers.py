@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
 from langchain_histories import _forks
 from langchain_histories._secrets import hidden, secrets_of
@@ -39,6 +40,9 @@ _DRIVERS = {
     "postgresql": (("psycopg", "psycopg2"), ("psycopg", "asyncpg")),
     "mysql": (("mysqldb", "pymysql"), ("asyncmy", "aiomysql")),
 }
+# What has a transaction of the caller's.
+BLOCKING = (sa.Connection, Session, scoped_session)
+NATIVE = (AsyncConnection, AsyncSession, async_scoped_session)
 _MODULES = {"pysqlite": "sqlite3", "mysqldb": "MySQLdb"}
 _EXTRAS = {"sqlite": "sql", "postgresql": "postgres", "mysql": "mysql"}
 _FORM = "postgresql://[user:password@]host[:port]/database"
@@ -230,13 +234,13 @@ def given_engines(client: Any, async_client: Any) -> tuple[Any, Any]:
 
 
 def is_blocking_client(given: object) -> bool:
-    """Whether it is an `Engine`, or a blocking connection or pool of psycopg."""
-    return isinstance(given, (sa.Engine, *blocking_connections()))
+    """Whether it is an `Engine`, a `Connection` or `Session`, or a blocking connection or pool of psycopg."""
+    return isinstance(given, (sa.Engine, *BLOCKING, *blocking_connections()))
 
 
 def is_native_client(given: object) -> bool:
-    """Whether it is an `AsyncEngine`, or an async connection or pool of psycopg."""
-    return isinstance(given, (AsyncEngine, *native_connections()))
+    """Whether it is an async one of these."""
+    return isinstance(given, (AsyncEngine, *NATIVE, *native_connections()))
 
 
 def blocking_connections() -> tuple[type[Any], ...]:
@@ -258,6 +262,10 @@ def _psycopg(*names: str) -> tuple[type[Any], ...]:
 def _engine(given: Any) -> Any:
     if given is None or isinstance(given, sa.Engine | AsyncEngine):
         return given
+    from langchain_histories.stores.sql import lent_transactions
+
+    if isinstance(given, (*BLOCKING, *NATIVE)):
+        return lent_transactions.engine_of(given)
     from langchain_histories.stores.sql.lent_connections import engine_of, engine_of_pool
 
     if hasattr(given, "getconn"):

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool, StaticPool
 
 from langchain_histories import _forks
-from langchain_histories.errors import ConfigurationError
+from langchain_histories.errors import ConfigurationError, UnsupportedOperationError
 from langchain_histories.stores.base import Capability, Found, Operations, entered, settle
 from langchain_histories.stores.sql.drivers import is_memory
 from langchain_histories.stores.sql.sqlite_files import is_inherited
@@ -51,6 +51,7 @@ SELECT page_count * page_size, (
 ) FROM pragma_page_count, pragma_page_size
 """)
 START_TRANSACTION = sa.text("START TRANSACTION")
+BEGIN_IMMEDIATE = sa.text("BEGIN IMMEDIATE")
 
 
 def attached(owner: Any, name: Any, make: Callable[[], T]) -> T:
@@ -77,7 +78,8 @@ class EngineUse:
     """
 
     def __init__(self, engine: Any, *, is_own: bool, is_autocommit: bool) -> None:
-        is_async, backend = isinstance(engine, AsyncEngine), engine.dialect.name
+        # An engine over a connection or session of the caller's says it itself.
+        is_async, backend = getattr(engine, "is_async", isinstance(engine, AsyncEngine)), engine.dialect.name
         self.is_sqlite = backend == "sqlite"
         self.is_mysql = backend in MYSQL
         # On MySQL switching a connection to autocommit costs more round trips than it saves.
@@ -118,9 +120,9 @@ class EngineUse:
         return path is not None and not os.path.lexists(path) and path.parent.is_dir()
 
     def is_in_transaction(self) -> bool:
-        """Whether it is over a connection of psycopg on which the caller has a transaction open."""
-        connection = getattr(self._engine.pool, "lender", None)
-        return connection is not None and connection.info.transaction_status != 0  # psycopg's number for none
+        """Whether it is over a connection on which the caller has a transaction open."""
+        ask = getattr(self._engine.pool, "is_in_transaction", None)
+        return ask is not None and ask()
 
     @asynccontextmanager
     async def connection(self, *, writing: bool = False, transaction: bool = False) -> AsyncGenerator[Any]:
@@ -140,7 +142,16 @@ class EngineUse:
 
     @asynccontextmanager
     async def plain_connection(self, *, writing: bool = False) -> AsyncGenerator[Any]:
-        """Open a connection as the engine gives it, in turn where that is needed."""
+        """Open a connection as the engine gives it, in turn where that is needed.
+
+        Raises:
+            UnsupportedOperationError: MySQL's locks end before the transaction of the caller's does.
+        """
+        if writing and self.is_mysql and self.is_in_transaction():
+            raise UnsupportedOperationError(
+                "MySQL's and MariaDB's locks do not last until you commit, so nothing is written in a transaction of "
+                "yours there: commit it before, or give the engine in place of your connection or session."
+            )
         self._check_pool()
         lock = (self._writing if writing else self._reading) or nullcontext()
         async with entered(lock), entered(self._engine.connect()) as connection:

@@ -13,21 +13,13 @@ from langchain_histories.stores.sql.converters import DefaultMessageConverter
 from langchain_histories.stores.sql.store import SQLStore
 
 if TYPE_CHECKING:
-    import psycopg
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from langchain_histories.stores.base import SessionId
+    from langchain_histories.stores.sql.store import BlockingClient, NativeClient
 
-    Connection = (
-        str
-        | sa.URL
-        | os.PathLike[str]
-        | sa.Engine
-        | AsyncEngine
-        | psycopg.Connection[Any]
-        | psycopg.AsyncConnection[Any]
-    )
+    Connection = str | sa.URL | os.PathLike[str] | BlockingClient | NativeClient
 
 
 class SQLChatMessageHistory(StoredChatMessageHistory):
@@ -42,10 +34,11 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
         session_id_field_name: Its column of session ids.
         custom_message_converter: Your own model in place of the table: an object with the methods of
             `BaseMessageConverter`. Nothing is stored but what the converter makes of a message.
-        connection: A URL (a text or a `URL`), the path of a file of SQLite, an `Engine` or an `AsyncEngine`.
+        connection: A URL (a text or a `URL`), the path of a file of SQLite, or a client as of `SQLStore`: an `Engine`, a
+            `Session`, ..., or an async one.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with a URL.
         async_mode: Kept as an attribute; both modes always work.
-        async_connection: Your own `AsyncEngine`, beside an `Engine`.
+        async_connection: Your own async client, beside a blocking one.
     """
 
     def __init__(  # noqa: PLR0917  # LangChain's
@@ -58,7 +51,7 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
         engine_args: dict[str, Any] | None = None,
         async_mode: bool | None = None,
         *,
-        async_connection: AsyncEngine | psycopg.AsyncConnection[Any] | None = None,
+        async_connection: NativeClient | None = None,
     ) -> None:
         """Join the place of the connection."""
         with needs_extra("sql"):
@@ -91,8 +84,9 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
 
     @property
     def engine(self) -> Any:
-        """The `Engine`."""
-        return self.store.client
+        """The `Engine`; of a connection or session of yours, its own."""
+        client = self.store.client
+        return getattr(client, "engine", client)
 
     @functools.cached_property
     def async_engine(self) -> AsyncEngine:

@@ -29,6 +29,9 @@ class _OnePool(StaticPool):
 
     lender: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
+    def is_in_transaction(self) -> bool:
+        return self.lender.info.transaction_status != TransactionStatus.IDLE
+
 
 def engine_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Any:
     """Return the engine over the caller's connection: one for all stores, so that they take turns on it."""

@@ -147,7 +147,8 @@ class ModelOperations(EngineOperations):
         """Call a function with a session of SQLAlchemy's ORM, in one transaction."""
 
         def work(connection: sa.Connection) -> T:
-            with Session(connection) as session:
+            # In a savepoint of the caller's too what is written stays when the session is closed.
+            with Session(connection, join_transaction_mode="rollback_only") as session:
                 result = function(session)
                 session.flush()
                 return result

@@ -32,6 +32,7 @@ from langchain_histories.stores.base import (
     settle,
 )
 from langchain_histories.stores.sql.engines import (
+    BEGIN_IMMEDIATE,
     ERASED_FILE,
     SMALL_FILE,
     START_TRANSACTION,
@@ -60,7 +61,6 @@ logger = logging.getLogger(__name__)
 
 _COMPOUND_BYTES = 250_000
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes no more than 999 parameters
-_BEGIN_IMMEDIATE = sa.text("BEGIN IMMEDIATE")
 _ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0))")
 _GET_LOCK = sa.text(f"SELECT GET_LOCK(:lock, {LOCK_TIMEOUT})")
 _RELEASE_LOCK = sa.text("DO RELEASE_LOCK(:lock)")
@@ -177,7 +177,7 @@ class SQLOperations(EngineOperations):
                 except exc.OperationalError:
                     # The switch does not wait for others that use the file; a transaction does.
                     try:
-                        await settle(connection.execute(_BEGIN_IMMEDIATE))
+                        await settle(connection.execute(BEGIN_IMMEDIATE))
                         await settle(connection.commit())
                     except exc.OperationalError:
                         return
@@ -200,7 +200,7 @@ class SQLOperations(EngineOperations):
         lock = {"lock": self._lock_name(layout, key)}
         async with entered(use.connection(writing=True, transaction=True)) as connection:
             if use.is_sqlite:
-                await settle(connection.execute(_BEGIN_IMMEDIATE))
+                await settle(connection.execute(BEGIN_IMMEDIATE))
             elif use.is_mysql:
                 if (await settle(connection.execute(_GET_LOCK, lock))).scalar() != 1:
                     raise TimeoutError(f"another writer held the lock of the session for {LOCK_TIMEOUT} seconds")
@@ -275,7 +275,7 @@ class SQLOperations(EngineOperations):
             and sum(map(len, rows)) <= min(_COMPOUND_BYTES, layout.packet // 16)
         ):
             texts = {f"m{number}": row for number, row in enumerate(rows)}
-            async with entered(use.connection()) as connection:
+            async with entered(use.connection(writing=True)) as connection:
                 parameters = {"lock": self._lock_name(layout, key), "s": key, **texts}
                 await settle(connection.execute(table.compound(len(rows)), parameters))
         else:

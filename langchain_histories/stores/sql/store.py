@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     import psycopg
     import sqlalchemy as sa
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
+
+    SqlalchemyClient = sa.Engine | sa.Connection | Session | scoped_session[Any]
+    AsyncSqlalchemyClient = AsyncEngine | AsyncConnection | AsyncSession | async_scoped_session[Any]
+    BlockingClient = SqlalchemyClient | psycopg.Connection[Any] | ConnectionPool[Any]
+    NativeClient = AsyncSqlalchemyClient | psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any]
 
 _MAX_NAME = 57  # bytes: PostgreSQL cuts a name at 63, and the state table's is longer by `_state`
 
@@ -35,11 +41,11 @@ class SQLStore(MessageStore):
             Or an instance of Google's: `alloydb://user:password@project/region/cluster/instance/database`,
             `cloudsql://user:password@project:region:instance/database`, with options of Google's connector, such as
             `?ip_type=private&enable_iam_auth=true`. A database in memory belongs to its store.
-        client: Your own `Engine`, or blocking connection or pool of psycopg, in place of `url`. It is never closed
-            here, and nothing is changed in it. On a connection with a transaction of yours everything is done in
-            savepoints, and lasts when you commit.
-        async_client: Your own `AsyncEngine`, or async connection or pool of psycopg. With one of the two alone, the
-            other side is not derived: async methods run a blocking one in threads, sync methods refuse an async one.
+        client: Your own `Engine`, `Connection` or `Session` of SQLAlchemy, or blocking connection or pool of psycopg,
+            in place of `url`. It is never closed here, and nothing is changed in it. In a transaction of yours
+            everything is done in savepoints, and lasts when you commit; on MySQL and MariaDB nothing is written there.
+        async_client: Your own async one of these. With one of the two alone, the other side is not derived: async
+            methods run a blocking one in threads, sync methods refuse an async one.
         async_url: Where the async methods connect to, when it cannot be derived from `url`.
         table_name: The table; `<table_name>_state` holds the states.
         session_id_field_name: Its column of session ids.
@@ -59,8 +65,8 @@ class SQLStore(MessageStore):
         self,
         url: str | sa.URL | os.PathLike[str] | None = None,
         *,
-        client: sa.Engine | psycopg.Connection[Any] | ConnectionPool[Any] | None = None,
-        async_client: AsyncEngine | psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any] | None = None,
+        client: BlockingClient | None = None,
+        async_client: NativeClient | None = None,
         async_url: str | sa.URL | None = None,
         table_name: str = "message_store",
         session_id_field_name: str = "session_id",
