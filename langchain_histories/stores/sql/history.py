@@ -34,8 +34,8 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
         session_id_field_name: Its column of session ids.
         custom_message_converter: Your own model in place of the table: an object with the methods of
             `BaseMessageConverter`. Nothing is stored but what the converter makes of a message.
-        connection: A URL (a text or a `URL`), the path of a file of SQLite, or a client as of `SQLStore`: an `Engine`, a
-            `Session`, ..., or an async one.
+        connection: A URL (a text or a `URL`), the path of a file of SQLite, or a client as of `SQLStore`: an `Engine`,
+            a `Session`, ..., or an async one.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with a URL.
         async_mode: Kept as an attribute; both modes always work.
         async_connection: Your own async client, beside a blocking one.
