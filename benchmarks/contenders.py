@@ -120,6 +120,10 @@ class Contender(ABC):
         """LangChain's history for async use, on a shared pool where the class can have one."""
         return self.theirs(session)
 
+    def ours_of_theirs(self, session: str) -> Any:
+        """Our history of what LangChain's class wrote; `None` where it is in a place that ours does not have."""
+        return self.ours.history(session)
+
     @abstractmethod
     def fill_theirs(self, session: str, texts: list[str]) -> None:
         """Put records where LangChain's class finds them."""
@@ -212,6 +216,9 @@ class _SQL(Contender):
 
     def their_async(self, session: str) -> Any:
         return community.SQLChatMessageHistory(session, table_name=_table(session), connection=self.their_engine)
+
+    def ours_of_theirs(self, session: str) -> Any:
+        return SQLChatMessageHistory(session, table_name=_table(session), connection=self.url)
 
     def drop_in(self, session: str) -> Any:
         return SQLChatMessageHistory(session, table_name="ours", connection=self.url)
@@ -420,6 +427,9 @@ class DynamoDB(Contender):
 
     def fill_theirs(self, session: str, texts: list[str]) -> None:
         self.their_table.put_item(Item={"SessionId": session, "History": [json.loads(text) for text in texts]})
+
+    def ours_of_theirs(self, session: str) -> Any:  # noqa: ARG002  # its table has another key
+        return None
 
     def _statements(self, client: Any, session: str, texts: Sequence[str]) -> Generator[Any, Any]:
         key = {"SessionId": {"S": session}, "Item": {"S": "head"}}

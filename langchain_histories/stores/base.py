@@ -17,7 +17,7 @@ from langchain_histories._options import (
     position_number,
 )
 from langchain_histories._session_ids import SessionId, prefix_end
-from langchain_histories.codec import CheckedRow, Row
+from langchain_histories.codec import CheckedRow, ParsedRow, Row
 from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra, needs_extra
 from langchain_histories.store import MessageStore
 
@@ -32,6 +32,7 @@ __all__ = [
     "Found",
     "MessageStore",
     "Operations",
+    "ParsedRow",
     "RecordTooLargeError",
     "Row",
     "SessionId",

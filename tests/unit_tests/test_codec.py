@@ -212,3 +212,16 @@ def test_errors_can_be_pickled():
     assert (str(error), error.store, error.operation, error.session_id) == ("down", "redis", "append", "42")
     corrupt = pickle.loads(pickle.dumps(CorruptRecordError("bad", "42", "7")))
     assert (str(corrupt), corrupt.session_id, corrupt.position) == ("bad", "42", "7")
+
+
+def test_messages_that_langchain_stored_need_no_ids():
+    """A read of messages asks a row for its text alone."""
+
+    class Placeless(Row):
+        @property
+        def position(self):
+            pytest.fail("a read of messages asks for a position")
+
+    message = HumanMessage("a")
+    row = Placeless(json.dumps(message_to_dict(message)), "")
+    assert RecordFormat().decode_messages([row, row], "s") == [message, message]

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import warnings
+import zlib
 from hashlib import sha256
 from pathlib import Path
 
@@ -534,6 +535,66 @@ def test_names_beside_a_single_file_are_its_own(tmp_path):
         history.store.put_state("s", {"n": number})
     assert [texts(history.messages) for history in histories] == [["0"], ["1"], ["2"]]
     assert [history.store.get_state("s") for history in histories] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+_HUMAN = '{"type": "human", "data": {"content": "%s"}}'
+_SURROGATE = r"\ud800"
+_WITH_NUMBER = '{"data": {"content": "a", "additional_kwargs": {"n": %s}}, "type": "human"}'
+_WITH_TAG = (
+    '{"type": "tool", "data": {"content": "", "tool_call_id": "1", "artifact": {"lh:type": "bytes", "value": ""}}}'
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        f"[{_HUMAN % 'a'}, {_HUMAN % 'é'}]",
+        json.dumps([json.loads(_HUMAN % text) for text in "ab"], indent=2),
+        f"\ufeff[{_HUMAN % 'a'}]",
+        f"[{_HUMAN % 'a'}, {_HUMAN % _SURROGATE}]",
+        f"[{_HUMAN % '}, {'}, {_HUMAN % 'b'}]",
+        f"[{_WITH_NUMBER % ('1' * 4_000)}]",
+        f"[{_HUMAN % 'a'}, {_WITH_TAG}]",
+    ],
+)
+def test_messages_of_langchains_file_are_those_of_its_records(path, content):
+    """They are read in another way, which finds no record's place."""
+    path.write_text(content, encoding="utf-8")
+    history = FileChatMessageHistory(path)
+    records = history.store.records(history.session_id)
+    assert history.messages == [record.message for record in records]
+    for count in (1, 2):
+        assert history.get_messages(last=count) == history.messages[-count:]
+        assert history.store.read(history.session_id, first=count) == history.messages[:count]
+    for number, record in enumerate(records):
+        assert history.get_messages(after=record.position) == history.messages[number + 1 :]
+    assert history.store.delete(history.session_id, [record.id for record in records]) == len(records)
+
+
+def test_a_number_that_python_cannot_read_hides_no_other_record(path):
+    path.write_text(f"[{_HUMAN % 'a'}, {_WITH_NUMBER % ('1' * 5_000)}, {_HUMAN % 'b'}]")
+    store = FileStore(path=path.parent, on_corrupt="skip")
+    assert texts(store.read("chat")) == ["a", "b"]
+    with pytest.raises(CorruptRecordError) as caught:
+        FileChatMessageHistory(path).messages  # noqa: B018  # it reads
+    assert store.delete("chat", [caught.value.id]) == 1
+    assert texts(FileChatMessageHistory(path).messages) == ["a", "b"]
+
+
+def test_messages_of_langchains_file_need_no_places(path, monkeypatch):
+    """They are read in one go, without the offsets, checksums and ids that `records` has."""
+    Theirs(str(path)).add_messages(humans("a", "b"))
+    history = FileChatMessageHistory(path)
+    record = history.store.records(history.session_id)[1]
+    # As they have always been, or nobody could delete by an id that was kept.
+    text = json.dumps(json.loads(path.read_text())[1])
+    position = f"{path.read_text().index(text)}-{zlib.crc32(text.encode()):08x}"
+    digest = sha256(f"{position}\0{text}".encode()).hexdigest()
+    assert (record.position, record.id) == (position, digest[:32])
+    for name in ("hashlib.sha256", "json.JSONDecoder.raw_decode"):
+        monkeypatch.setattr(name, lambda *_: pytest.fail("a read of messages looks for a place"))
+    assert texts(history.messages) == texts(history.get_messages(last=2)) == ["a", "b"]
 
 
 # Torn files.

@@ -381,6 +381,15 @@ def test_a_position_in_langchains_part():
             store.read("s", after=bad)
 
 
+def test_messages_of_langchains_need_no_positions(monkeypatch):
+    client = mongomock.MongoClient()
+    add_langchains(client, "s", "l0", "l1")
+    store = MongoDBStore(client=client)
+    assert [record.position for record in store.records("s")]
+    monkeypatch.setattr("bson.encode", lambda *_: pytest.fail("a read of messages makes a position"))
+    assert texts(store.read("s")) == texts(store.read("s", last=2)) == ["l0", "l1"]
+
+
 def test_without_the_sessions_nothing_is_hidden():
     """Somebody copied or restored the messages alone."""
     client = mongomock.MongoClient()

@@ -10,8 +10,7 @@ A batch begins with `[` or `,`, goes on after a comma and a newline, and ends wi
 `,<batch>` over the closing bracket in one call, so complete batches never change in place and readers need no lock. A
 batch whose writer was killed has no end: readers leave it out, and the next append writes over it.
 
-These functions read any other JSON array of records as well: LangChain's, which is one line, or a pretty-printed one.
-The first append replaces such a file by a new one in the form above, where LangChain's records keep their offsets.
+Any other JSON array of records is read as well: see `foreign`.
 """
 
 from __future__ import annotations
@@ -32,11 +31,6 @@ _BLOCK = 16 * 1024
 _OWN_HEAD = re.compile(rb'\[\{ *"(type|data|meta)"')
 _BROKEN_HEAD = re.compile(rb"\[\S")
 _OWN_LINE = re.compile(rb'\n,?\{[^\n]*"meta": ?\{"v": ?\d')
-_LINE_ENDS = re.compile(rb"[\r\n]+\s*")
-_FOREIGN_HEAD = re.compile(r"\ufeff?\s*\[\s*")
-_FOREIGN_EMPTY = re.compile(r"\ufeff?\s*(\[\s*\]\s*)?\Z")
-_FOREIGN_COMMA = re.compile(r"\s*,\s*")
-_FOREIGN_END = re.compile(r"\s*\]\s*\Z")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
@@ -233,44 +227,6 @@ def doomed_offsets(lines: Sequence[Line], positions: Sequence[str]) -> set[int]:
             moved = (line.offset for line in lines if line.position.partition("-")[2] == checksum)
             doomed.update([offset for offset in moved if offset not in doomed][:1])
     return doomed
-
-
-def foreign_lines(data: bytes, encoding: str) -> list[Line]:
-    """Return the records of a JSON array in any form, each on one line.
-
-    Raises:
-        ValueError: It is not an array of records.
-    """
-    text = data.decode(encoding, "surrogateescape")
-    lines: list[Line] = []
-    if _FOREIGN_EMPTY.match(text):
-        return lines
-    head = _FOREIGN_HEAD.match(text)
-    if head is None:
-        raise ValueError
-    decoder = json.JSONDecoder()
-    start, offset = head.end(), len(_encoded(head[0], encoding))
-    while True:
-        value, end = decoder.raw_decode(text, start)
-        if not lines and not (isinstance(value, dict) and {"type", "data"} <= value.keys()):
-            raise ValueError
-        piece = _encoded(text[start:end], encoding)
-        if b"\n" in piece or b"\r" in piece:
-            # JSON allows line ends between the parts of a record, never in its strings.
-            lines.append(Line(offset, _LINE_ENDS.sub(b"", piece)))
-        else:
-            lines.append(Line(offset, piece))
-        if _FOREIGN_END.match(text, end):
-            return lines
-        comma = _FOREIGN_COMMA.match(text, end)
-        if comma is None:
-            raise ValueError
-        start = comma.end()
-        offset += len(piece) + len(comma[0])
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    return text.encode(encoding, "surrogateescape")
 
 
 def is_json(data: bytes) -> bool:

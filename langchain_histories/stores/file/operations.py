@@ -27,6 +27,7 @@ from langchain_histories.stores.base import (
     SessionRow,
     position_number,
 )
+from langchain_histories.stores.file.foreign import ForeignRecords, foreign_lines
 from langchain_histories.stores.file.format import (
     EMPTY,
     Line,
@@ -35,7 +36,6 @@ from langchain_histories.stores.file.format import (
     doomed_offsets,
     encode_row,
     first_lines,
-    foreign_lines,
     is_own,
     last_lines,
     lines_after,
@@ -160,6 +160,10 @@ class FileOperations(Operations[Path]):
             end = own_end(file)
             lines: Sequence[Line]
             if end is None:
+                if after is None and self._encoding == "utf-8":
+                    with suppress(ValueError):
+                        rows = ForeignRecords(_content(file)).rows()
+                        return rows[:first] if last is None else rows[-last:]
                 lines = self._foreign_lines(file, files, key)
             elif offset is not None:
                 lines = lines_between(file, offset, end) if first is None else first_lines(file, offset, end, first + 1)
@@ -183,7 +187,7 @@ class FileOperations(Operations[Path]):
 
     def _foreign_lines(self, file: IO[bytes], files: SessionFiles, key: str) -> list[Line]:
         try:
-            return foreign_lines(read_between(file, 0, file.seek(0, os.SEEK_END)), self._encoding)
+            return foreign_lines(_content(file), self._encoding)
         except (ValueError, RecursionError):
             # Not chained, because the error of the JSON parser has the whole text in it.
             raise _no_history(files.history, key) from None
@@ -363,6 +367,10 @@ class SingleFileOperations(FileOperations):
             if files.history.exists():
                 self._write(files.history, EMPTY)
             self._remove(files, files.state)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    return read_between(file, 0, file.seek(0, os.SEEK_END))
 
 
 def _has_nothing(files: SessionFiles) -> bool:

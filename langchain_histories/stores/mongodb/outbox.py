@@ -154,6 +154,18 @@ def _is_batch(batch: Any) -> bool:
     return isinstance(batch, dict) and isinstance(batch.get("batch"), str) and isinstance(batch.get("records"), list)
 
 
+class _DocumentRow(Row):
+    """A row of a document: its position, which takes a while for LangChain's, is made when a reader asks for it."""
+
+    __slots__ = ()
+
+    @property
+    def position(self) -> str:
+        """The position of the document, which stands in the place of a position."""
+        document: Any = self[1]
+        return position_of_document(document)
+
+
 class Outbox:
     """The protocol, over the two collections of a store.
 
@@ -330,7 +342,7 @@ class Outbox:
                 if behind:
                     query = {"$and": [query, behind]}
                 documents = await self._find(query, last=None if last is None else last - len(pending), first=first)
-            rows = [Row(self.text_of(document), position_of_document(document)) for document in documents]
+            rows: list[Row] = [_DocumentRow._make((self.text_of(document), document)) for document in documents]
             numbers = [number_of(document) for document in documents]
             if session is not None:
                 rows += [Row(text, position_of(number, session.generation)) for number, text in pending]
