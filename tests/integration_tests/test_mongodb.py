@@ -14,7 +14,9 @@ import subprocess
 import sys
 import threading
 import uuid
+from urllib.parse import urlsplit
 
+import bson
 import pymongo
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -29,6 +31,7 @@ from langchain_histories import (
     StoreError,
     StoreUnavailableError,
     open_history,
+    open_store,
 )
 from langchain_histories.stores.mongodb.outbox import Outbox
 from langchain_histories.testing import MessageStoreTests, golden_messages
@@ -184,6 +187,38 @@ def test_we_read_what_langchain_writes(mongodb_server, theirs, place):
     assert texts(ours.messages) == texts(theirs().messages) == ["new"]
     ours.clear()
     assert theirs().messages == []
+
+
+@pytest.mark.parametrize("session_id", [7, 0, -12, 2**40, bson.ObjectId("65f1a2b3c4d5e6f708192a3b")], ids=str)
+def test_sessions_that_langchain_stored_under_no_text(mongodb_server, theirs, place, session_id):
+    theirs(session_id).add_messages([HumanMessage("theirs 0"), AIMessage("theirs 1")])
+    theirs("other").add_user_message("of another")
+    with MongoDBChatMessageHistory(mongodb_server.url, session_id, **place).store as store:
+        ours = MongoDBChatMessageHistory(mongodb_server.url, session_id, **place)
+        assert texts(ours.messages) == ["theirs 0", "theirs 1"]
+        ours.add_user_message("ours")
+        assert texts(ours.messages) == texts(store.read(str(session_id))) == ["theirs 0", "theirs 1", "ours"]
+        found = [(info.session_id, info.count) for info in store.sessions()]
+        assert found == sorted([(str(session_id), 3), ("other", 1)])
+        assert [info.session_id for info in store.sessions(limit=1, after=found[0][0])] == [found[1][0]]
+        assert [info.session_id for info in store.sessions(prefix="oth")] == ["other"]
+        position = store.records(str(session_id))[0].position
+        assert texts(store.read(str(session_id), after=position)) == ["theirs 1", "ours"]
+        assert store.delete(str(session_id), [store.records(str(session_id))[0].id]) == 1
+        assert texts(store.read(str(session_id), last=2)) == ["theirs 1", "ours"]
+        ours.clear()
+        assert ours.messages == theirs(session_id).messages == []
+        assert store.count("other") == 1
+
+
+def test_the_database_of_the_url(mongodb_server, theirs, place):
+    named = urlsplit(mongodb_server.url)._replace(path=f"/{place['database_name']}").geturl()
+    theirs().add_user_message("theirs")
+    with open_store(named, collection_name=place["collection_name"]) as store:
+        assert store.database_name == place["database_name"]
+        assert texts(store.read("s")) == ["theirs"]
+    # LangChain's class keeps its default, whatever the URL says.
+    assert MongoDBChatMessageHistory(named, "s").database_name == "chat_history"
 
 
 def test_history_size(mongodb_server, theirs, place):

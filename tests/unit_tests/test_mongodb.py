@@ -626,6 +626,17 @@ def test_clients_of_the_wrong_kind():
     blocking.close()
 
 
+def test_the_database_and_the_pool_of_a_url():
+    srv = "mongodb+srv://user:password@cluster.example.net/app?retryWrites=true&maxPoolSize=7"
+    for url, name in {srv: "app", "mongodb://h/app": "app", "mongodb://h": "chat_history"}.items():
+        assert MongoDBStore(url).database_name == name
+        assert MongoDBStore(url, database_name="given").database_name == "given"
+    # Who logs in there keeps no histories there.
+    assert MongoDBStore("mongodb://user:password@h/admin").database_name == "chat_history"
+    with pytest.raises(ConfigurationError, match="maxPoolSize"):
+        MongoDBStore(srv, max_connections=3)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -75,17 +75,31 @@ def _is_blocking(client: object) -> bool:
     return hasattr(kind, "get_database") and not is_async
 
 
+def database_of(url: str | None) -> str | None:
+    """Return the database in a URL, unless it is there for the login alone.
+
+    Raises:
+        ConfigurationError: PyMongo cannot read the URL.
+    """
+    found: str | None = None if url is None else _parts_of(url)["database"]
+    return None if found == "admin" else found
+
+
 def _options_of(url: Any) -> dict[str, Any]:
-    """Return the options in a URL, and refuse one that PyMongo cannot read.
+    return dict(_parts_of(url)["options"])
+
+
+def _parts_of(url: Any) -> dict[str, Any]:
+    """Return what PyMongo reads in a URL, and refuse one that it cannot read.
 
     Raises:
         ConfigurationError: It cannot; what looks like the host may be a piece of the password, and is not quoted.
     """
     scheme, _, rest = str(url).partition("://")
     if scheme == "mongodb+srv":
-        # Hosts and more options of such a URL are in DNS, and a constructor asks no name server.
-        url = "mongodb://" + rest.partition("?")[0]
+        # The hosts of such a URL are in DNS, and a constructor asks no name server. TLS would be its default.
+        url = "mongodb://" + rest
     if "@" in rest.partition("?")[0].partition("/")[2]:
         # The slash is one of the password, and PyMongo would take what stands before it for the host.
         raise bad_url(_FORM)
-    return dict(read_url(pymongo.uri_parser.parse_uri, url, _FORM, (errors.PyMongoError, ValueError))["options"])
+    return dict(read_url(pymongo.uri_parser.parse_uri, url, _FORM, (errors.PyMongoError, ValueError)))

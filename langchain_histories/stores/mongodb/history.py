@@ -20,8 +20,9 @@ class MongoDBChatMessageHistory(StoredChatMessageHistory):
 
     Args:
         connection_string: As `url` for `MongoDBStore`, or `host:port` alone; `None` with a client of your own.
-        session_id: The session.
-        database_name: The database.
+        session_id: The session, which may be an `ObjectId`. Messages are added under its text, and those that
+            LangChain's class has stored under a number or an `ObjectId` belong to the same session.
+        database_name: The database, whatever the connection string says.
         collection_name: The collection.
         session_id_key: The field of the session id.
         history_key: The field of the JSON text.
@@ -68,7 +69,8 @@ class MongoDBChatMessageHistory(StoredChatMessageHistory):
             create_index=create_index,
             index_kwargs=index_kwargs,
         )
-        super().__init__(store, session_id, last=history_size)
+        # The driver is not imported here, so its class is told by its name.
+        super().__init__(store, str(session_id) if _is_object_id(session_id) else session_id, last=history_size)
         self.database_name = database_name
         self.collection_name = collection_name
         self.session_id_key = session_id_key
@@ -92,3 +94,7 @@ class MongoDBChatMessageHistory(StoredChatMessageHistory):
 
     def close(self) -> None:
         """Does nothing, because other histories use the client too: `history.store.close()` lets it go."""
+
+
+def _is_object_id(session_id: object) -> bool:
+    return type(session_id).__module__ == "bson.objectid"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bson.errors import BSONError
@@ -23,7 +24,7 @@ from langchain_histories.stores.base import (
     settle,
 )
 from langchain_histories.stores.mongodb.connections import is_unavailable
-from langchain_histories.stores.mongodb.outbox import Outbox, check_state_size
+from langchain_histories.stores.mongodb.outbox import Outbox, check_state_size, stored_ids
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SESSIONS_PER_PAGE = 500
+# Of session ids that LangChain's class has stored as they were given.
+_OTHER_TYPES = ["int", "long", "objectId"]
 _UNAUTHORIZED = 13
 _INDEX_EXISTS_OTHERWISE = (85, 86)
 
@@ -193,6 +196,10 @@ class MongoDBOperations(Operations["Client"]):
             {"$limit": limit},
         ]
         keys = {document["_id"] async for document in each(await settle(messages.aggregate(pipeline)))}
+        # LangChain's class stores a number as a number, which the service orders apart.
+        others = [{"$match": {self._session_id_key: {"$type": _OTHER_TYPES}}}, pipeline[1]]
+        found = {str(document["_id"]) async for document in each(await settle(messages.aggregate(others)))}
+        keys |= {key for key in found if key.startswith(prefix) and (after is None or key.encode() > after.encode())}
         documents = sessions.find({"_id": within}, {"_id": 1}, sort=[("_id", 1)], limit=limit)
         keys |= {document["_id"] async for document in each(documents)}
         return sorted(keys, key=str.encode)[:limit]
@@ -206,12 +213,15 @@ class MongoDBOperations(Operations["Client"]):
         unfinished = {"_id": {"$in": keys}, "$or": [{"pending.0": {"$exists": True}}, {"removing": {"$exists": True}}]}
         unfinished_keys = {document["_id"] async for document in each(sessions.find(unfinished, {"_id": 1}))}
         pipeline: list[dict[str, Any]] = [
-            {"$match": {self._session_id_key: {"$in": keys}}},
+            {"$match": {self._session_id_key: {"$in": stored_ids(keys)}}},
             {"$group": {"_id": f"${self._session_id_key}", "count": {"$sum": 1}, "newest": {"$max": "$seq"}}},
         ]
         groups = [document async for document in each(await settle(messages.aggregate(pipeline)))]
         last = await self._last_texts(client, {group["_id"]: group["newest"] for group in groups if group["newest"]})
-        rows = {group["_id"]: SessionRow(group["_id"], group["count"], last.get(group["_id"])) for group in groups}
+        counts: Counter[str] = Counter()
+        for group in groups:
+            counts[str(group["_id"])] += group["count"]
+        rows = {key: SessionRow(key, count, last.get(key)) for key, count in counts.items()}
         for key in unfinished_keys:
             try:
                 tail = await self._outbox(client).read(key, last=1)

@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
@@ -74,6 +75,10 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 logger = logging.getLogger(__name__)
+
+# Session ids as `str` writes a number and an ObjectId.
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,18}")
+_OBJECT_ID = re.compile("[0-9a-f]{24}")
 
 _MAX_BYTES = 16 * 2**20 - 2**16  # a document has 16 MiB at most; leaves room for all but the texts
 _ROW_BYTES = 32  # what a text of a batch needs besides itself
@@ -166,6 +171,13 @@ class _DocumentRow(Row):
         return position_of_document(document)
 
 
+def stored_ids(keys: Sequence[str]) -> list[Any]:
+    """Return the values that these session ids have in messages: LangChain's class stores a number as a number."""
+    numbers = [int(key) for key in keys if _NUMBER.fullmatch(key) and -(2**63) <= int(key) < 2**63]
+    objects = [bson.ObjectId(key) for key in keys if _OBJECT_ID.fullmatch(key)]
+    return [*keys, *numbers, *objects]
+
+
 class Outbox:
     """The protocol, over the two collections of a store.
 
@@ -186,6 +198,11 @@ class Outbox:
         """Keep the collections."""
         self._messages, self._sessions = messages, sessions
         self._session_id_key, self._history_key = session_id_key, history_key
+
+    def _of(self, key: str) -> Document:
+        """The query for all messages of a session."""
+        values = stored_ids([key])
+        return {self._session_id_key: key if values == [key] else {"$in": values}}
 
     async def _session(self, key: str) -> SessionDocument | None:
         document = await settle(self._sessions.find_one({"_id": key}, {"state": 0}))
@@ -284,7 +301,7 @@ class Outbox:
             doomed: list[Document] = [{"_id": {"$in": session.removing}}]
             if session.hides_older:
                 doomed.append({"seq": {"$lte": session.start}})
-            await settle(self._messages.delete_many({self._session_id_key: key, "$or": doomed}))
+            await settle(self._messages.delete_many({**self._of(key), "$or": doomed}))
             this = {"_id": key, "generation": session.generation, "removing": session.removing}
             await settle(self._sessions.update_one(this, {"$unset": {"removing": ""}}))
         if session.pending:
@@ -296,7 +313,7 @@ class Outbox:
 
         Two upserts of it at once are an error on some servers, and so are two insertions.
         """
-        newest = await settle(self._messages.find_one({self._session_id_key: key}, {"seq": 1}, sort=[("seq", -1)]))
+        newest = await settle(self._messages.find_one(self._of(key), {"seq": 1}, sort=[("seq", -1)]))
         start = number_of(newest or {})
         return {"_id": key, "generation": str(bson.ObjectId()), "start": start, "appended": 0, "pending": [], **fields}
 
@@ -369,7 +386,7 @@ class Outbox:
 
     def _visible(self, key: str, session: SessionDocument | None) -> Document:
         """The query for the documents that a reader may see."""
-        query: Document = {self._session_id_key: key}
+        query: Document = self._of(key)
         if session is None:
             return query
         query["seq"] = {"$not": {"$gt": session.delivered}}
@@ -392,7 +409,7 @@ class Outbox:
         if session is not None and after == position_of(number, session.generation):
             return behind
         # The generation of the position has ended, so everything is new, unless the record is still there.
-        record = await settle(self._messages.find_one({"_id": after, self._session_id_key: key}, {"_id": 1}))
+        record = await settle(self._messages.find_one({"_id": after, **self._of(key)}, {"_id": 1}))
         return {} if record is None else behind
 
     async def _is_whole(
@@ -446,7 +463,7 @@ class Outbox:
             await self._begin_generation(key, [], forgotten=["state"])
         except CorruptRecordError:
             # Nobody can tell what is in a session whose document is broken, so no reader sees half of it.
-            await settle(self._messages.delete_many({self._session_id_key: key}))
+            await settle(self._messages.delete_many(self._of(key)))
             await settle(self._sessions.delete_one({"_id": key}))
 
     async def _begin_generation(self, key: str, rows: Sequence[str], *, forgotten: Sequence[str] = ()) -> None:
@@ -460,11 +477,11 @@ class Outbox:
         pending = [{"batch": uuid.uuid4().hex, "records": list(rows)}] if rows else []
         while True:
             session = await self._session(key)
-            if session is None and not rows and not await settle(self._messages.find_one({self._session_id_key: key})):
+            if session is None and not rows and not await settle(self._messages.find_one(self._of(key))):
                 return
             new = await self.new_session(key, appended=len(rows), pending=pending, alone=True)
             new["start"] = max(new["start"], session.newest if session else 0)
-            langchains = self._messages.find({self._session_id_key: key, **LANGCHAINS}, {"_id": 1})
+            langchains = self._messages.find({**self._of(key), **LANGCHAINS}, {"_id": 1})
             new["removing"] = [document["_id"] async for document in each(langchains)]
             try:
                 if session is None:
@@ -497,7 +514,7 @@ class Outbox:
             deleted = {"$each": numbers, "$slice": -max(_DELETIONS_KEPT, len(numbers))}
             change = {"$push": {"deleted": deleted, "removing": {"$each": doomed}}}
             await settle(self._sessions.update_one({"_id": key, "generation": session.generation}, change))
-        result = await settle(self._messages.delete_many({"_id": {"$in": doomed}, self._session_id_key: key}))
+        result = await settle(self._messages.delete_many({"_id": {"$in": doomed}, **self._of(key)}))
         await self._finish(key)
         return result.deleted_count
 

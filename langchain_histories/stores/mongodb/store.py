@@ -19,12 +19,12 @@ class MongoDBStore(MessageStore):
     Reads go to the primary. Writes wait for the majority, unless the URL or the client says otherwise.
 
     Args:
-        url: `mongodb://` or `mongodb+srv://`, as PyMongo reads them. A database in it is the one to log in to, not the
-            one to keep histories in.
+        url: `mongodb://` or `mongodb+srv://`, as PyMongo reads them.
         client: Your own `pymongo.MongoClient`, in place of `url`. It is never closed here.
         async_client: Your own `pymongo.AsyncMongoClient`. With one of the two alone, the other side is not derived:
             async methods run a blocking client in threads, sync methods refuse an async one.
-        database_name: The database.
+        database_name: The database; by default that of the URL, unless it is `admin`, which is there to log in to, or
+            else `chat_history`.
         collection_name: The collection of the messages. A second one, with `_sessions` behind its name, has a document
             per session.
         session_id_key: The field of the session id.
@@ -49,7 +49,7 @@ class MongoDBStore(MessageStore):
         *,
         client: pymongo.MongoClient[Any] | None = None,
         async_client: pymongo.AsyncMongoClient[Any] | None = None,
-        database_name: str = "chat_history",
+        database_name: str | None = None,
         collection_name: str = "message_store",
         session_id_key: str = "SessionId",
         history_key: str = "History",
@@ -61,12 +61,12 @@ class MongoDBStore(MessageStore):
     ) -> None:
         """Keep where to connect to."""
         with needs_extra("mongodb"):
-            from langchain_histories.stores.mongodb.connections import clients_of
+            from langchain_histories.stores.mongodb.connections import clients_of, database_of
             from langchain_histories.stores.mongodb.operations import MongoDBOperations
         for option, field in (("session_id_key", session_id_key), ("history_key", history_key)):
             if field in ("", "_id", "seq") or field.startswith("$") or "." in field or session_id_key == history_key:
                 raise ConfigurationError(f"{option} must be the name of a field of its own, not {field!r}.")
-        self.database_name = database_name
+        self.database_name = database_name = database_name or database_of(url) or "chat_history"
         self.collection_name = collection_name
         self.session_id_key = session_id_key
         self.history_key = history_key
