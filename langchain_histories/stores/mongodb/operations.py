@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _SESSIONS_PER_PAGE = 500
 # Of session ids that LangChain's class has stored as they were given.
-_OTHER_TYPES = ["int", "long", "objectId"]
+_OTHER_TYPES = ("int", "long", "objectId")
 _UNAUTHORIZED = 13
 _INDEX_EXISTS_OTHERWISE = (85, 86)
 
@@ -197,7 +197,7 @@ class MongoDBOperations(Operations["Client"]):
         ]
         keys = {document["_id"] async for document in each(await settle(messages.aggregate(pipeline)))}
         # LangChain's class stores a number as a number, which the service orders apart.
-        others = [{"$match": {self._session_id_key: {"$type": _OTHER_TYPES}}}, pipeline[1]]
+        others = [{"$match": {"$or": [{self._session_id_key: {"$type": name}} for name in _OTHER_TYPES]}}, pipeline[1]]
         found = {str(document["_id"]) async for document in each(await settle(messages.aggregate(others)))}
         keys |= {key for key in found if key.startswith(prefix) and (after is None or key.encode() > after.encode())}
         documents = sessions.find({"_id": within}, {"_id": 1}, sort=[("_id", 1)], limit=limit)
