@@ -140,6 +140,15 @@ class Calls:
         raise failed
 
     async def _prepared(self, call: Call[T], client: Any, setting_up: Any) -> T:
+        try:
+            return await self._prepared_once(call, client, setting_up)
+        except self._expected_errors() as error:
+            if not call.needs_setup or not self._operations.is_place_gone(error):
+                raise
+            self._operations.found.forget()
+        return await self._prepared_once(call, client, setting_up)
+
+    async def _prepared_once(self, call: Call[T], client: Any, setting_up: Any) -> T:
         operations, found = self._operations, self._operations.found
         if call.needs_setup and not found.is_complete:
             if call.nothing is None:

@@ -190,6 +190,14 @@ class Operations(ABC, Generic[ClientT]):
         """
         return False
 
+    def is_place_gone(self, error: Exception) -> bool:
+        """Whether a driver's error means that the place was removed, such as its table, so nothing was done.
+
+        Then the place is looked for again, and what was called is done again: where the place is missing, a read finds
+        nothing and a write makes it.
+        """
+        return False
+
     def advice(self, error: Exception) -> str | None:
         """What to do about an error that means the service is unavailable; `None` for what is said of any service."""
         return None

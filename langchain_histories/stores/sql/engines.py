@@ -38,6 +38,7 @@ _UNAVAILABLE_NUMBERS = {
     *(1040, 1043, 1044, 1045, 1049, 1053, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1698),
     *(2002, 2003, 2005, 2006, 2012, 2013, 2026, 2055),
 }
+_NO_TABLE_STATE, _NO_TABLE_NUMBER = "42P01", 1146
 _WAIT_FOR_READERS = 100  # milliseconds
 # Up to how many bytes a file of SQLite is written anew when something was removed from it. Writers wait for that: as
 # long as for the checkpoint that follows, and after an erasure about a second.
@@ -283,6 +284,15 @@ class EngineOperations(Operations[Any]):
         is_lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
         # SQLAlchemy closes all that are idle in its pool when one was lost.
         return is_lost and not EngineUse.of(client).is_in_transaction()
+
+    def is_place_gone(self, error: Exception) -> bool:
+        cause: Any = error.orig if isinstance(error, exc.DBAPIError) else None
+        first = next(iter(getattr(cause, "args", ())), None)
+        return (
+            (getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)) == _NO_TABLE_STATE
+            or first == _NO_TABLE_NUMBER
+            or str(first).startswith("no such table")
+        )
 
     def is_unavailable(self, error: Exception) -> bool:
         """Tell the loss of a connection and a refused login from a refused statement."""

@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.sql.jsonb import MAX_BYTES, shape_of
-from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements
+from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements, derived_name
 from langchain_histories.stores.sql.states import StateStatements
 from langchain_histories.stores.sql.yugabytedb import NAME as YUGABYTEDB
 from langchain_histories.stores.sql.yugabytedb import VERSION_MARK, has_locks, make_locks
@@ -87,16 +87,23 @@ class Tables:
         messages: The table of messages; that of states has the same name and `_state`.
         session_id: The column of session ids.
         jsonb: Whether a new table keeps messages in JSONB.
+        backend: SQLAlchemy's name of the kind of the database.
     """
 
     messages: str
     session_id: str
     jsonb: bool
+    backend: str
 
     @property
     def states(self) -> str:
         """The table of states."""
-        return f"{self.messages}_state"
+        return derived_name(self.messages, "_state", self.backend)
+
+    @property
+    def locks(self) -> str:
+        """The table of locks, on YugabyteDB."""
+        return derived_name(self.messages, "_lock", self.backend)
 
     def inspect(self, connection: sa.Connection) -> Layout:
         """See what is there.
@@ -107,7 +114,7 @@ class Tables:
         layout = _database(connection)
         inspector = sa.inspect(connection)
         if layout.is_yugabyte:
-            layout.has_locks = has_locks(connection, inspector, self.messages)
+            layout.has_locks = has_locks(connection, inspector, self.locks)
         ours = Limit(charset=layout.charset, collation=COLLATIONS[layout.kind])
         shape, limits = None, (ours, ours)
         layout.has_messages = inspector.has_table(self.messages)
@@ -135,18 +142,18 @@ class Tables:
         if not layout.has_messages:
             table = self._table(layout.kind, self.messages, "message", jsonb=self.jsonb)
             connection.execute(CreateTable(table, if_not_exists=True))
-            connection.execute(CreateIndex(_index(table)))
+            connection.execute(CreateIndex(_index(table, layout.kind)))
         elif upgrade and not layout.has_index:
             table = self._table(layout.kind, self.messages, "message")
-            connection.execute(CreateIndex(_index(table, layout.messages.session_limit.characters)))
+            connection.execute(CreateIndex(_index(table, layout.kind, layout.messages.session_limit.characters)))
         if not layout.has_locks:
-            make_locks(connection, self.messages)
+            make_locks(connection, self.locks)
         states = self._table(layout.kind, self.states, "state", is_named=True)
         if not layout.has_states:
             connection.execute(CreateTable(states, if_not_exists=True))
         if not layout.has_state_index:
             # MySQL commits each of these by itself, so another set-up may have been stopped in between.
-            connection.execute(CreateIndex(_index(states)))
+            connection.execute(CreateIndex(_index(states, layout.kind)))
         return self.inspect(connection)
 
     def drop(self, connection: sa.Connection) -> None:
@@ -251,8 +258,8 @@ def _database(connection: sa.Connection) -> Layout:
     return Layout(kind)
 
 
-def _index(table: sa.Table, limit: int | None = None) -> sa.Index:
+def _index(table: sa.Table, kind: str, limit: int | None = None) -> sa.Index:
     """The index on session ids and numbers; MySQL wants a prefix of a column that may be longer."""
     number, session, *_ = table.c
     prefix = None if limit is not None and limit <= _INDEX_PREFIX else {session.name: _INDEX_PREFIX}
-    return sa.Index(f"{table.name}_ix", session, number, mysql_length=prefix, mariadb_length=prefix)
+    return sa.Index(derived_name(table.name, "_ix", kind), session, number, mysql_length=prefix, mariadb_length=prefix)

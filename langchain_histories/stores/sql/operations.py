@@ -208,7 +208,7 @@ class SQLOperations(EngineOperations):
             elif not layout.is_yugabyte:
                 await settle(connection.execute(_ADVISORY_LOCK, lock))
             elif key:
-                await settle(take_lock(connection, self.tables.messages, lock["lock"]))
+                await settle(take_lock(connection, self.tables.locks, lock["lock"]))
             yield connection
             await settle(connection.commit())
             if use.is_mysql:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ KINDS = ("sqlite", "postgresql", *MYSQL, "yugabytedb")
 # Collations that compare byte for byte, trailing spaces too.
 COLLATIONS = {"sqlite": None, "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
 _BYTEWISE = ("C", "utf8mb4_0900_bin", "utf8mb4_nopad_bin")
+_POSTGRESQL_BYTES, _MYSQL_CHARACTERS = 63, 64
 COMPOUND_ROWS = 100
 MAX_ID = 2**63 - 1
 LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its lock
@@ -36,6 +38,29 @@ INSERT INTO {table} ({session}, {columns}) SELECT CAST(:s AS {session_type}), {v
 FROM l CROSS JOIN json_array_elements_text(CAST(:rows AS json)) WITH ORDINALITY AS u(m, o) ORDER BY u.o
 """
 _SQLITE_INSERT = "INSERT INTO {table} ({session}, {text}) SELECT :s, value FROM json_each(:rows) ORDER BY key"
+
+
+def derived_name(name: str, suffix: str, kind: str) -> str:
+    """Return the name of what belongs to a table; where it would be too long, a hash is in place of the end.
+
+    Args:
+        name: Of the table.
+        suffix: What is behind it.
+        kind: Of the database.
+    """
+    if fits(name + suffix, kind):
+        return name + suffix
+    behind = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
+    while not fits(name + behind, kind):
+        name = name[:-1]
+    return name + behind
+
+
+def fits(name: str, kind: str) -> bool:
+    """Whether a name is not too long: PostgreSQL takes 63 bytes, MySQL 64 characters."""
+    if kind in MYSQL:
+        return len(name) <= _MYSQL_CHARACTERS
+    return kind == "sqlite" or len(name.encode()) <= _POSTGRESQL_BYTES
 
 
 @dataclass(frozen=True)

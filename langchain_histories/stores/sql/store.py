@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     BlockingClient = SqlalchemyClient | psycopg.Connection[Any] | ConnectionPool[Any]
     NativeClient = AsyncSqlalchemyClient | psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any]
 
-_MAX_NAME = 57  # bytes: PostgreSQL cuts a name at 63, and the state table's is longer by `_state`
-
 
 class SQLStore(MessageStore):
     """Keeps histories in a table of SQLite, PostgreSQL, MariaDB or MySQL.
@@ -47,7 +45,7 @@ class SQLStore(MessageStore):
         async_client: Your own async one of these. With one of the two alone, the other side is not derived: async
             methods run a blocking one in threads, sync methods refuse an async one.
         async_url: Where the async methods connect to, when it cannot be derived from `url`.
-        table_name: The table; `<table_name>_state` holds the states.
+        table_name: The table, with a name as long as the database takes; `<table_name>_state` holds the states.
         session_id_field_name: Its column of session ids.
         jsonb: If the table is missing, make its messages `JSONB` and give it a `created_at`, as langchain-postgres
             does; on PostgreSQL. A table that exists is used as it is, with texts, JSON or UUIDs.
@@ -80,9 +78,11 @@ class SQLStore(MessageStore):
             from langchain_histories.stores.sql.connections import database_of
             from langchain_histories.stores.sql.layout import Tables
             from langchain_histories.stores.sql.operations import SQLOperations
-        for what, name in {"table_name": table_name, "session_id_field_name": session_id_field_name}.items():
-            if not isinstance(name, str) or not 0 < len(name.encode()) <= _MAX_NAME or "\0" in name:
-                raise ConfigurationError(f"{what} must be a name of 1 to {_MAX_NAME} bytes, not {name!r}.")
+            from langchain_histories.stores.sql.statements import fits
+        names = {"table_name": table_name, "session_id_field_name": session_id_field_name}
+        for what, name in names.items():
+            if not isinstance(name, str) or not name or "\0" in name:
+                raise ConfigurationError(f"{what} must be a name, not {name!r}.")
         if session_id_field_name.lower() in ("id", "message", "state"):
             raise ConfigurationError(
                 f"session_id_field_name cannot be {session_id_field_name!r}: it is another column."
@@ -95,12 +95,18 @@ class SQLStore(MessageStore):
             engine_args=engine_args,
             max_connections=max_connections,
         )
+        for what, name in names.items():
+            if not fits(name, database.backend):
+                raise ConfigurationError(
+                    f"{what} is longer than a name in {database.backend} may be (63 bytes in PostgreSQL, 64 characters "
+                    f"in MySQL and MariaDB): {name!r}."
+                )
         if jsonb and database.backend not in ("postgresql", "yugabytedb"):
             raise ConfigurationError(f"jsonb is a type of PostgreSQL, which {database.backend} does not have.")
         self.table_name = table_name
         self.session_id_field_name = session_id_field_name
         self.jsonb = jsonb
-        operations = SQLOperations(database, Tables(table_name, session_id_field_name, jsonb))
+        operations = SQLOperations(database, Tables(table_name, session_id_field_name, jsonb, database.backend))
         super().__init__(operations, database.clients, database.url, driver_options=database.driver_options, **options)
 
     @classmethod

@@ -61,7 +61,7 @@ async def tried_again(client: Any, body: Callable[[Any], Coroutine[Any, Any, Any
 
 
 async def take_lock(connection: Any, table: str, lock_name: str) -> None:
-    """Take the lock of a session until the transaction ends.
+    """Take the lock of a session, in the table of locks, until the transaction ends.
 
     Raises:
         ConfigurationError: Somebody removed its row.
@@ -69,18 +69,18 @@ async def take_lock(connection: Any, table: str, lock_name: str) -> None:
     statement = sa.text(f"UPDATE {_locks(table)} SET turn = turn + 1 WHERE slot = :lock")  # noqa: S608  # it is quoted
     taken = await settle(connection.execute(statement, {"lock": int(lock_name[-8:], 16) % _LOCKS}))
     if taken.rowcount != 1:
-        raise ConfigurationError(f"Table {table}_lock has lost rows: drop it, and a set-up makes it anew.")
+        raise ConfigurationError(f"Table {table} has lost rows: drop it, and a set-up makes it anew.")
 
 
 def _locks(table: str) -> str:
-    return '"' + f"{table}_lock".replace('"', '""').replace(":", "\\:") + '"'
+    return '"' + table.replace('"', '""').replace(":", "\\:") + '"'
 
 
 def has_locks(connection: sa.Connection, inspector: sa.Inspector, table: str) -> bool:
     """Whether the rows to lock are there."""
-    if not inspector.has_table(f"{table}_lock"):
+    if not inspector.has_table(table):
         return False
-    count = sa.select(sa.func.count()).select_from(sa.table(sa.quoted_name(f"{table}_lock", quote=True)))
+    count = sa.select(sa.func.count()).select_from(sa.table(sa.quoted_name(table, quote=True)))
     return bool(connection.execute(count).scalar_one() == _LOCKS)
 
 
