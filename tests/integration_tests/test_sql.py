@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import logging
 import os
@@ -989,10 +990,19 @@ def test_a_database_that_is_not_utf8(postgres_server, name):
         store.put_state("s", {"a": "👍"})
         assert store.read("s") == messages
         assert store.get_state("s") == {"a": "👍"}
+        store.append("josé", messages)
+        assert store.read("josé") == messages
         with pytest.raises(ConfigurationError, match="LATIN1"):
             store.append("日本", messages)
         with pytest.raises(StoreError):
             store.read("日本")
+    with SQLStore(blocking(postgres_server, database=name), table_name="json", jsonb=True) as store:
+        store.append("josé", [HumanMessage("é")])
+        assert store.read("josé") == [HumanMessage("é")]
+        for bad in ("日本", "👍"):
+            with pytest.raises(ConfigurationError, match=r"LATIN1.*Nothing was written"):
+                store.append("josé", [HumanMessage("a"), HumanMessage(bad)])
+        assert store.count("josé") == 1
     execute(admin, f"DROP DATABASE {name}")
     admin.dispose()
 
@@ -1053,6 +1063,34 @@ def test_a_record_that_would_be_cut_is_refused(mariadb_server, name):
             asyncio.run(store.aappend("s", [HumanMessage("x" * 66_000)]))
         assert store.count("s") == 1
         store.put_state("s", {"long": "x" * 100_000})
+
+
+@pytest.mark.parametrize("charset", ["utf8mb4", "latin1"])
+def test_langchains_column_is_widened_when_asked(mariadb_server, maria, name, charset):
+    name += "%x"
+    execute(
+        maria,
+        f"CREATE TABLE `{name}` (id INTEGER AUTO_INCREMENT PRIMARY KEY, session_id TEXT, message TEXT NOT NULL) "
+        f"CHARSET {charset} COLLATE {charset}_general_ci",
+    )
+    long = [HumanMessage("é" * 100_000)]
+    with SQLStore(blocking(mariadb_server), table_name=name) as store:
+        store.append("josé", [HumanMessage("é")])
+        with pytest.raises(RecordTooLargeError, match=r"setup\(upgrade=True\)"):
+            store.append("josé", long)
+        store.setup()
+        with pytest.raises(RecordTooLargeError):
+            store.append("josé", long)
+        store.setup(upgrade=True)
+        store.append("josé", long)
+        assert store.read("josé") == [HumanMessage("é"), *long]
+        asyncio.run(store.asetup(upgrade=True))
+    column = sa.inspect(maria).get_columns(name)[2]
+    assert (str(column["type"]), column["nullable"]) == ("LONGTEXT", False)
+    assert (column["type"].charset, column["type"].collation) in [(None, None), (charset, f"{charset}_general_ci")]
+    refused = pytest.raises(ConfigurationError, match="session id") if charset == "latin1" else contextlib.nullcontext()
+    with SQLStore(blocking(mariadb_server), table_name=name) as store, refused:
+        store.append("日本", long)
 
 
 def test_a_record_larger_than_a_packet_is_refused(mariadb_server, name):

@@ -14,11 +14,12 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.sql.jsonb import MAX_BYTES, shape_of
-from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements, derived_name
+from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements, derived_name, quoted
 from langchain_histories.stores.sql.states import StateStatements
 from langchain_histories.stores.sql.yugabytedb import NAME as YUGABYTEDB
 from langchain_histories.stores.sql.yugabytedb import VERSION_MARK, has_locks, make_locks
 
+_LONGTEXT = 2**32 - 1  # bytes
 _INDEX_PREFIX = 255  # characters of a session id in MySQL's index
 _SEQUENCE_CACHE = sa.text(
     "SELECT seqcache FROM pg_sequence "
@@ -71,6 +72,12 @@ class Layout:
     def is_complete(self) -> bool:
         """Whether there is nothing to make."""
         return self.has_messages and self.has_index and self.has_state_index and self.has_locks
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether MySQL's column of messages is a smaller one than ours, as LangChain's of 64 KB."""
+        octets = self.messages.text_limit.octets if self.kind in MYSQL else None
+        return octets is not None and octets < _LONGTEXT
 
     def sends(self, row: str) -> bool:
         """Whether a statement with this row fits into one of MySQL's packets, in which some characters are escaped."""
@@ -136,7 +143,7 @@ class Tables:
 
         Args:
             connection: In a transaction.
-            upgrade: Whether a table that exists gets an index.
+            upgrade: Whether a table that exists gets an index, and on MySQL a column for long messages.
         """
         layout = self.inspect(connection)
         if not layout.has_messages:
@@ -146,6 +153,8 @@ class Tables:
         elif upgrade and not layout.has_index:
             table = self._table(layout.kind, self.messages, "message")
             connection.execute(CreateIndex(_index(table, layout.kind, layout.messages.session_limit.characters)))
+        if upgrade and layout.has_messages and layout.is_narrow:
+            self._widen(connection, layout)
         if not layout.has_locks:
             make_locks(connection, self.locks)
         states = self._table(layout.kind, self.states, "state", is_named=True)
@@ -155,6 +164,18 @@ class Tables:
             # MySQL commits each of these by itself, so another set-up may have been stopped in between.
             connection.execute(CreateIndex(_index(states, layout.kind)))
         return self.inspect(connection)
+
+    def _widen(self, connection: sa.Connection, layout: Layout) -> None:
+        """Make MySQL's column of messages as long as ours."""
+        columns = sa.inspect(connection).get_columns(self.messages)
+        is_nullable = next(column["nullable"] for column in columns if column["name"].lower() == "message")
+        limit = layout.messages.text_limit
+        connection.execute(
+            sa.text(
+                f"ALTER TABLE {quoted(self.messages, '`')} MODIFY message LONGTEXT CHARACTER SET {limit.charset} "
+                f"COLLATE {limit.collation}{'' if is_nullable else ' NOT NULL'}"
+            )
+        )
 
     def drop(self, connection: sa.Connection) -> None:
         """Remove the tables."""

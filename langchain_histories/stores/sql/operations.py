@@ -137,7 +137,7 @@ class SQLOperations(EngineOperations):
             not layout.is_complete or (before is not None and before.is_provisional)
         )
         for is_last in (False, True):
-            if layout.is_complete:
+            if layout.is_complete and not (upgrade and layout.is_narrow):
                 break
             try:
                 async with entered(self._locked(use, layout, "")) as connection:
@@ -242,7 +242,7 @@ class SQLOperations(EngineOperations):
 
         Raises:
             RecordTooLargeError: A row is too large for its column: a server in a lax mode would cut it.
-            ConfigurationError: The session id cannot be held.
+            ConfigurationError: The session id cannot be held, or the characters of a row.
         """
         if not table.session_limit.holds(key):
             raise ConfigurationError(
@@ -253,10 +253,17 @@ class SQLOperations(EngineOperations):
             rows = [escape_row(row) for row in rows]
         rows = [table.encode(row) for row in rows]
         for row in rows:
+            if not table.text_limit.has_characters_of(row):
+                raise ConfigurationError(
+                    f"Table {self.tables.messages!r} keeps messages in JSONB, in the character set "
+                    f"{table.text_limit.charset}, which has not all characters of this one. Nothing was written. Use "
+                    "a database in UTF-8, or a table whose column is text."
+                )
             if not table.text_limit.holds(row) or not layout.sends(row):
                 raise RecordTooLargeError(
                     f"A record of {len(row.encode())} bytes is larger than table {self.tables.messages!r} can hold: "
                     f"{table.text_limit}, max_allowed_packet {layout.packet or 'unlimited'}. Nothing was written."
+                    + (" setup(upgrade=True) widens the column." if layout.is_narrow else "")
                 )
         return rows
 

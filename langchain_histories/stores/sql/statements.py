@@ -22,6 +22,8 @@ KINDS = ("sqlite", "postgresql", *MYSQL, "yugabytedb")
 COLLATIONS = {"sqlite": None, "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
 _BYTEWISE = ("C", "utf8mb4_0900_bin", "utf8mb4_nopad_bin")
 _POSTGRESQL_BYTES, _MYSQL_CHARACTERS = 63, 64
+# What PostgreSQL and MySQL call so in Python's words. Of other character sets nothing but ASCII is used.
+_CODECS = {"LATIN1": "latin-1", "latin1": "cp1252"}
 COMPOUND_ROWS = 100
 MAX_ID = 2**63 - 1
 LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its lock
@@ -84,9 +86,19 @@ class Limit:
             return False
         if self.octets is not None and len(text.encode()) > self.octets:
             return False
+        return self.has_characters_of(text)
+
+    def has_characters_of(self, text: str) -> bool:
+        """Whether the character set has all characters of `text`."""
         if self.charset in ("utf8", "utf8mb3"):
             return max(text, default="") < "\U00010000"
-        return self.charset in (None, "utf8mb4") or text.isascii()
+        if self.charset in (None, "utf8mb4") or text.isascii():
+            return True
+        try:
+            text.encode(_CODECS.get(self.charset, "ascii"))
+        except UnicodeEncodeError:
+            return False
+        return True
 
     @property
     def is_bytewise(self) -> bool:
@@ -147,9 +159,9 @@ class Statements:
                 self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
         self._names = {
-            "table": _quoted(table.name, mark),
-            "session": _quoted(session.name, mark),
-            "text": _quoted(text.name, mark),
+            "table": quoted(table.name, mark),
+            "session": quoted(session.name, mark),
+            "text": quoted(text.name, mark),
         }
         if kind in MYSQL:
             self.insert: Any = table.insert().values({session: sa.bindparam("s"), text: sa.bindparam("m")})
@@ -207,7 +219,8 @@ class Statements:
         return sa.select(sessions.c.k, sessions.c.n, self._text).join(self._table, number == sessions.c.m)
 
 
-def _quoted(name: str, mark: str) -> str:
+def quoted(name: str, mark: str) -> str:
+    """Return a name as it is written in a statement."""
     return mark + name.replace(mark, mark * 2).replace(":", "\\:") + mark
 
 
