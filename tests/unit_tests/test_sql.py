@@ -438,5 +438,7 @@ def test_limits():
     assert not statements.Limit(9, 3).holds("éé")
     assert statements.Limit(charset="utf8mb3").holds("é\uffff")
     assert not statements.Limit(charset="utf8mb3").holds("👍")
-    assert not statements.Limit(charset="latin1").holds("é")
+    assert statements.Limit(charset="latin1").holds("é")
+    assert not statements.Limit(charset="latin1").holds("語")
+    assert not statements.Limit(charset="greek").holds("é")
     assert statements.Limit(charset="utf8mb4").holds("👍")
