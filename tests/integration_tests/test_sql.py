@@ -134,6 +134,8 @@ class TestPostgreSQLWithPsycopg(ServerTests):
 
 class TestPostgreSQLWithAsyncpg(ServerTests):
     scheme = "postgresql+asyncpg"
+    # It looks for passwords and certificates in the file system when it connects.
+    driver_blocks_in = (("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args"),)
 
     @pytest.fixture
     def server(self, postgres_server):

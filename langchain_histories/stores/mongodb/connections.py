@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pymongo
@@ -50,8 +51,10 @@ def clients_of(
     at_once = max_connections or next(iter(sizes), None) or _MAX_CONNECTIONS
 
     async def connect(native: bool) -> Any:
-        kind: Any = pymongo.AsyncMongoClient if native else pymongo.MongoClient
-        return kind(url, **options)
+        if not native:
+            return pymongo.MongoClient(url, **options)
+        # It reads certificates, and looks in the file system for what it tells the server of this machine.
+        return await settle(asyncio.to_thread(pymongo.AsyncMongoClient, url, **options))
 
     return Clients.shared("mongodb", url, options, connect=connect, close=_close, at_once=at_once)
 

@@ -20,6 +20,14 @@ from langchain_histories.stores.base import Clients, check_given_clients, check_
 if TYPE_CHECKING:
     from langchain_histories._urls import StoreUrl
 
+try:
+    from redis.driver_info import DriverInfo
+
+    # Each connection tells the server the version of redis-py, and would read it from the disk.
+    _NAMED: dict[str, Any] = {"driver_info": DriverInfo()}
+except ImportError:  # an older one, which reads it once
+    _NAMED = {}
+
 _MAX_CONNECTIONS = 50
 _TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 5.0
@@ -85,7 +93,8 @@ class _Connections:
         retry: Any = (AsyncRetry if native else Retry)(NoBackoff(), 0)
         # Of the pool: how long it waits for a free connection.
         options: dict[str, Any] = {"retry": retry, "timeout": self._timeout, **(_sees_cuts() if native else {})}
-        options |= self._client_options
+        named = _NAMED if not self._client_options.keys() & {"driver_info", "lib_name", "lib_version"} else {}
+        options |= named | self._client_options
         if self._sentinels is not None:
             return await self._sentinels.connect(package, options)
         # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.
@@ -99,7 +108,7 @@ class _Connections:
         await self.close(client)
         # A cluster client needs its retries to follow moved slots; what they store twice is read once.
         waiting = {} if native else {"connection_pool_class": redis.BlockingConnectionPool}
-        client = package.RedisCluster.from_url(self._url, **waiting, **self._client_options)
+        client = package.RedisCluster.from_url(self._url, **waiting, **named, **self._client_options)
         if native:
             await settle(client.initialize())
         return client
@@ -153,7 +162,11 @@ class _Sentinels:
         """
         options |= self.options
         given = options.pop("sentinel_kwargs", None)
-        without = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_", "retry"))}
+        without = {
+            name: value
+            for name, value in options.items()
+            if name.startswith(("ssl", "socket_", "retry", "driver_", "lib_"))
+        }
         login = {name: options[name] for name in ("username", "password") if name in options}
         tries = [without | login, without] if login and given is None else [without if given is None else given]
         pool = _SentinelPool if package is redis else _AsyncSentinelPool

@@ -12,7 +12,7 @@ from langchain_histories import Capability
 from langchain_histories.testing.faces import Face
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from langchain_histories import MessageStore
@@ -25,9 +25,12 @@ class StoreFixtures:
 
     Attributes:
         capabilities: What the store must say it can do. Tests of what it does not have are skipped.
+        driver_blocks_in: Functions in which the driver makes blocking calls on the event loop and no option of it
+            prevents that: a part of the path of the file, and the name. The store's documentation says so.
     """
 
     capabilities: ClassVar[Capability]
+    driver_blocks_in: ClassVar[Sequence[tuple[str, str]]] = ()
 
     # What a store gives.
 
