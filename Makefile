@@ -28,6 +28,7 @@ format: packages  ## format, and fix what can be fixed
 benchmarks: packages servers  ## the tables of the README
 	$(RUN) python benchmarks/run.py
 	$(RUN) python benchmarks/summaries.py
+	$(RUN) python benchmarks/services.py
 
 # What these consist of.
 
