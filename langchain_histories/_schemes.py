@@ -122,12 +122,16 @@ def store_kind(url: str) -> StoreKind:
 def _wanted(url: object) -> str:
     """Say which URL was perhaps meant. A text that may have a login in it is not shown."""
     text = os.fspath(url) if isinstance(url, os.PathLike) else url
-    if not isinstance(text, str) or not text or "@" in text:
+    if text == "":
+        return "such as 'redis://localhost:6379/0', and this one is empty, as an environment variable may be"
+    if not isinstance(text, str) or "@" in text:
         return "such as 'redis://localhost:6379/0'"
     if server := _NO_SCHEME.fullmatch(text):
         if server[1]:
             return f"such as '{_PORTS.get(server[1], 'redis')}://{text}'"
         return "for a file of SQLite 'sqlite:///C:/chat.db', for a folder 'file:///C:/chats'"
+    if variable := re.fullmatch(r"\$(\w+)|\$\{(\w+)\}", text):
+        return f"and only a config has its variables replaced: give os.environ[{variable[1] or variable[2]!r}]"
     return "for a file of SQLite 'sqlite:///chat.db', for a folder 'file:./chats'"
 
 

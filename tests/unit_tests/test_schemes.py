@@ -220,3 +220,14 @@ def test_what_is_no_url_is_told_with_the_url_that_was_perhaps_meant(given, wante
         open_store_(given)
     assert repr(wanted) in str(caught.value)
     assert "Secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["$REDIS_URL", "${REDIS_URL}"])
+def test_a_variable_that_is_not_replaced_is_told(given):
+    with pytest.raises(ConfigurationError, match=r"give os\.environ\['REDIS_URL'\]"):
+        open_store_(given)
+
+
+def test_an_empty_url_is_told():
+    with pytest.raises(ConfigurationError, match=r"this one is empty, as an environment variable may be"):
+        open_store_("")
