@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from langchain_histories.stores.tablestore import TablestoreStore as TablestoreStore
     from langchain_histories.stores.upstash import UpstashRedisChatMessageHistory as UpstashRedisChatMessageHistory
     from langchain_histories.stores.upstash import UpstashStore as UpstashStore
+    from langchain_histories.views._view import Coverage as Coverage
     from langchain_histories.views.summarizers import ExtractiveSummarizer as ExtractiveSummarizer
     from langchain_histories.views.summarizers import ModelSummarizer as ModelSummarizer
     from langchain_histories.views.summarizers import Summarizer as Summarizer
@@ -107,6 +108,7 @@ _MODULES = {
     ),
     "stores.tablestore": ("TablestoreChatMessageHistory", "TablestoreStore"),
     "stores.upstash": ("UpstashRedisChatMessageHistory", "UpstashStore"),
+    "views._view": ("Coverage",),
     "views.summarizers": ("ExtractiveSummarizer", "ModelSummarizer", "Summarizer"),
     "views.summarizing": ("SummarizingChatMessageHistory",),
     "views.summary": ("Summary", "SummaryEvent", "SummaryStats"),

@@ -173,6 +173,39 @@ def split(shown):
     return pinned, summary, rest[len(summary) :]
 
 
+def stored_of(shown):
+    """The messages of a view that are stored: without the summary and stand-ins for answers."""
+    return [m for m in shown if "langchain_histories" not in m.additional_kwargs]
+
+
+def check_valid(messages):
+    """What a provider demands: behind each call its answers, one for each, and answers nowhere else."""
+    waiting = []
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            assert message.tool_call_id in waiting, "an answer stands behind its call"
+            waiting.remove(message.tool_call_id)
+        else:
+            assert not waiting, "each call has its answer"
+        if isinstance(message, AIMessage):
+            waiting = [call["id"] for call in [*message.tool_calls, *message.invalid_tool_calls]]
+    assert not waiting, "each call has its answer"
+
+
+def check_end(tail, body):
+    """`tail` is an end of `body` in which only answers were moved or left out; return how many were cut before it."""
+    kept, called = stored_of(tail), set()
+    start = next((i for i, m in enumerate(body) if m == kept[0]), len(body)) if kept else len(body)
+    expected = []
+    for message in body[start:]:
+        called |= {call["id"] for call in getattr(message, "tool_calls", ())}
+        if not isinstance(message, ToolMessage) or message.tool_call_id in called:
+            expected.append(message)
+    assert [m for m in kept if m.type != "tool"] == [m for m in expected if m.type != "tool"], "a contiguous end"
+    assert sorted(str(m) for m in kept) == sorted(str(m) for m in expected), "each answer to a call that is shown"
+    return start
+
+
 def turn(number, size=110):
     return [HumanMessage(f"question {number} " + "x" * size), AIMessage(f"answer {number} " + "x" * size)]
 

@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_histories.errors import SessionBusyError
 from langchain_histories.integrations._messages import complete_steps, is_summary
 from langchain_histories.integrations._sessions import RunSession, report_unsaved
+from langchain_histories.views._repairs import repaired
 
 if TYPE_CHECKING:
     from langchain_histories._compat import BaseChatMessageHistory
 
 IDLE_SECONDS = 30.0
 _IN_TOOLS = 20  # times as long may a turn be idle behind a model that may have called tools
-_UNANSWERED = "This call was interrupted; there is no result."
 
 
 class Turn(str):
@@ -108,7 +108,7 @@ class Turn(str):
         """Return the messages for the model: the view, and the messages of the agent that the view does not have."""
         # A question that is asked again is shown again, when the view does not end with it.
         new = [message for message in messages if message.id not in self._shown or message.id == self._question]
-        return _with_answers([*self._view, *new])
+        return repaired([*self._view, *new])
 
     @contextmanager
     def saving(
@@ -209,29 +209,3 @@ class _Queue(list[Ticket]):
 
 _guard = threading.Lock()
 _queues: WeakValueDictionary[Any, _Queue] = WeakValueDictionary()
-
-
-def _with_answers(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Add an answer to each tool call that has none, and leave out answers to no call."""
-    result: list[BaseMessage] = []
-    unanswered: list[tuple[str, str | None]] = []  # some models give all their calls the id ""
-
-    def answer() -> None:
-        for call_id, name in unanswered:
-            result.append(ToolMessage(_UNANSWERED, tool_call_id=call_id, name=name, status="error"))
-        unanswered.clear()
-
-    for message in messages:
-        if isinstance(message, ToolMessage):
-            asked = next((call for call in unanswered if call[0] == message.tool_call_id), None)
-            if asked is None:
-                continue
-            unanswered.remove(asked)
-        else:
-            answer()
-        if isinstance(message, AIMessage):
-            calls = [*message.tool_calls, *message.invalid_tool_calls]
-            unanswered += [(call["id"], call["name"]) for call in calls if call["id"] is not None]
-        result.append(message)
-    answer()
-    return result

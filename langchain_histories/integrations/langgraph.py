@@ -10,6 +10,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_histories.errors import ConfigurationError, needs_extra
 from langchain_histories.integrations._messages import as_messages, atranscript, not_stored, transcript, with_ids
 from langchain_histories.integrations._sessions import SessionHistories, Sessions
+from langchain_histories.views._repairs import without_stand_ins
 
 with needs_extra("langgraph"):
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
@@ -227,7 +228,7 @@ def _update(history: list[BaseMessage], messages: list[BaseMessage], key: str) -
     """Return the update of the state: an `Overwrite`, because a graph streams messages of other updates as new ones."""
     given = _by_id(messages)
     merged = _merge(_by_id(with_ids(history)), given)
-    return {} if merged is given else {key: Overwrite(list(merged.values()))}
+    return {} if merged is given else {key: Overwrite(without_stand_ins(merged.values(), messages))}
 
 
 def _messages_in(state: Any, key: str) -> list[BaseMessage]:

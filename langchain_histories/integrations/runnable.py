@@ -38,6 +38,7 @@ from langchain_histories.integrations._sessions import (
     check_option,
     report_unsaved,
 )
+from langchain_histories.views._repairs import without_stand_ins
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         known = with_ids(shown)
         sent, stored = {message.id for message in messages}, {message.id for message in known}
         earlier = [message for message in known if message.id not in sent]  # a client may send the whole conversation
+        earlier = without_stand_ins(earlier, messages)
         if self.history_messages_key:
             one = given if isinstance(given, str) else messages[0] if isinstance(given, BaseMessage) else messages
             value = {**value, key: one, self.history_messages_key: earlier}

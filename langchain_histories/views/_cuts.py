@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MARK = "langchain_histories"
 """Key in the `additional_kwargs` of a message that a view made. Stores do not keep such a message."""
@@ -17,12 +17,12 @@ _BOUND_REASONING = ("thinking", "redacted_thinking")
 
 
 def is_view_message(message: object) -> bool:
-    """Whether this message is a summary, made by a view or by LangChain's `SummarizationMiddleware`."""
+    """Whether a view made this message, a summary or a stand-in, or LangChain's `SummarizationMiddleware` a summary."""
     if not isinstance(message, BaseMessage):
         return False
     mark = message.additional_kwargs.get(MARK)
     theirs = message.additional_kwargs.get("lc_source") == "summarization"
-    return theirs or (isinstance(mark, dict) and bool(mark.get("summary")))
+    return theirs or (isinstance(mark, dict) and any(map(mark.get, ("summary", "stand_in"))))
 
 
 def leading_system(messages: Sequence[BaseMessage]) -> int:
@@ -35,23 +35,66 @@ def begins_turn(message: BaseMessage) -> bool:
     return isinstance(message, HumanMessage) or (isinstance(message, ChatMessage) and message.role == "user")
 
 
-def safe_cuts(messages: Sequence[BaseMessage]) -> list[int]:
+class Answers(NamedTuple):
+    """Which tool call each answer answers.
+
+    Attributes:
+        calls: The index of the call, by the index of the answer.
+        strays: The indices of answers to no call, and of second answers.
+        unanswered: The ids and names of the calls without an answer, by the index of the message that has them.
+    """
+
+    calls: dict[int, int]
+    strays: list[int]
+    unanswered: dict[int, list[tuple[str, str | None]]]
+
+
+def answers_of(messages: Sequence[BaseMessage]) -> Answers:
+    """Find the call of each answer: the nearest of its id before it.
+
+    Some servers number the calls of each turn anew, and some models give all their calls the id "".
+    """
+    found = Answers({}, [], {})
+    newest: dict[str, int] = {}
+    for i, message in enumerate(messages):
+        if isinstance(message, ToolMessage):
+            call = newest.get(message.tool_call_id)
+            waiting = found.unanswered.get(-1 if call is None else call, [])
+            asked = next((each for each in waiting if each[0] == message.tool_call_id), None)
+            if call is None or asked is None:
+                found.strays.append(i)
+            else:
+                waiting.remove(asked)
+                found.calls[i] = call
+        elif calls := _calls(message):
+            newest |= dict.fromkeys((call_id for call_id, _ in calls), i)
+            found.unanswered[i] = calls
+    return found
+
+
+def cuts_of(messages: Sequence[BaseMessage]) -> list[int]:
+    """Return where a view of a whole transcript may begin: where nobody ever asks anything, at every complete step."""
+    if any(map(begins_turn, messages)):
+        return safe_cuts(messages)
+    return safe_cuts(messages, lambda message: not isinstance(message, ToolMessage))
+
+
+def safe_cuts(
+    messages: Sequence[BaseMessage], begins: Callable[[BaseMessage], bool] = begins_turn, *, is_end: bool = False
+) -> list[int]:
     """Return the indices at which a view may begin: human messages that stand between no tool call and its answer.
 
-    An answer belongs to the nearest call of its id before it, because some servers number the calls of each turn anew.
+    Args:
+        messages: The messages.
+        begins: Whether a view may begin with a message.
+        is_end: Whether they are the end of a longer list, which may have the calls that they answer.
     """
-    cuts: list[int] = []
-    called: dict[str, int] = {}
-    reach: dict[int, int] = {}
-    for i, message in enumerate(messages):
-        if begins_turn(message):
-            cuts.append(i)
-        elif isinstance(message, AIMessage):
-            called |= dict.fromkeys(_call_ids(message), i)
-        elif isinstance(message, ToolMessage) and message.tool_call_id in called:
-            reach[called[message.tool_call_id]] = i
+    answers = answers_of(messages)
+    reach = {call: answer for answer, call in answers.calls.items()}
+    earlier = max(answers.strays, default=-1) if is_end else -1
     furthest = list(accumulate((reach.get(i, -1) for i in range(len(messages))), max))
-    return [cut for cut in cuts if cut == 0 or furthest[cut - 1] < cut]
+    cuts = [i for i, message in enumerate(messages) if begins(message)]
+    return [cut for cut in cuts if cut > earlier and (cut == 0 or furthest[cut - 1] < cut)]
 
 
 def is_waiting(messages: Sequence[BaseMessage]) -> bool:
@@ -59,23 +102,15 @@ def is_waiting(messages: Sequence[BaseMessage]) -> bool:
     newest = max((i for i, message in enumerate(messages) if begins_turn(message)), default=0)
     turn = messages[newest:]
     answered = {message.tool_call_id for message in turn if isinstance(message, ToolMessage)}
-    return any(_call_ids(message) - answered for message in turn if isinstance(message, AIMessage))
+    return any(call_id not in answered for message in turn for call_id, _ in _calls(message))
 
 
-def _call_ids(message: AIMessage) -> set[str]:
-    return {call["id"] for call in [*message.tool_calls, *message.invalid_tool_calls] if call["id"]}
-
-
-def without_strays(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Leave out tool results whose call is not among the messages before them, because providers reject these."""
-    called: set[str] = set()
-    shown: list[BaseMessage] = []
-    for message in messages:
-        if isinstance(message, AIMessage):
-            called |= _call_ids(message)
-        if not isinstance(message, ToolMessage) or message.tool_call_id in called:
-            shown.append(message)
-    return shown
+def _calls(message: BaseMessage) -> list[tuple[str, str | None]]:
+    """Return the ids and names of the calls that want an answer."""
+    if not isinstance(message, AIMessage):
+        return []
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return [(call["id"], call["name"]) for call in calls if call["id"] is not None]
 
 
 def without_bound_reasoning(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

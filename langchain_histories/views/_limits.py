@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from langchain_histories.errors import ConfigurationError
+from langchain_histories.views._cuts import begins_turn
 
 if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+    from langchain_histories.views.tokens import TokenCounter
+
     ContextSize: TypeAlias = tuple[str, float] | Mapping[str, float]
 
 _UNITS = ("tokens", "messages")
@@ -20,18 +25,24 @@ _TYPICAL_MESSAGE = 40
 class Size(NamedTuple):
     """How large a list of messages is."""
 
-    tokens: int
-    messages: int
+    tokens: int = 0
+    messages: int = 0
+    turns: int = 0
 
     def __add__(self, other: object) -> Size:
         """Both together."""
         if not isinstance(other, Size):
             return NotImplemented
-        return Size(self.tokens + other.tokens, self.messages + other.messages)
+        return Size(self.tokens + other.tokens, self.messages + other.messages, self.turns + other.turns)
 
     def __sub__(self, other: Size) -> Size:
         """The rest without a part."""
-        return Size(self.tokens - other.tokens, self.messages - other.messages)
+        return Size(self.tokens - other.tokens, self.messages - other.messages, self.turns - other.turns)
+
+
+def size_of(messages: Sequence[BaseMessage], count: TokenCounter) -> Size:
+    """Return the size of messages."""
+    return Size(count(messages), len(messages), sum(map(begins_turn, messages))) if messages else Size()
 
 
 class Limits:
@@ -56,6 +67,15 @@ class Limits:
     def exceeded(self, size: Size) -> bool:
         """Whether a view of this size is too large."""
         return any(all(getattr(size, unit) > most for unit, most in clause.items()) for clause in self.clauses)
+
+    def surplus(self, size: Size) -> int:
+        """Return how many tokens less make a view of this size small enough, as far as tokens can."""
+        over = (
+            size.tokens - clause["tokens"]
+            for clause in self.clauses
+            if "tokens" in clause and all(getattr(size, unit) > most for unit, most in clause.items())
+        )
+        return max(over, default=0)
 
     def smallest(self, unit: str) -> int | None:
         """Return the smallest limit in this unit; `None` without one."""

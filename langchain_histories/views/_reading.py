@@ -17,14 +17,16 @@ from langchain_histories._values import decode_value
 from langchain_histories.codec import decode_message
 from langchain_histories.views._cuts import (
     MARK,
+    begins_turn,
+    cuts_of,
     is_waiting,
     leading_system,
     safe_cuts,
     without_bound_reasoning,
-    without_strays,
 )
-from langchain_histories.views._limits import Size
-from langchain_histories.views._view import pinned_records
+from langchain_histories.views._limits import Size, size_of
+from langchain_histories.views._repairs import from_human, laid_out
+from langchain_histories.views._view import Coverage, pinned_records
 from langchain_histories.views.summarizers import escape, readable
 
 if TYPE_CHECKING:
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from langchain_histories.codec import Record
     from langchain_histories.views._faces import Snapshot, SyncFace
     from langchain_histories.views._limits import Limits
+    from langchain_histories.views._repairs import Laid
+    from langchain_histories.views._view import First
     from langchain_histories.views.summary import LocalSession, Summary
     from langchain_histories.views.tokens import TokenCounter
 
+OMITTED = " […]"
 _PAGE = 256
 """Records in one read: more than most views show."""
 _ANCHORS_OF_OTHERS = 8
@@ -82,14 +87,14 @@ class Shown(NamedTuple):
         messages: The messages of the view.
         size: Their size.
         start: Index of the first record of the tail that is shown.
-        trimmed: How many messages of the tail were left out for lack of room.
+        left_out: How many messages from there on were left out because a provider would refuse them.
         saved: Tokens that the summary saves.
     """
 
     messages: list[BaseMessage]
     size: Size
     start: int
-    trimmed: int
+    left_out: int
     saved: int
 
 
@@ -102,6 +107,7 @@ class Reader:
         keep: Size of the newest turns, which no summary takes in: unit and number.
         batch: The most tokens of messages that one call of the summarizer takes in.
         role: Whether the summary is a human or a system message.
+        first: Whether a view may begin with any message.
         own: Whether the history is of this package.
         session: What this process knows of the session.
         count: Counts the tokens of messages.
@@ -112,6 +118,7 @@ class Reader:
     keep: tuple[str, int]
     batch: int
     role: Literal["human", "system"]
+    first: First
     own: bool
     session: LocalSession
     count: TokenCounter
@@ -143,8 +150,14 @@ class Reader:
         if tuple(record.id for record in anchor[:count]) == stored.anchor:
             tail = near[count:] if seen else near
             return Loaded(history, stored, stored, [], stored.position, tail, complete=complete)
-        everything: list[Record] = await settle(history.records())
+        return self._found(history, stored, await settle(history.records()))
+
+    def _found(self, history: SyncFace | Snapshot, stored: Summary | None, everything: list[Record]) -> Loaded:
+        """Return a session that was read whole, with the summary where its end is found."""
+        if stored is None:
+            return _without_summary(history, None, everything)
         ids = tuple(record.id for record in everything)
+        count = len(stored.anchor)
         for end in range(count, len(ids) + 1):
             if ids[end - count : end] == stored.anchor:
                 moved = dataclasses.replace(stored, **self.anchored(everything[:end], None, end))
@@ -161,7 +174,9 @@ class Reader:
             records: list[Record] = await settle(history.records(after=after, last=wanted))
             if len(records) < wanted:
                 return records, True
-            if self.trigger.exceeded(self.sizes_before(records)[-1]) and safe_cuts(messages_of(records)):
+            if self.trigger.exceeded(self._laid_out(records).before[-1]) and safe_cuts(
+                messages_of(records), is_end=True
+            ):
                 return records, False
             wanted *= 2
 
@@ -182,7 +197,7 @@ class Reader:
 
     def cuts(self, messages: Sequence[BaseMessage], before: Sequence[Size], *, complete: bool) -> list[int]:
         """Return the indices at which a summary of these messages may end, with the newest turns behind it."""
-        cuts = [cut for cut in safe_cuts(messages) if cut > 0]
+        cuts = [cut for cut in (cuts_of(messages) if complete else safe_cuts(messages)) if cut > 0]
         if cuts and is_waiting(messages[: cuts[-1]]):
             cuts.pop()
         unit, most = self.keep
@@ -190,30 +205,67 @@ class Reader:
         return cuts[: len(wide) + 1] if complete else wide
 
     def show(self, loaded: Loaded, start: int | None = None) -> Shown:
-        """Build the view from the record `start` of the tail on, or from the first turn that makes it small enough."""
-        summary = self.message_of(loaded.summary)
-        head = [*loaded.pinned_messages(), *summary]
-        tail = messages_of(loaded.tail)
-        before = self.sizes_before(loaded.tail)
-        whole = before[-1] + Size(self.count(head), len(head))
-        trimmed = 0
+        """Build the view from the record `start` of the tail on, or from the first one that makes it small enough.
+
+        What yields first is half of the text of the summary, then older turns, then the rest of the text.
+        """
+        laid = self._laid_out(loaded.tail)
+        system, summary = loaded.pinned_messages(), self.message_of(loaded.summary)
+        whole = size_of([*system, *summary], self.count) + laid.before[-1]
         if start is None:
-            cuts = safe_cuts(tail) or [len(tail)]
-            start = next((cut for cut in cuts if not self.trigger.exceeded(whole - before[cut])), cuts[-1])
-            trimmed = start - cuts[0]
-        shown = without_strays(tail[start:])
-        if start or summary:
+            least = whole - Size(tokens=self.count(summary) // 2)
+            tail = messages_of(loaded.tail)
+            cuts = [0, *cuts_of(tail)] if loaded.complete else safe_cuts(tail, is_end=True)
+            start = next((cut for cut in cuts if not self.trigger.exceeded(least - laid.before[cut])), cuts[-1])
+        size = whole - laid.before[start]
+        if summary and (surplus := self.trigger.surplus(size)):
+            shorter = self.message_of(loaded.summary, self.count(summary) - surplus)
+            size = size - size_of(summary, self.count) + size_of(shorter, self.count)
+            summary = shorter
+        shown = laid.behind(start)
+        if start or loaded.summary:
             shown = without_bound_reasoning(shown)
+        left_out = sum(i >= start for i in laid.left_out)
+        if self.first == "human" and not any(map(begins_turn, summary)):
+            shown, dropped = from_human(shown)
+            left_out += dropped
         saved = loaded.summary.tokens - self.count(summary) if loaded.summary else 0
-        return Shown([*head, *shown], whole - before[start], start, trimmed, saved)
+        return Shown([*system, *summary, *shown], size, start, left_out, saved)
+
+    def size(self, loaded: Loaded) -> Size:
+        """Return the size of the view if nothing of it yields."""
+        head = [*loaded.pinned_messages(), *self.message_of(loaded.summary)]
+        return size_of(head, self.count) + self._laid_out(loaded.tail).before[-1]
+
+    def _laid_out(self, records: Sequence[Record]) -> Laid:
+        self.sizes_before(records)
+        known = {id(record.message): self.session.sizes[record.id] for record in records}
+        return laid_out(messages_of(records), lambda message: known.get(id(message)) or size_of([message], self.count))
+
+    async def coverage(self, history: SyncFace | Snapshot, stored: Summary | None) -> Coverage:
+        """Return where each stored message is."""
+        records: list[Record] = await settle(history.records())
+        loaded = self._found(history, stored, records)
+        shown = self.show(loaded)
+        alone = [] if loaded.summary else loaded.pinned
+        covered = len(records) - len(alone) - len(loaded.tail)
+        seen = len(alone) + len(loaded.tail) - shown.start - shown.left_out
+        return Coverage(
+            stored=len(records),
+            covered=covered,
+            trimmed=shown.start,
+            shown=seen,
+            repaired=shown.left_out,
+            added=len(shown.messages) - seen,
+        )
 
     def sizes_before(self, records: Sequence[Record]) -> list[Size]:
         """Return the size of the records before each one, and of them all."""
         session = self._counted()
         known = session.sizes
-        sizes = {record.id: known.get(record.id) or Size(self.count([record.message]), 1) for record in records}
+        sizes = {record.id: known.get(record.id) or size_of([record.message], self.count) for record in records}
         session.sizes = sizes
-        return list(accumulate((sizes[record.id] for record in records), initial=Size(0, 0)))
+        return list(accumulate((sizes[record.id] for record in records), initial=Size()))
 
     def _counted(self) -> LocalSession:
         """Return what is known of the session, without sizes that another counter counted."""
@@ -232,16 +284,25 @@ class Reader:
         session.asked = {record.id: known.get(record.id) or self.asked(record.message) for record in records}
         return list(accumulate((session.asked[record.id] for record in records), initial=0))
 
-    def message_of(self, summary: Summary | None) -> list[BaseMessage]:
-        """Return the message that shows a summary, in a list; an empty list without a summary."""
-        if summary is None:
-            return []
-        text = (
-            "Summary of the earlier part of this conversation, for reference. It reports what was said and gives no "
-            f"instructions.\n<summary>\n{escape(summary.text)}\n</summary>"
-        )
+    def message_of(self, summary: Summary | None, most: int | None = None) -> list[BaseMessage]:
+        """Return the message that shows a summary, in a list; an empty list without a summary, or without room for it.
+
+        Args:
+            summary: The summary.
+            most: The tokens that the message may have; its text is cut for that, with a mark.
+        """
+        text = "" if summary is None else summary.text
         kind = HumanMessage if self.role == "human" else SystemMessage
-        return [kind(text, additional_kwargs={MARK: {"summary": True, "covered": summary.covered}})]
+        while summary is not None and text:
+            message = kind(
+                "Summary of the earlier part of this conversation, for reference. It reports what was said and gives "
+                f"no instructions.\n<summary>\n{escape(text)}\n</summary>",
+                additional_kwargs={MARK: {"summary": True, "covered": summary.covered}},
+            )
+            if most is None or self.count([message]) <= most:
+                return [message]
+            text = cut_short(text, 0.8)
+        return []
 
     def anchored(self, known: Sequence[Record], before: str | None, covered: int) -> dict[str, Any]:
         """Return the fields of a summary that say where it ends.
@@ -264,6 +325,11 @@ def _without_summary(
     count = leading_system(messages_of(records))
     before = records[count - 1].position if count else None
     return Loaded(history, stored, None, records[:count], before, records[count:], complete=complete)
+
+
+def cut_short(text: str, share: float) -> str:
+    """Return a share of the beginning of a text, with a mark; nothing where the mark alone is left."""
+    return text[: int((len(text) - len(OMITTED)) * share)].rstrip() + OMITTED if len(text) > len(OMITTED) else ""
 
 
 def messages_of(records: Sequence[Record]) -> list[BaseMessage]:

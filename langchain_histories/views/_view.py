@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._copies import MadeAgain
@@ -22,18 +23,47 @@ if TYPE_CHECKING:
     from langchain_histories.store import MessageStore
 
 Unit: TypeAlias = Literal["tokens", "messages", "turns"]
+First: TypeAlias = Literal["any", "human"]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Where each stored message is: `covered`, `trimmed`, `shown` and `repaired` add up to `stored`.
+
+    Attributes:
+        stored: Messages of the transcript.
+        covered: Those that the summary stands for, with the system messages at the beginning.
+        trimmed: Those that were left out for lack of room; no summary has them.
+        shown: Those that the view has.
+        repaired: Those that were left out because a provider would refuse them: answers without a call and, with
+            `first="human"`, what precedes the first human message.
+        added: Messages of the view beyond `shown`: the summary, stand-ins for answers that are missing, and messages of
+            the covered part that are shown all the same, such as system messages at the beginning.
+    """
+
+    stored: int
+    covered: int
+    trimmed: int
+    shown: int
+    repaired: int
+    added: int
 
 
 class HistoryView(MadeAgain, BaseChatMessageHistory):
     """Shows a part of another history. Messages are added to and cleared from that history.
 
+    What is shown is what providers take: an answer stands behind its call, a call without an answer has a stand-in that
+    says so, and an answer without a call is left out. The stored messages stay as they are.
+
     Over the handle of one turn (`registry.get_session_history`) the first read is frozen until the turn has written,
     because the handle freezes its own first read too.
     """
 
-    def __init__(self, history: BaseChatMessageHistory) -> None:
-        """Keep the history."""
+    def __init__(self, history: BaseChatMessageHistory, first: First) -> None:
+        """Keep the history, and which message a view may begin with."""
         super().__init__()
+        check_choice("first", first, get_args(First))
+        self._first = first
         if isinstance(history, HistoryView):
             raise ConfigurationError(
                 f"{type(history).__name__} is a view itself: give the history under it, which has all messages."
@@ -99,6 +129,14 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
             return await self._messages(self._async)
         return await self._stored.aget_messages(last=last, after=after)
 
+    def coverage(self) -> Coverage:
+        """Return where each stored message is. Costs a read of the whole transcript."""
+        return drive(self._coverage(self._sync))
+
+    async def acoverage(self) -> Coverage:
+        """Async `coverage`."""
+        return await self._coverage(self._async)
+
     def transcript(self) -> list[BaseMessage]:
         """Return every message ever added, oldest first."""
         messages: list[BaseMessage] = self._sync.transcript()
@@ -137,6 +175,10 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
     async def _show(self, face: SyncFace) -> list[BaseMessage]:
         """Return the messages for the model."""
 
+    @abstractmethod
+    async def _coverage(self, face: SyncFace) -> Coverage:
+        """Return where each stored message is."""
+
     async def _messages(self, face: SyncFace) -> list[BaseMessage]:
         if self._frozen is not None:
             return list(self._frozen)
@@ -152,6 +194,16 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
     async def _clear(self, face: SyncFace) -> None:
         await settle(face.clear())
         self._frozen = None
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a value that is none of those which an option may have.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value not in known:
+        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
 
 
 async def pinned_records(history: SyncFace | Snapshot) -> list[Record]:

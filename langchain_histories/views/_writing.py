@@ -29,7 +29,7 @@ from langchain_histories.errors import SummaryError
 from langchain_histories.views._clock import Clock, OutOfTimeError
 from langchain_histories.views._cuts import safe_cuts
 from langchain_histories.views._faces import Call
-from langchain_histories.views._reading import messages_of
+from langchain_histories.views._reading import OMITTED, cut_short, messages_of
 from langchain_histories.views.summarizers import readable
 from langchain_histories.views.summary import Draft, Summary, SummaryEvent, without_draft, without_summary
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from langchain_histories.views._reading import Loaded, Reader
     from langchain_histories.views.summarizers import Summarizer
 
-_OMITTED = " […]"
 _CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
 
 
@@ -153,7 +152,7 @@ class Writer:
                 if work.stored and not loaded.summary and loaded.complete:
                     # The transcript has none of the messages that it covers.
                     await self._drop(work.face, work.stored)
-                return self.reader.show(loaded, 0).size if loaded.complete else None
+                return self.reader.size(loaded) if loaded.complete else None
             new = await self._summarize(work, loaded, chunk)
             if new is None or not await self._commit(work, new, chunk, loaded.before):
                 return None
@@ -193,7 +192,7 @@ class Writer:
         """Return the records that the next summary takes in: whole turns, without the newest ones."""
         reader = self.reader
         before = reader.sizes_before(loaded.tail)
-        if loaded.complete and not force and not reader.trigger.exceeded(reader.show(loaded, 0).size):
+        if loaded.complete and not force and not reader.trigger.exceeded(reader.size(loaded)):
             return []
         end = self._within_a_call(loaded, reader.cuts(messages_of(loaded.tail), before, complete=loaded.complete))
         # A call that costs more than it saves is left for later. This bounds the whole cost, whatever is pinned.
@@ -301,10 +300,10 @@ class Writer:
             raise SummaryError("The summarizer returned no text.")
         metadata = {} if isinstance(reply, str) else reply.response_metadata
         if any(metadata.get(name) in _CUT_SHORT for name in ("finish_reason", "stop_reason", "done_reason")):
-            text += _OMITTED
-        while (size := self.reader.count([AIMessage(text)])) > self.max_tokens and len(text) > len(_OMITTED):
+            text += OMITTED
+        while (size := self.reader.count([AIMessage(text)])) > self.max_tokens and len(text) > len(OMITTED):
             share = min(0.95, self.max_tokens / size)
-            text = text[: int((len(text) - len(_OMITTED)) * share)].rstrip() + _OMITTED
+            text = cut_short(text, share)
         return text
 
     async def _commit(self, work: _Work, new: Summary, chunk: list[Record], before: str | None) -> bool:

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from langchain_histories.errors import ConfigurationError, needs_extra
 from langchain_histories.views.tokens import estimate_tokens
@@ -174,7 +174,7 @@ class ExtractiveSummarizer(Summarizer):
         return "\n".join(lines[i] for i in sorted(chosen))
 
 
-_LABELS = {"human": "User", "ai": "Assistant", "tool": "Tool"}
+_LABELS = {"human": "User", "ai": "Assistant", "tool": "Tool", "system": "System"}
 _SIGNS = (
     (re.compile(r"\d"), 3),
     (re.compile(r"\b(?:my|our|I'm|I am|I have|I like|I prefer|I need|I want|call me)\b", re.IGNORECASE), 3),
@@ -187,8 +187,6 @@ _SIGNS = (
 
 def _sentences(messages: Sequence[BaseMessage]) -> Iterator[str]:
     for message in messages:
-        if isinstance(message, SystemMessage):
-            continue
         label = _LABELS.get(message.type, message.type)
         for sentence in re.split(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f\u061f\u0964])|\n+", readable(message)):
             if words := " ".join(sentence.split()):

@@ -18,9 +18,9 @@ from langchain_histories.errors import ConfigurationError, CorruptRecordError, S
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.views._cuts import begins_turn
 from langchain_histories.views._faces import StateSlot, is_running
-from langchain_histories.views._limits import Limits, Size, check_room, read_keep
+from langchain_histories.views._limits import Limits, check_room, read_keep, size_of
 from langchain_histories.views._reading import Reader
-from langchain_histories.views._view import HistoryView
+from langchain_histories.views._view import HistoryView, check_choice
 from langchain_histories.views._writing import Writer
 from langchain_histories.views.summarizers import find_summarizer
 from langchain_histories.views.summary import Summary, SummaryEvent, SummaryStats, local_session, without_summary
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from langchain_histories._compat import BaseChatMessageHistory
     from langchain_histories.views._faces import SyncFace
-    from langchain_histories.views._limits import ContextSize
+    from langchain_histories.views._limits import ContextSize, Size
+    from langchain_histories.views._view import Coverage, First
     from langchain_histories.views.summarizers import Summarizer
     from langchain_histories.views.tokens import TokenCounter
 
@@ -66,9 +67,11 @@ class SummarizingChatMessageHistory(HistoryView):
     """Shows a summary of the old turns and the newest turns; the transcript stays whole.
 
     `messages` is the system messages at the beginning of the transcript, one message with the summary, and the newest
-    turns. It is never larger than `trigger`, unless a single turn is. When an addition makes it larger, all but the
-    newest turns (`keep`) go into the summary. The addition is stored before that, and succeeds even if the summarizer
-    fails: until a later call succeeds (after 2, 4, 8, ... turns), the view leaves out the oldest turns that do not fit.
+    turns. It is never larger than `trigger`, unless the system messages and the newest turn alone are, which are shown
+    all the same; what yields is half of the summary's text, then older turns, then the rest of the text. When an
+    addition makes it larger, all but the newest turns (`keep`) go into the summary. The addition is stored before that,
+    and succeeds even if the summarizer fails: it is called again 2, 4, 8, ... turns later, and until a call succeeds,
+    the view leaves out the oldest turns that do not fit.
 
     Until a handle writes, all its reads begin at the message where its first read began, because a new summary must not
     move the messages within a turn. So take a handle for each turn, and for each page of a program that only shows.
@@ -102,6 +105,8 @@ class SummarizingChatMessageHistory(HistoryView):
         on_summary_error: What is done when a summary fails, after the messages were stored: `"serve"` logs it and shows
             the view without a new summary, `"raise"` raises `SummaryError`.
         on_event: Called with each `SummaryEvent`.
+        first: `"human"` leaves out what precedes the first human message, such as the greeting of a bot, for providers
+            that refuse another beginning.
         state: For a history of another package: a history of this package, whose state keeps the summary.
 
     Raises:
@@ -125,10 +130,11 @@ class SummarizingChatMessageHistory(HistoryView):
         timeout: float | None = 30,
         on_summary_error: Literal["serve", "raise"] = "serve",
         on_event: Callable[[SummaryEvent], object] | None = None,
+        first: First = "any",
         state: StoredChatMessageHistory | None = None,
     ) -> None:
         """Keep history and options."""
-        super().__init__(history)
+        super().__init__(history, first)
         slot = self._sync.slot = self._async.slot = _slot(history, state)
         for name, value, known in (
             ("mode", mode, ("inline", "background", "manual")),
@@ -136,8 +142,7 @@ class SummarizingChatMessageHistory(HistoryView):
             ("rebuild", rebuild, ("never", "doubling")),
             ("on_summary_error", on_summary_error, ("serve", "raise")),
         ):
-            if value not in known:
-                raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+            check_choice(name, value, known)
         if on_summary_error == "raise" and mode == "background":
             raise ConfigurationError(
                 "on_summary_error='raise' has nobody to raise to in mode='background'; use on_event."
@@ -172,6 +177,7 @@ class SummarizingChatMessageHistory(HistoryView):
             keep=self._keep,
             batch=(context or 0) // 2 or self._trigger.smallest("tokens") or 4000,
             role=summary_role,
+            first=first,
             own=isinstance(history, StoredChatMessageHistory),
             session=self._session,
             count=find_counter(token_counter, chat_model),
@@ -267,15 +273,18 @@ class SummarizingChatMessageHistory(HistoryView):
         if loaded.stored is not None and loaded.summary is None:
             self._emit(SummaryEvent("lost", self._slot.session_id, loaded.stored.covered))
         shown = self._reader.show(loaded)
-        trimmed = shown.trimmed
-        if trimmed and not loaded.complete:
+        trimmed = shown.start
+        if not loaded.complete:
             trimmed += await settle(history.count()) - loaded.covered - len(loaded.tail)
         if trimmed:
             self._emit(SummaryEvent("trimmed", self._slot.session_id, trimmed))
         position = loaded.tail[shown.start].position if shown.start < len(loaded.tail) else None
         self._first_read = _FirstRead(loaded.summary, position, shown.saved, trimmed)
-        self._size = shown.size
+        self._size = None if trimmed else self._reader.size(loaded)
         return shown.messages
+
+    async def _coverage(self, face: SyncFace) -> Coverage:
+        return await self._reader.coverage(await settle(face.opened()), Summary.of(await settle(face.state())))
 
     # Writing.
 
@@ -287,7 +296,7 @@ class SummarizingChatMessageHistory(HistoryView):
             self._session.note(tokens_saved=self._first_read.saved, trimmed=self._first_read.trimmed)
         self._first_read = None
         if self._size is not None:
-            self._size += Size(self._reader.count(list(messages)), len(messages))
+            self._size += size_of(messages, self._reader.count)
         if self.mode == "manual" or self._takes_pause(is_turn=is_turn):
             return
         if self._size is not None and not self._trigger.exceeded(self._size):

@@ -46,6 +46,7 @@ from langchain_histories import (
 )
 from langchain_histories.integrations import _agent_turns
 from langchain_histories.integrations.agents import ChatHistoryMiddleware, ToolAwareChatHistoryMiddleware
+from langchain_histories.views._repairs import UNANSWERED
 
 CONFIG = {"configurable": {"session_id": "42"}}
 OTHER = ConfigurableFieldSpec(id="other", annotation=str)
@@ -425,7 +426,7 @@ async def test_an_interrupt_that_the_user_leaves_for_another_question(registry, 
     await run(mode, agent, "hello", thread(1))
     await run(mode, agent, "something else", thread(1))
     assert stored(store) == ["human:hello", "ai>a", "human:something else", "ai:other"]
-    unanswered = f"tool<a:{_agent_turns._UNANSWERED}"
+    unanswered = f"tool<a:{UNANSWERED}"
     assert brief(model.shown[1]) == ["human:hello", "ai>a", unanswered, "human:something else"]
     assert model.shown[1][2].status == "error"
     await run(mode, agent, "more", thread(2))
@@ -758,7 +759,7 @@ async def test_calls_of_old_logs_are_answered_in_the_view_only(registry, store, 
     store.append("42", old)
     agent, model = agent_of(registry, ["done"])
     await run(mode, agent, "hello")
-    unanswered = _agent_turns._UNANSWERED
+    unanswered = UNANSWERED
     shown = ["human:old", "ai>a,b", "tool<b:half", f"tool<a:{unanswered}", "ai:", f"tool<i:{unanswered}", "human:hello"]
     assert brief(model.shown[0]) == shown
     assert stored(store) == [*brief(old), "human:hello", "ai:done"]

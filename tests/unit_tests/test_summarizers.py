@@ -217,4 +217,9 @@ def test_extraction_takes_any_text(text):
 
 
 def test_extraction_of_nothing():
-    assert ExtractiveSummarizer().summarize("", [HumanMessage(""), SystemMessage("x")], 50) == ""
+    assert ExtractiveSummarizer().summarize("", [HumanMessage(""), SystemMessage("")], 50) == ""
+
+
+def test_extraction_keeps_what_the_system_says_in_the_middle():
+    said = [HumanMessage("hello"), SystemMessage("The user is verified as customer 7919."), AIMessage("Hello.")]
+    assert "System: The user is verified as customer 7919." in ExtractiveSummarizer().summarize("", said, 50)

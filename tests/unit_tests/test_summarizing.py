@@ -23,6 +23,8 @@ from conversations import (
     FaultError,
     KilledError,
     RecordingSummarizer,
+    check_end,
+    check_valid,
     conversations,
     count,
     counting_reads,
@@ -31,6 +33,7 @@ from conversations import (
     make_turn,
     make_view,
     split,
+    stored_of,
     turn,
 )
 from hypothesis import HealthCheck, given, settings
@@ -69,14 +72,11 @@ def check_view(shown, transcript, budget=TRIGGER):
     system = list(itertools.takewhile(lambda m: isinstance(m, SystemMessage), transcript))
     assert pinned == system
     body = transcript[len(system) :]
-    assert tail == body[len(body) - len(tail) :], "a contiguous end of the transcript"
-    if any(isinstance(m, HumanMessage) for m in body):
-        assert tail, [m.type for m in transcript]
-        assert isinstance(tail[0], HumanMessage)
-    called = set()
-    for message in tail:
-        called |= {call["id"] for call in getattr(message, "tool_calls", ())}
-        assert not isinstance(message, ToolMessage) or message.tool_call_id in called
+    check_valid(tail)
+    start = check_end(tail, body)
+    assert tail or all(isinstance(m, ToolMessage) for m in body)
+    if start and tail and any(isinstance(m, HumanMessage) for m in body):
+        assert isinstance(tail[0], HumanMessage) or summary, "what is cut begins with a question"
     starts = [i for i, m in enumerate(tail) if isinstance(m, HumanMessage)]
     last_turn = tail[starts[-1] :] if starts else []
     assert count(shown) <= max(budget, count([*pinned, *summary, *last_turn]))
@@ -106,9 +106,13 @@ def test_invariants(face, batches, schedule, own):
         told = summarizer.covered_by(summary)
         assert [m.content for m in transcript[len(pinned) : covered]] == list(told), "all it covers, once, in order"
         trimmed = view._first_read.trimmed if view._first_read else 0
-        unanswered = transcript[covered or len(pinned) :]
-        greeting = len(list(itertools.takewhile(lambda m: not isinstance(m, HumanMessage), unanswered)))
-        assert tail == unanswered[trimmed + greeting :], "no gap that is not counted"
+        rest = transcript[covered or len(pinned) :]
+        where = face.run(view, "coverage")
+        assert (where.stored, where.trimmed) == (len(transcript), trimmed)
+        assert where.covered == covered
+        assert where.covered + where.trimmed + where.shown + where.repaired == where.stored
+        assert where.shown + where.added == len(shown)
+        assert check_end(tail, rest) == trimmed or not stored_of(tail), "no gap that is not counted"
         face.add(view, batch)
         transcript += batch
         assert face.run(view, "transcript") == transcript
@@ -179,14 +183,10 @@ def test_invariants_with_several_processes(face, batches, schedule, moves):  # n
 def _check_loosely(shown, transcript):
     """What holds after deletions too: valid, and nothing that is not in the transcript but a summary."""
     pinned, summary, tail = split(shown)
-    assert all(m in transcript for m in [*pinned, *tail])
+    assert all(m in transcript for m in [*pinned, *stored_of(tail)])
+    check_valid(tail)
     if tail:
-        assert isinstance(tail[0], HumanMessage)
-        assert tail[-1] == transcript[-1] or isinstance(transcript[-1], ToolMessage)
-    called = set()
-    for message in tail:
-        called |= {call["id"] for call in getattr(message, "tool_calls", ())}
-        assert not isinstance(message, ToolMessage) or message.tool_call_id in called
+        assert transcript[-1] in tail or isinstance(transcript[-1], ToolMessage)
     if not transcript:
         assert not shown
     return pinned, summary, tail
@@ -1138,14 +1138,8 @@ def test_an_answer_to_a_call_that_was_given_up_is_not_shown_alone(face, store):
     face.add(view, [ToolMessage("at last", tool_call_id="late")])
     assert face.messages(view)[1:] == [*turn(2), *turn(3)], "but what is valid is"
     window = WindowedChatMessageHistory(store.history("s"), keep=("turns", 1))
-    assert face.messages(window) == [
-        HumanMessage("q"),
-        call,
-        *turn(1),
-        *turn(2),
-        *turn(3),
-        ToolMessage("at last", tool_call_id="late"),
-    ]
+    answer = ToolMessage("at last", tool_call_id="late")
+    assert face.messages(window) == [HumanMessage("q"), call, answer, *turn(1), *turn(2), *turn(3)]
     assert store.read("s")[-1].content == "at last"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from conversations import conversations, count, counting_reads, make_turn
+from conversations import check_end, check_valid, conversations, count, counting_reads, make_turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 
 from langchain_histories import ConfigurationError, HistoryRegistry, MemoryStore, WindowedChatMessageHistory
+from langchain_histories.views._repairs import repaired
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def window(history, *keep):
     return WindowedChatMessageHistory(history, keep=keep, token_counter=count)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conversations(), st.sampled_from(["messages", "turns", "tokens"]), st.integers(1, 1200), st.booleans())
 def test_a_window_is_valid_and_as_large_as_it_may_be(face, batches, unit, size, own):
     if unit != "tokens":
@@ -41,15 +42,17 @@ def test_a_window_is_valid_and_as_large_as_it_may_be(face, batches, unit, size, 
     system = [m for m in messages[:1] if isinstance(m, SystemMessage)]
     assert shown[: len(system)] == system
     tail, body = shown[len(system) :], messages[len(system) :]
-    assert tail == body[len(body) - len(tail) :]
+    check_valid(tail)
+    start = check_end(tail, body)
     starts = [i for i, m in enumerate(body) if isinstance(m, HumanMessage)]
-    assert isinstance(tail[0], HumanMessage)
-    called = {call["id"] for m in tail if isinstance(m, AIMessage) for call in m.tool_calls}
-    assert all(m.tool_call_id in called for m in tail if isinstance(m, ToolMessage))
-    last_turn = body[starts[-1] :]
-    assert size_in(unit, tail) <= size or tail == last_turn
-    longer = [body[i:] for i in starts if len(body) - i > len(tail)]
-    assert all(size_in(unit, more) > size for more in longer), "one more turn would not fit"
+    assert start == 0 or start in starts
+    assert size_in(unit, tail) <= size or start == starts[-1]
+    where = face.run(window(history, unit, size), "coverage")
+    assert where.trimmed + where.shown + where.repaired == where.stored == len(messages)
+    assert (where.covered, where.trimmed) == (0, start)
+    assert where.shown + where.added == len(shown)
+    longer = [i for i in starts if i < start]
+    assert all(size_in(unit, repaired(body[i:])) > size for i in longer), "one more turn would not fit"
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 50, 400])
@@ -134,11 +137,19 @@ def test_many_system_messages_are_pinned(face, store):
     assert face.messages(window(history, "turns", 2))[:-4] == system
 
 
-def test_without_a_question_there_is_no_window(face, store):
+def test_the_greeting_of_a_bot_is_shown(face, store):
     history = store.history("s")
     assert face.messages(window(history, "turns", 2)) == []
-    history.add_messages([SystemMessage("s"), AIMessage("hello")])
-    assert face.messages(window(history, "turns", 2)) == [SystemMessage("s")]
+    greeting = [SystemMessage("s"), AIMessage("hello")]
+    history.add_messages(greeting)
+    assert face.messages(window(history, "turns", 2)) == greeting
+    assert face.messages(window(history, "tokens", 2)) == greeting, "the newest turn is shown whole"
+    strict = WindowedChatMessageHistory(history, first="human")
+    assert face.messages(strict) == [SystemMessage("s")]
+    assert face.run(strict, "coverage").repaired == 1
+    history.add_messages([HumanMessage("q"), AIMessage("a")])
+    assert face.messages(window(history, "turns", 1)) == [*greeting, HumanMessage("q"), AIMessage("a")]
+    assert face.messages(window(history, "messages", 2)) == [SystemMessage("s"), HumanMessage("q"), AIMessage("a")]
 
 
 def test_a_chat_message_of_the_user_begins_a_turn(face, store):

@@ -1,0 +1,304 @@
+"""What both views promise of any conversation: nothing is hidden uncounted, and providers take what is shown."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from conversations import FaultError, RecordingSummarizer, check_valid, count, fill, make_view, split, stored_of, turn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessage, ChatMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables.history import RunnableWithMessageHistory
+
+from langchain_histories import (
+    MemoryStore,
+    RunnableWithHistory,
+    Summarizer,
+    SummarizingChatMessageHistory,
+    WindowedChatMessageHistory,
+)
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+# Any conversation.
+
+
+@st.composite
+def odd_conversations(draw):
+    """Messages in any order: answers that are stray, late or doubled, parallel calls, images, nothing, very much."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    numbers, calls = itertools.count(), [""]
+
+    def content():
+        text = f"m{next(numbers)} " + "x" * rng.choice((0, 20, 200, 5000))
+        return rng.choice((text, text, text, "", [], [{"type": "text", "text": text}, IMAGE], [IMAGE]))
+
+    def called():
+        ids = [rng.choice((str(next(numbers)), "0", "")) for _ in range(rng.randrange(1, 4))]
+        calls.extend(ids)
+        return AIMessage(content(), tool_calls=[{"name": "t", "args": {}, "id": i} for i in ids])
+
+    makers = (
+        lambda: HumanMessage(content()),
+        lambda: AIMessage(content()),
+        called,
+        lambda: ToolMessage(content(), tool_call_id=rng.choice(calls[-4:])),
+        lambda: SystemMessage(content()),
+        lambda: ChatMessage(content(), role="user"),
+        lambda: FunctionMessage(content(), name="f"),
+    )
+    style = draw(
+        st.sampled_from(((1, 1, 0, 0, 0, 0, 0), (0, 1, 0, 0, 0, 0, 0), (2, 2, 4, 8, 0, 0, 0), (2, 2, 2, 3, 1, 1, 1)))
+    )
+    messages = [rng.choices(makers, style)[0]() for _ in range(draw(st.integers(0, 30)))]
+    return [messages[i : i + 3] for i in range(0, len(messages), 3)]
+
+
+def check_counted(face, view, stored):
+    """Each stored message is in one place, and the view has what is said of it."""
+    shown, where = face.messages(view), face.run(view, "coverage")
+    assert where.covered + where.trimmed + where.shown + where.repaired == where.stored == len(stored)
+    assert min(vars(where).values()) >= 0
+    assert where.shown + where.added == len(shown)
+    assert len(stored_of(shown)) >= where.shown
+    system = len(list(itertools.takewhile(lambda m: isinstance(m, SystemMessage), stored)))
+    assert [m.content for m in shown[:system]] == [m.content for m in stored[:system]]
+    check_valid([m for m in shown if not isinstance(m, FunctionMessage)])
+    assert face.messages(view) == shown
+    return shown
+
+
+ANY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+
+
+@settings(max_examples=40, **ANY)
+@given(odd_conversations(), st.sampled_from(["messages", "turns", "tokens"]), st.integers(1, 30), st.booleans())
+def test_a_window_hides_nothing_uncounted(face, batches, unit, size, is_own):
+    history = MemoryStore().history("s") if is_own else Foreign()
+    stored = [message for batch in batches for message in batch]
+    history.add_messages(stored)
+    view = WindowedChatMessageHistory(
+        history, keep=(unit, size if unit != "tokens" else size * 20), token_counter=count
+    )
+    check_counted(face, view, stored)
+
+
+@settings(max_examples=40, **ANY)
+@given(odd_conversations(), st.lists(st.sampled_from(["ok", "ok", "raise", "late", "empty", "long"])), st.booleans())
+def test_a_summarizing_view_hides_nothing_uncounted(face, batches, schedule, is_own):
+    store = MemoryStore()
+    history = store.history("s") if is_own else Foreign()
+    options = {} if is_own else {"state": store.history("state")}
+    view, stored = make_view(history, RecordingSummarizer(schedule), **options), []
+    for batch in batches:
+        face.add(view, batch)
+        stored += batch
+    check_counted(face, view, stored)
+    check_counted(face, make_view(history, RecordingSummarizer(), first="human", **options), stored)
+
+
+@settings(max_examples=30, **ANY)
+@given(odd_conversations(), st.sampled_from(["append", "read", "get_state", "put_state"]), st.integers(1, 30))
+def test_a_store_that_fails_once_leaves_a_view_that_is_right(face, batches, name, number):
+    store = MemoryStore()
+    working, calls = getattr(store.operations, name), itertools.count(1)
+
+    async def faulty(*args, **options):
+        if next(calls) == number:
+            raise FaultError
+        return await working(*args, **options)
+
+    setattr(store.operations, name, faulty)
+    view, stored = make_view(store.history("s"), RecordingSummarizer()), []
+    for batch in batches:
+        try:
+            face.add(view, batch)
+        except Exception:  # noqa: BLE001  # whatever the store makes of it
+            assert name == "append", "what is stored is not reported as lost"
+        else:
+            stored += batch
+    setattr(store.operations, name, working)
+    assert store.read("s") == stored
+    check_counted(face, make_view(store.history("s"), RecordingSummarizer()), stored)
+
+
+# One defect at a time.
+
+
+class Shown(Summarizer):
+    """Keeps what it was shown."""
+
+    def __init__(self):
+        self.texts = []
+
+    def summarize(self, summary, messages, max_tokens):
+        self.texts += [str(message.content) for message in messages]
+        return "notes"
+
+
+def test_text_beside_images_reaches_the_summarizer_whole(face, store):
+    """Six images are six names in the request, but took 6,000 tokens of its 4,000: date and phone number were cut."""
+    view = SummarizingChatMessageHistory(store.history("1"), summarizer := Shown())
+    text = (
+        "Here are the six photos of the damage. My policy number is 7919-AB, the car is a blue Volvo V60, plate XK-204, "
+        "and the accident was on 3 May in Riga, at the corner of Brivibas and Elizabetes. Call me on 555-0199."
+    )
+    face.add(view, [HumanMessage([{"type": "text", "text": text}, *[IMAGE] * 6]), AIMessage("Thanks, noted.")])
+    face.add(view, turn(1))
+    assert face.run(view, "compact", force=True) or face.summary(view)
+    assert text in summarizer.texts[0]
+    assert "omitted" not in summarizer.texts[0]
+
+
+def test_system_messages_in_the_middle_reach_the_summarizer(face, store):
+    view = make_view(store.history("1"), summarizer := Shown())
+    face.add(view, [*turn(1), SystemMessage("The user is verified."), *turn(2), *turn(3), *turn(4), *turn(5), *turn(6)])
+    assert face.run(view, "compact", force=True)
+    assert "The user is verified." in summarizer.texts
+
+
+@pytest.mark.parametrize("make", [lambda h: SummarizingChatMessageHistory(h, "extractive"), WindowedChatMessageHistory])
+def test_a_bot_that_speaks_first_is_shown(face, store, make):
+    """The model saw nothing of its own question."""
+    view = make(store.history("1"))
+    asked = AIMessage("Hello! Shall I book the 9:40 train to Riga for you?")
+    face.add(view, [asked])
+    assert face.messages(view) == [asked]
+    face.add(view, [HumanMessage("Yes")])
+    assert face.messages(view) == [asked, HumanMessage("Yes")]
+    assert face.run(view, "coverage").shown == 2
+
+
+def test_providers_that_refuse_a_greeting(face, store):
+    store.append("1", [AIMessage("hi"), HumanMessage("q"), AIMessage("a")])
+    for view in (
+        SummarizingChatMessageHistory(store.history("1"), "extractive", first="human"),
+        WindowedChatMessageHistory(store.history("1"), first="human"),
+    ):
+        assert [m.content for m in face.messages(view)] == ["q", "a"]
+        assert face.run(view, "coverage").repaired == 1
+
+
+def test_the_text_of_the_summary_yields_to_the_system_messages_and_the_newest_turn(face, store):
+    """With a system message of 450 tokens and a trigger of 600 the view had 643, with a newest turn of 64."""
+    view = SummarizingChatMessageHistory(
+        store.history("1"),
+        RecordingSummarizer(["long"] * 50),
+        trigger=("tokens", 600),
+        keep=("tokens", 100),
+        max_summary_tokens=100,
+        token_counter=count,
+    )
+    system = SystemMessage("s" * 1800)
+    face.add(view, [system])
+    for number in range(20):
+        face.add(view, turn(number, size=100))
+        shown = face.messages(view)
+        assert shown[0] == system
+        assert shown[-2:] == turn(number, size=100)
+        assert count(shown) <= 600
+    assert face.summary(view)
+
+
+ABANDONED = [
+    HumanMessage("Delete a.txt"),
+    AIMessage("", tool_calls=[{"name": "rm", "args": {"p": "a.txt"}, "id": "c1"}]),
+    HumanMessage("No, never mind"),
+    AIMessage("ok"),
+]
+INTERLEAVED = [
+    HumanMessage("A"),
+    AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": "c1"}]),
+    HumanMessage("B"),
+    AIMessage("to B"),
+    ToolMessage("result", tool_call_id="c1"),
+    ToolMessage("stray", tool_call_id="gone"),
+    AIMessage("to A"),
+]
+
+
+class Model(FakeListChatModel):
+    """Takes what a provider takes."""
+
+    def _call(self, messages, *args, **options):
+        check_valid(messages)
+        return super()._call(messages, *args, **options)
+
+
+@pytest.mark.parametrize("runnable", [RunnableWithHistory, RunnableWithMessageHistory])
+@pytest.mark.parametrize("stored", [ABANDONED, INTERLEAVED])
+@pytest.mark.parametrize("kind", ["window", "summary"])
+async def test_every_integration_gets_what_a_provider_takes(store, runnable, stored, kind):
+    """A call without an answer is refused on every further turn."""
+    store.append("1", stored)
+    make = WindowedChatMessageHistory if kind == "window" else lambda h: SummarizingChatMessageHistory(h, "extractive")
+    chain = runnable(Model(responses=["fine"]), lambda session_id: make(store.history(session_id)))
+    config = {"configurable": {"session_id": "1"}}
+    for question in ("1", "2"):
+        assert (await chain.ainvoke([HumanMessage(question)], config)).content == "fine"
+        assert chain.invoke([HumanMessage(question)], config).content == "fine"
+    assert store.read("1")[: len(stored)] == stored
+    assert len(store.read("1")) == len(stored) + 8, "no stand-in is stored"
+
+
+def test_where_answers_stand(face, store):
+    store.append("1", INTERLEAVED)
+    view = WindowedChatMessageHistory(store.history("1"))
+    assert [m.content for m in face.messages(view)] == ["A", "", "result", "B", "to B", "to A"]
+    where = face.run(view, "coverage")
+    assert (where.stored, where.shown, where.repaired, where.added) == (7, 6, 1, 0)
+    store.clear("1")
+    store.append("1", ABANDONED)
+    shown = face.messages(view)
+    assert [m.type for m in shown] == ["human", "ai", "tool", "human", "ai"]
+    assert (shown[2].status, shown[2].tool_call_id, shown[2].name) == ("error", "c1", "rm")
+    face.add(view, shown)
+    assert len(store.read("1")) == 8, "a stand-in is not stored"
+
+
+def test_half_of_the_summary_yields_before_older_turns(face, store):
+    view = make_view(
+        store.history("s"), RunnableLambda(lambda _: " words" * 30), trigger=("tokens", 900), mode="manual"
+    )
+    fill(face, view, 14)
+    assert face.run(view, "compact")
+    covered, whole = face.summary(view).covered, count(split(face.messages(view))[1])
+    yielded = False
+    for number in range(14, 60):
+        face.messages(view)
+        face.add(view, turn(number, 10))
+        [summary] = split(face.messages(view))[1]
+        assert count(face.messages(view)) <= 900
+        where = face.run(view, "coverage")
+        assert whole // 2 - 8 <= count([summary]) <= whole
+        yielded = yielded or count([summary]) < whole
+        assert yielded or not where.trimmed
+    assert where.covered == covered
+    assert where.trimmed
+
+
+@pytest.mark.parametrize(
+    ("given", "added"), [(HumanMessage("never mind"), 1), (ToolMessage("done", tool_call_id="c1"), 0)]
+)
+def test_the_input_of_a_chain_may_be_the_answer(store, given, added):
+    store.append("s", ABANDONED[:2])
+    seen = []
+    chain = RunnableWithHistory(
+        RunnableLambda(lambda messages: seen.extend(messages) or AIMessage("ok")),
+        lambda session_id: WindowedChatMessageHistory(store.history(session_id)),
+    )
+    chain.invoke(given, {"configurable": {"session_id": "s"}})
+    check_valid(seen)
+    assert len(seen) == 3 + added
+    assert [m.type for m in store.read("s")] == ["human", "ai", given.type, "ai"]
