@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from langchain_histories._deadlines import Deadline, OutOfTimeError, deadline, under
 from langchain_histories._neutral import drive, entered
 from langchain_histories._options import Capability
 from langchain_histories._secrets import caused, first_line, without_secret_causes
 from langchain_histories.errors import ConfigurationError, HistoryError, StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from langchain_core.messages import BaseMessage
 
     from langchain_histories._clients import Clients
     from langchain_histories._operations import Operations
     from langchain_histories._session_ids import SessionId
 
 T = TypeVar("T")
+
+
+class Batch(list["BaseMessage"]):
+    """Messages that were to be appended, with the ids of their records: to append them again stores them once.
+
+    Attributes:
+        ids: The ids of the records.
+        was_sent: Whether a store was asked to keep them.
+    """
+
+    def __init__(self, messages: Sequence[BaseMessage], ids: list[str], *, was_sent: bool = False) -> None:
+        """Keep both."""
+        super().__init__(messages)
+        self.ids, self.was_sent = ids, was_sent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle both."""
+        return type(self), (list(self), self.ids)
 
 
 class Call(NamedTuple, Generic[T]):
@@ -32,6 +55,10 @@ class Call(NamedTuple, Generic[T]):
     """Whether it may take as long as what is stored is large."""
     is_read: bool = False
     """Whether it changes nothing, so that it may be tried once more."""
+    again: Callable[[Any], Coroutine[Any, Any, T]] | None = None
+    """The second try of what changes something: it looks whether the first one did it."""
+    batch: Batch | None = None
+    """What it appends."""
     nothing: Callable[[], T] | None = None
     """What a read or a removal returns where the place is missing; without it, set-up makes the place."""
     capability: Capability = Capability(0)
@@ -52,19 +79,40 @@ def none() -> None:
     """What is returned where there is nothing."""
 
 
-async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread. It cannot be stopped there, so a cancelled caller waits for its end.
+_APPEND_AGAIN = (
+    "Its messages may have been stored. The error has them as its batch: append that to the session, and they are "
+    "stored once."
+)
+_NO_CONNECTION = re.compile(r"refused|can't connect|could not connect|no connection could", re.IGNORECASE)
 
-    Otherwise what it writes could land behind what the caller writes next.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()
-        raise
+# Seconds for which a cancelled call waits for the end of what it does in a thread.
+_LAST_WAIT = 0.5
+
+
+class _InThread(Generic[T]):
+    """A call of a function in a thread, where it cannot be stopped."""
+
+    def __init__(self, function: Callable[..., T], *args: Any) -> None:
+        self._function, self._args = function, args
+        self._lock = threading.Lock()
+        self._has_begun = self._is_given_up = False
+        self.over: Future[None] = Future()
+
+    def __call__(self) -> T | None:
+        with self._lock:
+            if self._is_given_up:
+                return None
+            self._has_begun = True
+        try:
+            return self._function(*self._args)
+        finally:
+            self.over.set_result(None)
+
+    def give_up(self) -> bool:
+        """Have it not begin; tell whether it has begun already."""
+        with self._lock:
+            self._is_given_up = not self._has_begun
+            return self._has_begun
 
 
 class Calls:
@@ -82,9 +130,17 @@ class Calls:
         @property
         def capabilities(self) -> Capability: ...
 
+    def _deadline(self) -> Deadline | None:
+        return None if self._timeout is None else Deadline(self._timeout)
+
     def _run(self, call: Call[T]) -> T:
+        with under(self._deadline()):
+            return self._run_in_time(call)
+
+    def _run_in_time(self, call: Call[T]) -> T:
         clients, lent = self._clients, None
         try:
+            clients.wait_behind(call.session_id)
             lent = clients.lend(self)
             try:
                 return drive(self._prepared(call, lent.client, clients.setting_up))
@@ -102,26 +158,25 @@ class Calls:
         raise failed
 
     async def _arun(self, call: Call[T]) -> T:
-        found = self._operations.found
-        is_known = found.is_complete or (found.is_there and call.nothing is not None)
-        sets_up = call.needs_setup and not is_known
-        if self._timeout is None or call.grows or sets_up:
-            return await self._arun_in_turn(call)
+        limit = self._deadline()
+        if limit is None:
+            return await self._arun_in_turn(call, None)
         try:
-            async with asyncio.timeout(self._timeout) as scope:
-                return await self._arun_in_turn(call)
+            with under(limit):
+                async with asyncio.timeout(limit.seconds) as limit.scope:
+                    return await self._arun_in_turn(call, limit)
         except TimeoutError as error:
-            if not scope.expired():
+            if limit.scope is None or not limit.scope.expired():
                 raise
-            failed = self._failed(call, error, f"got no answer within {self._timeout:g} seconds, and may be done yet")
+            failed = self._failed(call, error, f"got no answer within {limit.seconds:g} seconds, and may be done yet")
         raise failed
 
-    async def _arun_in_turn(self, call: Call[T]) -> T:
+    async def _arun_in_turn(self, call: Call[T], limit: Deadline | None) -> T:
         clients, lent = self._clients, None
         async with clients.slots_of(call.session_id), clients.slots():
             await clients.turn()
             if not clients.has_native:
-                return await _in_thread(self._run, call)
+                return await self._run_in_thread(call, limit)
             try:
                 lent = await clients.lend_native(self)
                 try:
@@ -139,6 +194,30 @@ class Calls:
                 failed = self._refused(error)
         raise failed
 
+    async def _run_in_thread(self, call: Call[T], limit: Deadline | None) -> T:
+        """Run a call in a thread. A cancelled caller waits a moment for its end, and no longer."""
+
+        def run() -> T:
+            with under(None if limit is None else limit.in_thread()):
+                return self._run_in_time(call)
+
+        found = self._operations.found
+        is_known = found.is_complete or (found.is_there and call.nothing is not None)
+        if limit is not None and (call.grows or (call.needs_setup and not is_known)):
+            limit.lift()
+        in_thread = _InThread(run)
+        running: Any = asyncio.ensure_future(asyncio.to_thread(in_thread))
+        try:
+            result: T = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if in_thread.give_up():
+                await asyncio.wait([running], timeout=_LAST_WAIT)
+                if not in_thread.over.done():
+                    self._clients.give_up(call.session_id, in_thread.over)
+            raise
+        return result
+
     async def _prepared(self, call: Call[T], client: Any, setting_up: Any) -> T:
         try:
             return await self._prepared_once(call, client, setting_up)
@@ -155,19 +234,32 @@ class Calls:
                 # One sets up and the others wait: each would make the same tables, and wait for the others' locks.
                 async with entered(setting_up):
                     if not found.is_complete:
-                        await self._set_up(client)
+                        await self._set_up_in_time(client)
             elif not found.is_there:
                 is_there = await operations.look(client)
                 if not is_there and call.capability in self.capabilities:
                     return call.nothing()
                 found.is_there = is_there and not found.is_provisional
+        limit = deadline()
+        if call.grows and limit is not None:
+            limit.lift()
         try:
             result: T = await operations.run(client, call.body)
         except self._expected_errors() as error:
-            if not call.is_read or not operations.is_cut(client, error):
+            again = call.body if call.is_read else call.again
+            if again is None or (limit is not None and limit.is_over()) or not operations.is_cut(client, error):
                 raise
-            result = await operations.run(client, call.body)
+            result = await operations.run(client, again)
         return result
+
+    async def _set_up_in_time(self, client: Any) -> None:
+        """Set up, which may take its time; the call begins behind it."""
+        limit = deadline()
+        if limit is not None:
+            limit.lift()
+        await self._set_up(client)
+        if limit is not None:
+            limit.begin()
 
     async def _set_up(self, client: Any, **options: Any) -> None:
         found = self._operations.found
@@ -185,6 +277,9 @@ class Calls:
             error: The error.
             late: What is to be said of a call that took too long.
         """
+        batch = call.batch
+        if isinstance(error, OutOfTimeError) or (late is not None and batch is not None and not batch.was_sent):
+            batch, late = None, f"got no turn within {self._timeout or 0:g} seconds, and nothing was done"
         unavailable = late is not None or self._operations.is_unavailable(error)
         if late is None:
             # The next call looks at the place again: somebody may have dropped the table.
@@ -201,8 +296,12 @@ class Calls:
         what = late or ("was refused" if is_refused else "could not be reached")
         told = f"{type(error).__name__}: {line}" if line else type(error).__name__
         advice = self._operations.advice(error) or (_CHECK_LOGIN if is_refused else _CHECK_ADDRESS)
+        if batch is not None and batch.was_sent and not (is_refused or _NO_CONNECTION.search(line)):
+            advice = f"{advice} {_APPEND_AGAIN}"
         msg = f"{self.name}: {where} {what} ({told})."
-        return caused(StoreUnavailableError, msg, error, self._secrets, *more, advice=advice)
+        failed = caused(StoreUnavailableError, msg, error, self._secrets, *more, advice=advice)
+        failed.batch = call.batch
+        return failed
 
     def _refused(self, error: Exception) -> ConfigurationError:
         """Return the error for a URL or options with which the driver makes no client."""

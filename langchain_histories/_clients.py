@@ -12,15 +12,18 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from concurrent.futures import wait
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langchain_histories import _forks
+from langchain_histories._deadlines import OutOfTimeError, in_turn, time_left
 from langchain_histories._neutral import drive
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import Self
 
@@ -172,6 +175,7 @@ class Clients(Generic[ClientT]):
         self._opened: weakref.WeakSet[Lent[ClientT]] = weakref.WeakSet()
         self._closing: set[asyncio.Task[None]] = set()
         self._found: dict[Hashable, Any] = {}
+        self._given_up: dict[Future[None], Hashable] = {}
         self._key: Hashable = None
         _forks.note_place(self)
 
@@ -238,6 +242,30 @@ class Clients(Generic[ClientT]):
                 del self._found[next(iter(self._found))]
         return found
 
+    # Calls in threads that were given up.
+
+    def give_up(self, session_id: Hashable, over: Future[None]) -> None:
+        """Have the next calls on a session wait for one that goes on in its thread, though nobody waits for it.
+
+        Args:
+            session_id: The session; `None` for a call on several.
+            over: Is done when the call is over.
+        """
+        self._given_up[over] = session_id
+        over.add_done_callback(lambda future: self._given_up.pop(future, None))
+
+    def wait_behind(self, session_id: Hashable) -> None:
+        """Wait in this thread for the calls on a session that were given up: else they could take effect later.
+
+        Raises:
+            OutOfTimeError: One is still under way at the deadline.
+        """
+        ahead = [
+            over for over, other in self._given_up.copy().items() if other == session_id or None in (other, session_id)
+        ]
+        if ahead and wait(ahead, time_left()).not_done:
+            raise OutOfTimeError("a call on the session that was given up is still under way in its thread")
+
     # The blocking client.
 
     def lend(self, user: object) -> Lent[ClientT]:
@@ -268,7 +296,7 @@ class Clients(Generic[ClientT]):
                     is_new = user not in self._users
                     self._users.add(user)
                     break
-            with self._opening:
+            with in_turn(self._opening):
                 if self._own is None:
                     self._own = self._new(drive(self._connect(False)))
         if is_new:
@@ -494,6 +522,7 @@ class Clients(Generic[ClientT]):
         """Leave the clients of the parent process alone, and open others."""
         _forks.keep(self._connect, self._close, self._loops, *self._opened)
         self._own, self._loops, self._opened = None, {}, weakref.WeakSet()
+        self._given_up = {}
         self._lock, self._opening, self.setting_up = threading.Lock(), threading.Lock(), threading.Lock()
         # A place in memory is another one in this process.
         self._forget()

@@ -12,15 +12,20 @@ bodies of the same kind. `tests/unit_tests/test_neutral.py` checks that over the
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from langchain_histories._deadlines import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Coroutine, Iterable
     from contextlib import AbstractContextManager
 
 T = TypeVar("T")
+
+_Lock = type(threading.Lock())
 
 
 def drive(operation: Coroutine[Any, Any, T]) -> T:
@@ -55,12 +60,13 @@ async def settle(result: Awaitable[T] | T) -> T:
 
 @asynccontextmanager
 async def entered(manager: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
-    """Enter a connection, a transaction or a lock, of either kind."""
+    """Enter a connection, a transaction or a lock, of either kind; for a lock a call waits as long as it has time."""
     if isinstance(manager, AbstractAsyncContextManager):
         async with manager as value:
             yield value
     else:
-        with cast("AbstractContextManager[T]", manager) as value:
+        blocking: Any = in_turn(manager) if isinstance(manager, _Lock) else manager
+        with cast("AbstractContextManager[T]", blocking) as value:
             yield value
 
 

@@ -111,6 +111,16 @@ def check_timeout(timeout: object) -> float | None:
     return float(timeout)
 
 
+def check_timeout_of_client(client: object, timeout: float | None) -> None:
+    """Refuse a time-out for a blocking client of the caller.
+
+    Raises:
+        ConfigurationError: Both are given.
+    """
+    if client is not None and timeout is not None:
+        raise ConfigurationError("A blocking client of your own keeps its own time-outs: timeout does not go with it.")
+
+
 def check_max_connections(max_connections: object, options: Container[str] = (), *names: str) -> None:
     """Check the number of connections of a pool.
 

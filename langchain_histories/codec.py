@@ -302,8 +302,14 @@ class RecordFormat:
     on_unserializable: Literal["describe", "raise"] = "describe"
     on_corrupt: Literal["raise", "skip"] = "raise"
 
-    def encode(self, messages: Sequence[BaseMessage]) -> tuple[list[str], list[str]]:
+    def encode(
+        self, messages: Sequence[BaseMessage], known: Sequence[str] | None = None
+    ) -> tuple[list[str], list[str]]:
         """Return the ids and the texts of one batch.
+
+        Args:
+            messages: The batch.
+            known: The ids that it has already, if it has any.
 
         Raises:
             InvalidMessageError: Something in it is not a message, or cannot be stored.
@@ -319,7 +325,7 @@ class RecordFormat:
                     continue
             payloads.append(encode_message(kept, strict=strict))
         at = now().isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
-        ids = _new_ids(len(payloads))
+        ids = list(known) if known is not None and len(known) == len(payloads) else _new_ids(len(payloads))
         texts: list[str] = []
         for payload, record_id in zip(payloads, ids, strict=True):
             meta: dict[str, Any] = {"v": VERSION, "id": record_id, "at": at}

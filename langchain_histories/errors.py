@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from langchain_histories import _forks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from langchain_core.messages import BaseMessage
 
 
 class HistoryError(Exception):
@@ -93,7 +95,14 @@ class StoreError(HistoryError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store is down, did not answer in time, or refused the credentials."""
+    """The store is down, did not answer in time, or refused the credentials.
+
+    Attributes:
+        batch: The messages of an append, which may have been stored: to append this stores them once. `None` if nothing
+            was appended.
+    """
+
+    batch: Sequence[BaseMessage] | None = None
 
 
 class CorruptRecordError(HistoryError, ValueError):

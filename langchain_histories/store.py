@@ -10,7 +10,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from langchain_histories import _forks
-from langchain_histories._calls import Call, Calls, none
+from langchain_histories._calls import Batch, Call, Calls, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
 from langchain_histories._operations import Found, Operations
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from langchain_histories.history import StoredChatMessageHistory
 
 T = TypeVar("T")
+
+# Records behind which nobody looks for a batch that was sent a moment ago: others would have stored as many since.
+_LOOKED_BACK = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,8 +83,10 @@ class MessageStore(Calls, MadeAgain, Closing):
         clients: The clients that the operations use.
         url: Where they connect to; `repr` and errors show it without secrets.
         driver_options: What the driver was given beside the URL. Passwords, tokens and keys in it are in no error.
-        timeout: Seconds after which an async operation ends with `StoreUnavailableError`, all its waits together. What
-            may take as long as what is stored is large, and what has to set up first, ends when the driver says so.
+        timeout: Seconds after which an operation ends with `StoreUnavailableError`, all its waits together: an async
+            one whatever it waits for, a sync one in the waits that ask `time_left`. What may take as long as what is
+            stored is large, and what has to set up first, ends when nothing has arrived for so long, as the driver
+            says.
         record_format: How records are written and read, in place of the package's own format. `ttl` is then the only
             option.
         **options: See `StoreOptions`.
@@ -169,6 +174,11 @@ class MessageStore(Calls, MadeAgain, Closing):
 
     def append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
         """Add a batch of messages to the end of a session: all or nothing, and contiguous.
+
+        Args:
+            session_id: The session.
+            messages: The messages; or the `batch` of a `StoreUnavailableError`, which is stored if it is not there yet.
+                To see that costs a read of the session.
 
         Returns:
             The record ids, in order; fewer than messages where `before_save` dropped some.
@@ -415,14 +425,26 @@ class MessageStore(Calls, MadeAgain, Closing):
     # One method for each operation: checks its arguments, and returns what both faces run.
 
     def _append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> Call[list[str]]:
-        key, (ids, rows) = self._key(session_id), self.format.encode(messages)
+        known = messages.ids if isinstance(messages, Batch) else None
+        key, (ids, rows) = self._key(session_id), self.format.encode(messages, known)
+        batch = Batch(messages, ids)
 
         async def body(client: Any) -> list[str]:
             if rows:
+                batch.was_sent = True
                 await self.operations.append(client, key, rows)
             return ids
 
-        return Call("append", session_id, body)
+        async def again(client: Any, last: int | None = len(rows) + _LOOKED_BACK) -> list[str]:
+            stored = await self.operations.read(client, key, last=last)
+            return ids if {*ids} & {*map(self.format.record_id, stored)} else await body(client)
+
+        async def once(client: Any) -> list[str]:
+            return await again(client, None)
+
+        if not ids:  # what has no ids cannot be looked for
+            return Call("append", session_id, body)
+        return Call("append", session_id, body if known is None else once, again=again, batch=batch)
 
     def _read(
         self, session_id: SessionId, last: int | None, first: int | None, after: str | None, *, envelopes: bool
@@ -551,10 +573,19 @@ class MessageStore(Calls, MadeAgain, Closing):
             return None if old is None else self.format.decode_state(old, session_id), None
         key, text = self._key(session_id), self._state_text(changed)
         state = None if text is None else self.format.decode_state(text, session_id)
-        storing: Call[bool] = Call(
-            "update_state", session_id, lambda client: self.operations.put_state(client, key, text, expected=old)
-        )
-        return state, storing
+
+        async def body(client: Any) -> bool:
+            return await self.operations.put_state(client, key, text, expected=old)
+
+        async def again(client: Any) -> bool:
+            found = await self.operations.get_state(client, key)
+            if found == old:
+                return await body(client)
+            if (found.decode() if isinstance(found, bytes) else found) == text:
+                return True
+            raise ConnectionError("the connection was cut, and others have stored another state since")
+
+        return state, Call("update_state", session_id, body, again=again)
 
     def _state_text(self, state: dict[str, Any] | None) -> str | None:
         self._check_state(state)

@@ -5,6 +5,7 @@ hands the operations and the `Clients` of the place to the base class.
 """
 
 from langchain_histories._clients import Clients, ClientT
+from langchain_histories._deadlines import Deadline, OutOfTimeError, deadline, time_left
 from langchain_histories._neutral import each, entered, pause, settle
 from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
 from langchain_histories._options import (
@@ -14,6 +15,7 @@ from langchain_histories._options import (
     check_given_clients,
     check_max_connections,
     check_timeout,
+    check_timeout_of_client,
     position_number,
 )
 from langchain_histories._session_ids import SessionId, prefix_end
@@ -28,10 +30,12 @@ __all__ = [
     "ClientT",
     "Clients",
     "ConfigurationError",
+    "Deadline",
     "ExpectedState",
     "Found",
     "MessageStore",
     "Operations",
+    "OutOfTimeError",
     "ParsedRow",
     "RecordTooLargeError",
     "Row",
@@ -42,6 +46,8 @@ __all__ = [
     "check_given_clients",
     "check_max_connections",
     "check_timeout",
+    "check_timeout_of_client",
+    "deadline",
     "each",
     "entered",
     "missing_extra",
@@ -50,4 +56,5 @@ __all__ = [
     "position_number",
     "prefix_end",
     "settle",
+    "time_left",
 ]

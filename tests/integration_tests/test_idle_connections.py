@@ -54,7 +54,7 @@ def test_reads_after_a_cut(kind: str, is_async: bool, proxy: Proxy, request: pyt
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("kind", ["redis", "upstash", "dynamodb", "azure_table", "tablestore"])
+@pytest.mark.parametrize("kind", ["redis", *SQL, "mongodb", "upstash", "dynamodb", "azure_table", "tablestore"])
 def test_writes_after_a_cut(kind: str, is_async: bool, proxy: Proxy, request: pytest.FixtureRequest) -> None:
     """The driver looks at a connection before it sends anything, or the request may be sent twice."""
     server = request.getfixturevalue(server_of(kind))

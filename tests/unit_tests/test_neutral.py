@@ -16,7 +16,10 @@ from langchain_histories._neutral import drive, each, entered, settle
 STORES = Path(langchain_histories.__file__).parent / "stores"
 ROOMS = sorted(STORES.rglob("*.py"))
 # Rooms whose code knows which client it is for: what opens clients and connections, and the drop-in classes.
-ONE_SIDED = {"connections.py", "engines.py", "google.py", "lent_connections.py", "history.py", "postgres.py"}
+ONE_SIDED = {
+    *("connections.py", "engines.py", "waits.py", "psycopg_waits.py", "google.py", "lent_connections.py"),
+    *("history.py", "postgres.py"),
+}
 
 
 class Blocking:

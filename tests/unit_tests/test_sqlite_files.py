@@ -85,7 +85,7 @@ def test_what_cannot_be_done_while_others_read_is_done_by_the_next_operation(pat
             call(store, *next_call)
             assert b"secret of gone" not in log_of(path) + path.read_bytes()
             assert reader.execute("PRAGMA busy_timeout").fetchall() == [(5000,)]
-            assert store.client.connect().execute(sa.text("PRAGMA busy_timeout")).scalar() == 30_000
+            assert store.client.connect().execute(sa.text("PRAGMA busy_timeout")).scalar() == 10_000
 
 
 @pytest.mark.parametrize(("seed", "users", "remove"), [(5, 30, "clear"), (8, 60, "erase")])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pymongo
 from pymongo import errors
 
 from langchain_histories._urls import bad_url, read_url
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
+from langchain_histories.stores.base import (
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout_of_client,
+    settle,
+)
 
 _UNAVAILABLE_ERRORS = (
     ConnectionError,
@@ -19,14 +26,22 @@ _UNAVAILABLE_ERRORS = (
     errors.WTimeoutError,
 )
 _MAX_CONNECTIONS = 100  # as PyMongo has it
+_TIMEOUT = 10.0
+_CONNECT_TIMEOUT = 5.0
 _FORM = "mongodb://[user:password@]host[:27017][,host...][/[database][?option=value...]], with options of PyMongo's"
 _REFUSED_CREDENTIALS = (11, 18, 8000)
 
 
 def clients_of(
-    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None, max_connections: int | None
-) -> Clients[Any]:
-    """Return the clients for a URL, or those of the caller.
+    url: str | None,
+    client: Any,
+    async_client: Any,
+    *,
+    client_options: dict[str, Any] | None,
+    max_connections: int | None,
+    timeout: float | None,
+) -> tuple[Clients[Any], float | None]:
+    """Return the clients for a URL, or those of the caller, and how long a call may take.
 
     Raises:
         ConfigurationError: Neither was given, or both, or a client of another kind, or PyMongo cannot read the URL.
@@ -39,8 +54,11 @@ def clients_of(
         is_native=lambda it: isinstance(it, pymongo.AsyncMongoClient),
         instead_of={"url": url, "client_options": client_options, "max_connections": max_connections},
     ):
+        check_timeout_of_client(client, timeout)
         at_once = async_client.options.pool_options.max_pool_size if async_client is not None else None
-        return Clients.shared("mongodb", client=client, async_client=async_client, at_once=at_once or _MAX_CONNECTIONS)
+        given: Clients[Any]
+        given = Clients.shared("mongodb", client=client, async_client=async_client, at_once=at_once or _MAX_CONNECTIONS)
+        return given, timeout
     named = _options_of(url)
     options = dict(client_options or {})
     # PyMongo takes them in any case.
@@ -49,6 +67,9 @@ def clients_of(
     if max_connections is not None:
         options["maxPoolSize"] = max_connections
     at_once = max_connections or next(iter(sizes), None) or _MAX_CONNECTIONS
+    timeout = timeout or _TIMEOUT
+    known = {name.lower() for name in (*named, *options)}
+    options |= {name: value for name, value in _time_outs(timeout).items() if name.lower() not in known}
 
     async def connect(native: bool) -> Any:
         if not native:
@@ -56,7 +77,20 @@ def clients_of(
         # It reads certificates, and looks in the file system for what it tells the server of this machine.
         return await settle(asyncio.to_thread(pymongo.AsyncMongoClient, url, **options))
 
-    return Clients.shared("mongodb", url, options, connect=connect, close=_close, at_once=at_once)
+    clients: Clients[Any]
+    clients = Clients.shared("mongodb", url, options, connect=connect, close=_close, at_once=at_once)
+    return clients, timeout
+
+
+def _time_outs(timeout: float) -> dict[str, int]:
+    """Return PyMongo's options for a time-out."""
+    wait, connecting = math.ceil(timeout * 1000), math.ceil(min(timeout, _CONNECT_TIMEOUT) * 1000)
+    return {
+        "serverSelectionTimeoutMS": connecting,
+        "connectTimeoutMS": connecting,
+        "socketTimeoutMS": wait,
+        "waitQueueTimeoutMS": wait,
+    }
 
 
 async def _close(client: Any) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pymongo
 from bson.errors import BSONError
 from pymongo import errors
 from pymongo.read_preferences import ReadPreference
@@ -19,6 +20,7 @@ from langchain_histories.stores.base import (
     Operations,
     Row,
     SessionRow,
+    deadline,
     each,
     prefix_end,
     settle,
@@ -27,7 +29,7 @@ from langchain_histories.stores.mongodb.connections import is_unavailable
 from langchain_histories.stores.mongodb.outbox import Outbox, check_state_size, stored_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
 
     from pymongo import AsyncMongoClient
     from pymongo.asynchronous.collection import AsyncCollection
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 _SESSIONS_PER_PAGE = 500
 # Of session ids that LangChain's class has stored as they were given.
 _OTHER_TYPES = ("int", "long", "objectId")
+# Subclasses of the error of a lost connection: there is no server, or it has not answered in time.
+_NOT_CUT = (errors.ServerSelectionTimeoutError, errors.NetworkTimeout)
 _UNAUTHORIZED = 13
 _INDEX_EXISTS_OTHERWISE = (85, 86)
 
@@ -75,8 +79,19 @@ class MongoDBOperations(Operations["Client"]):
         names = (self._database_name, self._collection_name, self._session_id_key)
         return (*names, self._create_index, repr(self._index_kwargs))
 
+    async def run(self, client: Client, body: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
+        limit = deadline()
+        if limit is None or limit.is_idle:
+            return await settle(body(client))
+        # All waits of PyMongo together, and its second tries. A connection without an answer is closed.
+        with pymongo.timeout(limit.left()):
+            return await settle(body(client))
+
     def is_unavailable(self, error: Exception) -> bool:
         return is_unavailable(error)
+
+    def is_cut(self, client: Client, error: Exception) -> bool:  # noqa: ARG002  # any client opens another
+        return isinstance(error, errors.AutoReconnect) and not isinstance(error, _NOT_CUT)
 
     def _collections(self, client: Client) -> tuple[Collection, Collection]:
         """The messages and the sessions."""

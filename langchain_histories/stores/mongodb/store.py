@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -33,6 +33,10 @@ class MongoDBStore(MessageStore):
             histories work, but slower.
         index_kwargs: Options for an index on `session_id_key` alone, which LangChain's class makes. Without them there
             is no such index.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. What may take as long as what is stored is large ends when nothing
+            has arrived for so long. With an asyncio client of your own there is no default, and with a blocking one no
+            `timeout`.
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url`.
         client_options: More options for PyMongo, such as `{"serverSelectionTimeoutMS": 5000}`; only with `url`.
@@ -55,6 +59,7 @@ class MongoDBStore(MessageStore):
         history_key: str = "History",
         create_index: bool = True,
         index_kwargs: dict[str, Any] | None = None,
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -78,5 +83,12 @@ class MongoDBStore(MessageStore):
             create_index=create_index,
             index_kwargs=index_kwargs,
         )
-        clients = clients_of(url, client, async_client, client_options, max_connections)
-        super().__init__(operations, clients, url, driver_options=client_options, **options)
+        clients, timeout = clients_of(
+            url,
+            client,
+            async_client,
+            client_options=client_options,
+            max_connections=max_connections,
+            timeout=check_timeout(timeout),
+        )
+        super().__init__(operations, clients, url, driver_options=client_options, timeout=timeout, **options)

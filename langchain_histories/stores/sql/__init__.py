@@ -13,6 +13,7 @@
 | `connections.py` | the engines of a place: by a URL, or the caller's |
 | `drivers.py` | which driver serves the blocking methods, and which the async ones |
 | `engines.py` | how operations use an engine, and what its errors mean |
+| `waits.py` | how long the drivers wait, and which idle connections have been cut; `psycopg_waits.py` for psycopg |
 | `sqlite_files.py` | the files of SQLite: who may read them, and that removed rows are overwritten |
 | `lent_connections.py` | a connection or pool of psycopg of the caller's as an engine |
 | `lent_transactions.py` | a `Connection` or `Session` of SQLAlchemy of the caller's as an engine |

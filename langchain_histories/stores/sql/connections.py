@@ -18,7 +18,14 @@ from sqlalchemy.pool import NullPool, StaticPool
 from langchain_histories._secrets import hidden, secrets_of
 from langchain_histories._urls import shown_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
+from langchain_histories.stores.base import (
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout,
+    check_timeout_of_client,
+    settle,
+)
 from langchain_histories.stores.sql.drivers import (
     Urls,
     engine_urls,
@@ -34,11 +41,11 @@ from langchain_histories.stores.sql.google import GoogleInstance, is_google
 from langchain_histories.stores.sql.poolers import prepare_nothing_behind_poolers
 from langchain_histories.stores.sql.sqlite_files import new_file, private
 from langchain_histories.stores.sql.statements import MYSQL
+from langchain_histories.stores.sql.waits import TIMEOUT, connect_args, limit
 
 _MAX_CONNECTIONS = 15
 _POOL_ARGUMENTS = ("pool_size", "max_overflow", "poolclass", "pool")
 _LEVELS = {"isolation_level", "execution_options", "skip_autocommit_rollback"}  # of a caller who chooses transactions
-_BUSY_TIMEOUT = 30.0  # seconds that a writer on SQLite waits for the writers of other processes
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,8 +60,9 @@ class Database:
         is_memory: Whether it is SQLite in memory.
         driver_options: With what else the engines are made.
         given_async_engine: The async engine, if it is the caller's.
-        named_by: URL, async URL, arguments and number of connections of the engines, as they were given; `None` for the
-            caller's engines.
+        named_by: URL, async URL, arguments, number of connections and time-out of the engines, as they were given;
+            `None` for the caller's engines.
+        timeout: Seconds that a call may take; `None` for any.
     """
 
     url: str
@@ -65,6 +73,7 @@ class Database:
     driver_options: Any = None
     given_async_engine: AsyncEngine | None = None
     named_by: tuple[Any, ...] | None = None
+    timeout: float | None = None
 
     def __deepcopy__(self, _: Any) -> Database:
         """Join the same engines."""
@@ -113,6 +122,7 @@ def database_of(
     async_url: str | sa.URL | None = None,
     engine_args: dict[str, Any] | None = None,
     max_connections: int | None = None,
+    timeout: float | None = None,
 ) -> Database:
     """Return the database of a store: that of a URL, or of the caller's clients. Nothing is connected.
 
@@ -135,8 +145,9 @@ def database_of(
             "max_connections": max_connections,
         },
     ):
-        return _given(*given_engines(client, async_client))
-    return _named(text_of(url), async_url, engine_args, max_connections)
+        check_timeout_of_client(client, check_timeout(timeout))
+        return _given(*given_engines(client, async_client), timeout)
+    return _named(text_of(url), async_url, engine_args, max_connections, timeout)
 
 
 def database_of_histories(
@@ -144,9 +155,10 @@ def database_of_histories(
     async_url: str | sa.URL | None,
     engine_args: dict[str, Any] | None,
     max_connections: int | None = None,
+    timeout: float | None = None,
 ) -> Database:
     """Return the database of a URL for a single history; in memory it is one for all of them, for the whole process."""
-    database = _named(text_of(url), async_url, engine_args, max_connections, is_joined=True)
+    database = _named(text_of(url), async_url, engine_args, max_connections, timeout, is_joined=True)
     if database.is_memory:
         # This user never lets the place go. To lend an engine connects to nothing.
         database.clients.give_back(database.clients.lend(_this_process))
@@ -160,14 +172,14 @@ class _Process:
 _this_process = _Process()
 
 
-def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Database:
+def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None, timeout: float | None) -> Database:
     """The database of the caller's engines. Its clients are attached to an engine, so both end together."""
     one: Any = async_engine if engine is None else engine
     clients: Clients[Any] = attached(
         getattr(one, "sync_engine", one),
         ("clients", id(async_engine)),
         lambda: Clients(
-            client=engine, async_client=async_engine, at_once=_size_of(async_engine), **_how_to_fork(one.url, {})
+            client=engine, async_client=async_engine, at_once=_size_of(async_engine), **_how_to_fork(one.url, TIMEOUT)
         ),
     )
     async_url = None if async_engine is None else async_engine.url
@@ -180,6 +192,7 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None) -> Databa
         is_memory(one.url),
         [given.url.render_as_string(hide_password=False) for given in engines],
         given_async_engine=async_engine,
+        timeout=timeout,
     )
 
 
@@ -192,8 +205,10 @@ def _size_of(async_engine: AsyncEngine | None) -> int:
     return pool.size() + overflow if overflow >= 0 else _MAX_CONNECTIONS
 
 
-def _with_pool(backend: str, args: dict[str, Any], max_connections: int | None) -> tuple[dict[str, Any], int]:
-    """Return the arguments of an engine with the size of its pool, and this size.
+def _with_pool(
+    backend: str, args: dict[str, Any], max_connections: int | None, timeout: float
+) -> tuple[dict[str, Any], int]:
+    """Return the arguments of an engine with the size of its pool and how long it waits there, and this size.
 
     Raises:
         ConfigurationError: The size is given twice, or there is no such pool.
@@ -205,6 +220,7 @@ def _with_pool(backend: str, args: dict[str, Any], max_connections: int | None) 
         return args, _MAX_CONNECTIONS
     if args.keys() & {"pool", "poolclass"}:
         return args, args.get("pool_size", _MAX_CONNECTIONS)
+    args = {"pool_timeout": timeout, **args}
     if args.keys() & set(_POOL_ARGUMENTS):
         # SQLAlchemy's own defaults for what is not given.
         size, overflow = args.get("pool_size", 5), args.get("max_overflow", 10)
@@ -218,11 +234,13 @@ def _named(
     async_url: str | sa.URL | None,
     engine_args: dict[str, Any] | None,
     max_connections: int | None,
+    timeout: float | None,
     *,
     is_joined: bool = False,
 ) -> Database:
     """The database of a URL."""
     async_url = None if async_url is None else text_of(async_url)
+    named_by = (url, async_url, engine_args, max_connections, timeout)
     args = dict(engine_args or {})
     google = GoogleInstance(url) if is_google(url) else None
     if google is None:
@@ -233,8 +251,9 @@ def _named(
         raise ConfigurationError("async_url does not go with an instance of Google's: one url names it.")
     place = url if google is not None else place_of(url)
     backend = next(one.get_backend_name() for one in (urls.blocking, urls.native) if one is not None)
-    args, at_once = _with_pool(backend, args, max_connections)
-    engines = _Engines(place, urls, args, google)
+    timeout = check_timeout(timeout) or _lock_timeout(urls.blocking or urls.native, args) or TIMEOUT
+    args, at_once = _with_pool(backend, args, max_connections, timeout)
+    engines = _Engines(place, urls, args, google, timeout)
     how: dict[str, Any] = {
         "connect": engines.connect,
         "close": engines.close,
@@ -242,23 +261,38 @@ def _named(
         "at_once": at_once,
     }
     if google is None:
-        how |= _how_to_fork(urls.blocking or urls.native, args)
+        how |= _how_to_fork(urls.blocking or urls.native, timeout)
     clients: Clients[Any]
     # A database in memory belongs to its engine, and so to one store.
     is_alone = urls.is_memory and not is_joined
-    clients = Clients(**how) if is_alone else Clients.shared("sql", url, async_url, args, **how)
-    named_by = (url, async_url, engine_args, max_connections)
-    return Database(place, clients, backend, urls.native, urls.is_memory, [args, async_url], named_by=named_by)
+    clients = Clients(**how) if is_alone else Clients.shared("sql", url, async_url, args, timeout, **how)
+    return Database(
+        place,
+        clients,
+        backend,
+        urls.native,
+        urls.is_memory,
+        [args, async_url],
+        named_by=named_by,
+        timeout=timeout,
+    )
 
 
-def _how_to_fork(url: Any, engine_args: dict[str, Any]) -> dict[str, Any]:
+def _lock_timeout(url: Any, engine_args: dict[str, Any]) -> float | None:
+    """How long SQLite waits for a lock, if its URL or arguments say so."""
+    given = {**url.query, **engine_args.get("connect_args", {})}.get("timeout")
+    if url.get_backend_name() != "sqlite" or given is None:
+        return None
+    if not re.fullmatch(r"\d+\.?\d*", str(given)):
+        raise ConfigurationError("timeout, which SQLite waits for a lock, must be a number of seconds.")
+    return float(given)
+
+
+def _how_to_fork(url: Any, timeout: float) -> dict[str, Any]:
     """What a fork waits for and closes, as arguments of `Clients`: on SQLite nothing may be open then."""
     if url.get_backend_name() != "sqlite":
         return {}
-    given = {**url.query, **engine_args.get("connect_args", {})}.get("timeout", _BUSY_TIMEOUT)
-    if not re.fullmatch(r"\d+\.?\d*", str(given)):
-        raise ConfigurationError("timeout, which SQLite waits for a lock, must be a number of seconds.")
-    return {"fork_wait": float(given)} if is_memory(url) else {"fork_wait": float(given), "close_idle": _close_idle}
+    return {"fork_wait": timeout} if is_memory(url) else {"fork_wait": timeout, "close_idle": _close_idle}
 
 
 async def _close_idle(engine: Any) -> None:
@@ -273,8 +307,11 @@ def _is_file(url: sa.URL) -> bool:
 class _Engines:
     """Opens and closes the engines of a URL."""
 
-    def __init__(self, url: str, urls: Urls, engine_args: dict[str, Any], google: GoogleInstance | None) -> None:
+    def __init__(
+        self, url: str, urls: Urls, engine_args: dict[str, Any], google: GoogleInstance | None, timeout: float
+    ) -> None:
         self._url, self._urls, self._engine_args, self._google = url, urls, engine_args, google
+        self._timeout = timeout
 
     async def connect(self, native: bool) -> Any:
         """Make an engine. It connects when it is used."""
@@ -287,14 +324,9 @@ class _Engines:
         # Errors would show the text of messages.
         args = {"hide_parameters": True, **self._engine_args}
         if url.get_backend_name() == "sqlite":
-            connect_args: dict[str, Any] = {} if "timeout" in url.query else {"timeout": _BUSY_TIMEOUT}
-            if self._urls.is_memory:
-                args["poolclass"] = StaticPool
-                connect_args["check_same_thread"] = False
-            connect_args.update(args.get("connect_args", {}))
-            if _is_file(url):
-                connect_args["factory"] = private(connect_args.get("factory"))
-            args["connect_args"] = connect_args
+            args |= self._of_sqlite(url, args.get("connect_args", {}))
+        elif self._google is None:
+            args["connect_args"] = connect_args(url, self._timeout) | args.get("connect_args", {})
         is_autocommit = url.get_backend_name() in MYSQL and not _LEVELS & args.keys()
         if is_autocommit:
             # A read is one round trip then, and sees what is there: no transaction is begun, so none is rolled back.
@@ -314,11 +346,24 @@ class _Engines:
             (database, *_), named = blocking.dialect.create_connect_args(url)
             is_uri = bool(args["connect_args"].get("uri", named.get("uri")))
             use.new_file = new_file(os.fsdecode(args["connect_args"].get("database", database)), is_uri=is_uri)
+        has_creator = self._google is not None or bool({"creator", "async_creator"} & args.keys())
+        limit(engine, self._timeout, has_creator=has_creator)
         sa.event.listen(blocking, "handle_error", _forget_login)
         prepare_nothing_behind_poolers(blocking)
         if native and blocking.dialect.name == "sqlite":
             sa.event.listen(blocking, "invalidate", _roll_back)
         return engine
+
+    def _of_sqlite(self, url: sa.URL, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of an engine of SQLite, with those that the caller gives its connections."""
+        options: dict[str, Any] = {} if "timeout" in url.query else {"timeout": self._timeout}
+        if self._urls.is_memory:
+            options["check_same_thread"] = False
+        options |= given
+        if _is_file(url):
+            options["factory"] = private(options.get("factory"))
+        pool = {"poolclass": StaticPool} if self._urls.is_memory else {}
+        return {**pool, "connect_args": options}
 
     async def close(self, client: Any) -> None:
         """Close an engine."""

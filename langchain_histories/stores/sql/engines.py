@@ -22,6 +22,7 @@ from langchain_histories.stores.base import Capability, Found, Operations, enter
 from langchain_histories.stores.sql.drivers import is_memory
 from langchain_histories.stores.sql.sqlite_files import is_inherited
 from langchain_histories.stores.sql.statements import MYSQL
+from langchain_histories.stores.sql.waits import busy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -35,7 +36,7 @@ T = TypeVar("T")
 # No connection (08), refused login (28), no such database (3D), too many connections, shutdown.
 _UNAVAILABLE_STATES = ("08", "28", "3D000", "53300", "57P01", "57P02", "57P03")
 _UNAVAILABLE_NUMBERS = {
-    *(1040, 1043, 1044, 1045, 1049, 1053, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1698),
+    *(1040, 1043, 1044, 1045, 1049, 1053, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1205, 1226, 1644, 1698),
     *(2002, 2003, 2005, 2006, 2012, 2013, 2026, 2055),
 }
 _NO_TABLE_STATE, _NO_TABLE_NUMBER = "42P01", 1146
@@ -159,7 +160,8 @@ class EngineUse:
             if self._must_be_checked:
                 await self._check_file(connection)
             try:
-                yield connection
+                with busy(connection) if self.is_sqlite else nullcontext():
+                    yield connection
             except BaseException:
                 if self.has_autocommit:
                     # It may still be in a transaction, which goes with its connection.
@@ -266,7 +268,10 @@ class EngineOperations(Operations[Any]):
 
     def advice(self, error: Exception) -> str | None:
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
-        if not str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_CANTOPEN"):
+        name = str(getattr(cause, "sqlite_errorname", ""))
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return "Another process, or a transaction of your own, held the lock of the file all the time."
+        if not name.startswith("SQLITE_CANTOPEN"):
             return None
         database = sa.make_url(self.database.url).database or ""
         folder = Path(database).parent

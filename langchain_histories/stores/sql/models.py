@@ -49,6 +49,7 @@ class ModelStore(MessageStore):
             database.clients,
             database.url,
             driver_options=database.driver_options,
+            timeout=database.timeout,
             record_format=_MessageFormat(),
         )
 
@@ -63,7 +64,7 @@ class _MessageRow(NamedTuple):
 class _MessageFormat(RecordFormat):
     """The rows of a model are messages, which the operations convert where they have a session of the ORM."""
 
-    def encode(self, messages: Sequence[Any]) -> tuple[list[str], list[Any]]:
+    def encode(self, messages: Sequence[Any], known: Sequence[str] | None = None) -> tuple[list[str], list[Any]]:  # noqa: ARG002
         """Return no ids, because the database gives them later, and the messages."""
         check_is_list(messages)
         for message in messages:

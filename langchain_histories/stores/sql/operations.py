@@ -25,11 +25,13 @@ from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
     ExpectedState,
+    OutOfTimeError,
     Row,
     SessionRow,
     entered,
     position_number,
     settle,
+    time_left,
 )
 from langchain_histories.stores.sql.engines import (
     BEGIN_IMMEDIATE,
@@ -43,7 +45,6 @@ from langchain_histories.stores.sql.jsonb import uuid_text
 from langchain_histories.stores.sql.layout import Layout, Tables
 from langchain_histories.stores.sql.statements import (
     COMPOUND_ROWS,
-    LOCK_TIMEOUT,
     MAX_ID,
     MYSQL,
     Statements,
@@ -62,7 +63,8 @@ logger = logging.getLogger(__name__)
 _COMPOUND_BYTES = 250_000
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes no more than 999 parameters
 _ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0))")
-_GET_LOCK = sa.text(f"SELECT GET_LOCK(:lock, {LOCK_TIMEOUT})")
+_GET_LOCK = sa.text("SELECT GET_LOCK(:lock, :wait)")
+_LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its lock, where a call has no deadline
 _RELEASE_LOCK = sa.text("DO RELEASE_LOCK(:lock)")
 
 
@@ -202,8 +204,8 @@ class SQLOperations(EngineOperations):
             if use.is_sqlite:
                 await settle(connection.execute(BEGIN_IMMEDIATE))
             elif use.is_mysql:
-                if (await settle(connection.execute(_GET_LOCK, lock))).scalar() != 1:
-                    raise TimeoutError(f"another writer held the lock of the session for {LOCK_TIMEOUT} seconds")
+                if (await settle(connection.execute(_GET_LOCK, lock | self._lock_wait()))).scalar() != 1:
+                    raise OutOfTimeError("another writer held the lock of the session all the time")
                 await settle(connection.execute(START_TRANSACTION))
             elif not layout.is_yugabyte:
                 await settle(connection.execute(_ADVISORY_LOCK, lock))
@@ -213,6 +215,12 @@ class SQLOperations(EngineOperations):
             await settle(connection.commit())
             if use.is_mysql:
                 await settle(connection.execute(_RELEASE_LOCK, lock))
+
+    @staticmethod
+    def _lock_wait() -> dict[str, float]:
+        """How long MySQL waits for a lock: not as long as a call, or it would be had when nobody waits for it."""
+        left = time_left()
+        return {"wait": _LOCK_TIMEOUT if left is None else round(left * 0.9, 2)}
 
     def _lock_name(self, layout: Layout, key: str) -> str:
         """Name the lock of a session. All releases must use the same names, or they would not lock each other out."""
@@ -283,7 +291,7 @@ class SQLOperations(EngineOperations):
         ):
             texts = {f"m{number}": row for number, row in enumerate(rows)}
             async with entered(use.connection(writing=True)) as connection:
-                parameters = {"lock": self._lock_name(layout, key), "s": key, **texts}
+                parameters = {"lock": self._lock_name(layout, key), "s": key, **self._lock_wait(), **texts}
                 await settle(connection.execute(table.compound(len(rows)), parameters))
         else:
             async with entered(self._locked(use, layout, key)) as connection:

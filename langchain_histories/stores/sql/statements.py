@@ -26,10 +26,9 @@ _POSTGRESQL_BYTES, _MYSQL_CHARACTERS = 63, 64
 _CODECS = {"LATIN1": "latin-1", "latin1": "cp1252"}
 COMPOUND_ROWS = 100
 MAX_ID = 2**63 - 1
-LOCK_TIMEOUT = 60  # seconds that a writer on MySQL waits for its lock
 _COMPOUND = """BEGIN NOT ATOMIC
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; DO RELEASE_LOCK(:lock); RESIGNAL; END;
-  IF GET_LOCK(:lock, {timeout}) IS NOT TRUE THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'lock timeout'; END IF;
+  IF GET_LOCK(:lock, :wait) IS NOT TRUE THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'lock timeout'; END IF;
   INSERT INTO {table} ({session}, {text}) VALUES {rows};
   COMMIT; DO RELEASE_LOCK(:lock);
 END"""
@@ -184,7 +183,7 @@ class Statements:
     def _compound(self, count: int) -> Any:
         """MariaDB's statement that takes the lock, inserts so many rows, commits and releases the lock."""
         rows = ", ".join(f"(:s, :m{number})" for number in range(count))
-        return sa.text(_COMPOUND.format(timeout=LOCK_TIMEOUT, rows=rows, **self._names))
+        return sa.text(_COMPOUND.format(rows=rows, **self._names))
 
     def _by_bytes(self, text: Any) -> Any:
         """The text as something that the database compares and orders byte for byte."""

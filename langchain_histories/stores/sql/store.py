@@ -49,6 +49,11 @@ class SQLStore(MessageStore):
         session_id_field_name: Its column of session ids.
         jsonb: If the table is missing, make its messages `JSONB` and give it a `created_at`, as langchain-postgres
             does; on PostgreSQL. A table that exists is used as it is, with texts, JSON or UUIDs.
+        timeout: Seconds after which a call that gets no answer, no lock, no turn or no free connection raises
+            `StoreUnavailableError`; 10 by default, and to connect 5 at most. On SQLite a `timeout` of the URL has the
+            same meaning. What may take as long as what is stored is large ends when nothing has arrived for so long.
+            psycopg2 waits for an answer as long as it takes. With an `AsyncEngine` of your own there is no default, and
+            with an `Engine` no `timeout`.
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url` of a server.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with `url`.
@@ -69,6 +74,7 @@ class SQLStore(MessageStore):
         table_name: str = "message_store",
         session_id_field_name: str = "session_id",
         jsonb: bool = False,
+        timeout: float | None = None,
         max_connections: int | None = None,
         engine_args: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -94,6 +100,7 @@ class SQLStore(MessageStore):
             async_url=async_url,
             engine_args=engine_args,
             max_connections=max_connections,
+            timeout=timeout,
         )
         for what, name in names.items():
             if not fits(name, database.backend):
@@ -107,7 +114,14 @@ class SQLStore(MessageStore):
         self.session_id_field_name = session_id_field_name
         self.jsonb = jsonb
         operations = SQLOperations(database, Tables(table_name, session_id_field_name, jsonb, database.backend))
-        super().__init__(operations, database.clients, database.url, driver_options=database.driver_options, **options)
+        super().__init__(
+            operations,
+            database.clients,
+            database.url,
+            driver_options=database.driver_options,
+            timeout=database.timeout,
+            **options,
+        )
 
     @classmethod
     def joined(
@@ -117,10 +131,11 @@ class SQLStore(MessageStore):
         async_url: str | sa.URL | None = None,
         engine_args: dict[str, Any] | None = None,
         max_connections: int | None = None,
+        timeout: float | None = None,
         **options: Any,
     ) -> Self:
         """Return a store for a single history; in memory at the one place that the histories of this URL share."""
         with needs_extra("sql"):
             from langchain_histories.stores.sql.connections import database_of_histories
-        place: Any = database_of_histories(url, async_url, engine_args, max_connections)
+        place: Any = database_of_histories(url, async_url, engine_args, max_connections, timeout)
         return cls(client=place, **options)
