@@ -47,6 +47,10 @@ class Capability(enum.Flag):
     """Several processes may use a session at once."""
 
 
+TIMEOUT = 10.0
+"""Seconds that a call of a store which opens its own client takes at most, unless it is told."""
+CONNECT_TIMEOUT = 5.0
+"""Seconds that it takes at most to connect."""
 STORES_WITH_TTL = ("memory", "redis", "upstash", "dynamodb", "cosmosdb")
 """The stores of this package that have `Capability.TTL`: an error names them, and imports none of their drivers."""
 

@@ -409,7 +409,7 @@ class MessageStore(Calls, MadeAgain, Closing):
             session_id: The session concerned, for errors.
             needs_setup: Whether to make what is missing before.
         """
-        return self._run(Call(name, session_id, body, needs_setup))
+        return self._run(Call(name, session_id, body, needs_setup, grows=True))
 
     async def arun(
         self,
@@ -420,7 +420,7 @@ class MessageStore(Calls, MadeAgain, Closing):
         needs_setup: bool = True,
     ) -> T:
         """Async `run`."""
-        return await self._arun(Call(name, session_id, body, needs_setup))
+        return await self._arun(Call(name, session_id, body, needs_setup, grows=True))
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 

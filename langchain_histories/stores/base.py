@@ -9,6 +9,8 @@ from langchain_histories._deadlines import Deadline, OutOfTimeError, deadline, t
 from langchain_histories._neutral import each, entered, pause, settle
 from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
 from langchain_histories._options import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
     Capability,
     StoreOptions,
     bad_position,
@@ -25,6 +27,8 @@ from langchain_histories.store import MessageStore
 
 __all__ = [
     "ANY_STATE",
+    "CONNECT_TIMEOUT",
+    "TIMEOUT",
     "Capability",
     "CheckedRow",
     "ClientT",

@@ -37,7 +37,10 @@ def store(redis_server, proxy):
         yield store
 
 
-BOTH = ("redis", "postgresql+psycopg", "mariadb+pymysql", "mongodb")
+BOTH = (
+    *("redis", "postgresql+psycopg", "mariadb+pymysql", "mongodb"),
+    *("upstash", "dynamodb", "azure_table", "tablestore"),
+)
 ASYNC = ("postgresql+asyncpg", "mysql+aiomysql")
 """Whose sync faces are those of the others."""
 

@@ -18,7 +18,16 @@ from azure.core.utils import parse_connection_string
 from langchain_histories._secrets import refused
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, needs_extra, settle
+from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout_of_client,
+    needs_extra,
+    settle,
+)
 
 _FORM = (
     "azure-table://[account:key@]account.table.core.windows.net/table, or with a shared access signature behind the "
@@ -26,8 +35,6 @@ _FORM = (
 )
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 _MAX_CONNECTIONS = 50
-# The driver would wait seconds for a host that is down. A second try helps where a kept connection has died.
-_DEFAULT_OPTIONS = {"retry_connect": 1, "connection_timeout": 10, "read_timeout": 60}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,11 @@ def clients_of(
     async_client: azure.data.tables.aio.TableServiceClient | None,
     client_options: dict[str, Any] | None,
     max_connections: int | None,
-) -> tuple[Clients[Any], dict[str, Any]]:
-    """Return the clients for an account, and the options with which they are made; or the caller's clients.
+    timeout: float | None,
+) -> tuple[Clients[Any], dict[str, Any], float | None]:
+    """Return the clients for an account, the options with which they are made, and how long a call may take.
+
+    Or the caller's clients, no options, and the time.
 
     The table makes no difference.
 
@@ -78,12 +88,14 @@ def clients_of(
         is_native=lambda it: isinstance(it, azure.data.tables.aio.TableServiceClient),
         instead_of={name: value for name, value in accounts.items() if value},
     ):
-        return Clients.shared("azure-table", client=client, async_client=async_client), {}
+        check_timeout_of_client(client, timeout)
+        return Clients.shared("azure-table", client=client, async_client=async_client), {}, timeout
     parts = parts_of(url)
     if parts.endpoint and connection_string is not None:
         raise ConfigurationError("Pass a url with a host or a connection_string, and not both.")
     text = None if parts.endpoint else _checked_connection_string(connection_string)
-    options = {**_DEFAULT_OPTIONS, **(client_options or {})}
+    timeout = timeout or TIMEOUT
+    options = {**_time_outs(timeout), **(client_options or {})}
     check_max_connections(max_connections, options, "transport")
     at_once = max_connections or _MAX_CONNECTIONS
     connections = _Connections(parts, text, options)
@@ -92,7 +104,15 @@ def clients_of(
     clients = Clients.shared(
         "azure-table", *place, connect=connections.connect, close=connections.close, at_once=at_once
     )
-    return clients, connections.given
+    return clients, connections.given, timeout
+
+
+def _time_outs(timeout: float) -> dict[str, Any]:
+    """Return the driver's options for a time-out: a request and its second tries have it together."""
+    connecting = min(timeout, CONNECT_TIMEOUT)
+    # A second try helps where a kept connection has died. Before a third the driver would wait, also out of time.
+    tries = {"retry_connect": 1, "retry_read": 1}
+    return {**tries, "connection_timeout": connecting, "read_timeout": timeout, "timeout": timeout}
 
 
 class _Connections:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -32,6 +32,10 @@ class AzureTableStore(MessageStore):
         client: Your own blocking `TableServiceClient`, in place of an account. It is never closed here.
         async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
             run a blocking client in threads, sync methods refuse an asyncio one.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. An async call has them for all its waits together, a sync one for
+            each request. What may take as long as what is stored is large ends when nothing has arrived for so long.
+            With an async client of your own there is no default, and with a blocking one no `timeout`.
         max_connections: How many operations of one event loop are under way at once, each on a connection of its own,
             100 at most; the others wait, in order. The sync methods have a connection for each thread. Only without
             clients of yours.
@@ -51,6 +55,7 @@ class AzureTableStore(MessageStore):
         connection_string: str | None = None,
         client: azure.data.tables.TableServiceClient | None = None,
         async_client: azure.data.tables.aio.TableServiceClient | None = None,
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -60,19 +65,21 @@ class AzureTableStore(MessageStore):
             from langchain_histories.stores.azure_table.connections import clients_of, parts_of
             from langchain_histories.stores.azure_table.operations import AzureTableOperations
         parts = parts_of(url)
-        clients, given = clients_of(
+        clients, given, timeout = clients_of(
             url,
             connection_string=connection_string,
             client=client,
             async_client=async_client,
             client_options=client_options,
             max_connections=max_connections,
+            timeout=check_timeout(timeout),
         )
         if parts.table and table_name and parts.table != table_name:
             raise ConfigurationError(f"Both url and table_name name a table: {parts.table!r} and {table_name!r}.")
         self.table_name = _checked_table(parts.table or table_name or DEFAULT_TABLE)
         place = f"{parts.account}/{self.table_name}" if given else None
-        super().__init__(AzureTableOperations(self.table_name), clients, place, driver_options=given, **options)
+        operations = AzureTableOperations(self.table_name)
+        super().__init__(operations, clients, place, driver_options=given, timeout=timeout, **options)
 
 
 def _checked_table(name: str) -> str:

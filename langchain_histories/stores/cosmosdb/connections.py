@@ -14,7 +14,16 @@ import azure.cosmos.aio
 
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, needs_extra, settle
+from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout_of_client,
+    needs_extra,
+    settle,
+)
 
 _MAX_CONNECTIONS = 50
 _FORM = "cosmosdb://[:key@]account.documents.azure.com/database/container"
@@ -40,8 +49,11 @@ def clients_of(
     async_client: azure.cosmos.aio.CosmosClient | None,
     client_options: dict[str, Any] | None,
     max_connections: int | None,
-) -> Clients[Any]:
-    """Return the clients for an account, or those of the caller. Database and container make no difference.
+    timeout: float | None,
+) -> tuple[Clients[Any], float | None]:
+    """Return the clients for an account, or those of the caller, and how long a call may take.
+
+    Database and container make no difference.
 
     Raises:
         ConfigurationError: Neither was given, or both, or a client of another kind, or a key twice.
@@ -64,12 +76,15 @@ def clients_of(
             "max_connections": max_connections,
         },
     ):
-        return Clients.shared("cosmosdb", client=client, async_client=async_client)
+        check_timeout_of_client(client, timeout)
+        return Clients.shared("cosmosdb", client=client, async_client=async_client), timeout
     credential, async_credential = _credentials(key, credential, async_credential)
     options = client_options or {}
     check_max_connections(max_connections, options, "transport")
+    timeout = timeout or TIMEOUT
+    options = {"connection_timeout": min(timeout, CONNECT_TIMEOUT), "read_timeout": timeout, **options}
     connections = _Connections(endpoint, credential, async_credential, options)
-    return Clients.shared(
+    clients: Clients[Any] = Clients.shared(
         "cosmosdb",
         endpoint,
         credential,
@@ -80,6 +95,7 @@ def clients_of(
         native=credential is None or async_credential is not None,
         at_once=max_connections or _MAX_CONNECTIONS,
     )
+    return clients, timeout
 
 
 class _Connections:

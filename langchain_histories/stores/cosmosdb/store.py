@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -35,6 +35,10 @@ class CosmosDBStore(MessageStore):
             closed here.
         async_client: Your own `azure.cosmos.aio.CosmosClient`, entered. With one of the two alone, the other side is
             not derived: async methods run a blocking client in threads, sync methods refuse an async one.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. An async call has them for all its waits together, a sync one for
+            each request. What may take as long as what is stored is large ends when nothing has arrived for so long.
+            With an async client of your own there is no default, and with a blocking one no `timeout`.
         max_connections: How many operations of one event loop are under way at once, each on a connection of its own,
             100 at most; the others wait, in order. The sync methods have a connection for each thread. Only without
             clients of yours.
@@ -55,6 +59,7 @@ class CosmosDBStore(MessageStore):
         async_credential: Any = None,
         client: azure.cosmos.CosmosClient | None = None,
         async_client: azure.cosmos.aio.CosmosClient | None = None,
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -64,7 +69,7 @@ class CosmosDBStore(MessageStore):
             from langchain_histories.stores.cosmosdb.connections import clients_of, parts_of
             from langchain_histories.stores.cosmosdb.operations import CosmosDBOperations
         parts = parts_of(url)
-        clients = clients_of(
+        clients, timeout = clients_of(
             parts,
             connection_string=connection_string,
             credential=credential,
@@ -73,6 +78,7 @@ class CosmosDBStore(MessageStore):
             async_client=async_client,
             client_options=client_options,
             max_connections=max_connections,
+            timeout=check_timeout(timeout),
         )
         self.database_name, self.container_name = parts.database, parts.container
         given = {
@@ -82,4 +88,4 @@ class CosmosDBStore(MessageStore):
             "client_options": client_options,
         }
         operations = CosmosDBOperations(parts.database, parts.container)
-        super().__init__(operations, clients, url, driver_options=given, **options)
+        super().__init__(operations, clients, url, driver_options=given, timeout=timeout, **options)

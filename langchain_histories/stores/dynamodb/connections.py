@@ -14,12 +14,21 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.exceptions import NoRegionError, ProfileNotFound
+from botocore.exceptions import NoRegionError, ProfileNotFound, ReadTimeoutError
 from botocore.loaders import Loader, create_loader
 
 from langchain_histories._secrets import refused
 from langchain_histories._urls import bad_url, split_url
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
+from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout_of_client,
+    deadline,
+    settle,
+)
 
 # The driver's own retries, with backoff and jitter, of requests that were throttled or did not arrive. The service
 # recognizes a transaction that it has already done.
@@ -36,8 +45,11 @@ def clients_of(
     client_options: dict[str, Any] | None,
     *,
     max_connections: int | None,
-) -> Clients[Any]:
-    """Return the clients for a URL, options and a session, or those of the caller. The table makes no difference.
+    timeout: float | None,
+) -> tuple[Clients[Any], float | None]:
+    """Return the clients for a URL, options and a session, or those of the caller, and how long a call may take.
+
+    The table makes no difference.
 
     Raises:
         ConfigurationError: The URL is of another form, or clients were given besides, or of another kind.
@@ -57,21 +69,25 @@ def clients_of(
         instead_of={name: value for name, value in places.items() if value},
     ):
         size = _MAX_CONNECTIONS if async_client is None else async_client.meta.config.max_pool_connections
-        return Clients.shared("dynamodb", client=client, async_client=async_client, at_once=size)
+        check_timeout_of_client(client, timeout)
+        return Clients.shared("dynamodb", client=client, async_client=async_client, at_once=size), timeout
     options = {**parts_of(url)[1], **(client_options or {})}
     check_max_connections(max_connections, options, "config")
     given: int | None = getattr(options.get("config"), "max_pool_connections", None)
     at_once = max_connections or given or _MAX_CONNECTIONS
-    connections = _Connections(options, boto3_session, at_once)
-    return Clients.shared(
+    timeout = timeout or TIMEOUT
+    connections = _Connections(options, boto3_session, at_once, timeout)
+    clients: Clients[Any] = Clients.shared(
         "dynamodb",
         options,
         boto3_session,
+        timeout,
         connect=connections.connect,
         close=connections.close,
         native=boto3_session is None,
         at_once=at_once,
     )
+    return clients, timeout
 
 
 @functools.cache
@@ -83,17 +99,28 @@ def _loader() -> Loader:
 class _Connections:
     """Opens and closes clients with these options."""
 
-    def __init__(self, options: dict[str, Any], session: boto3.Session | None, max_connections: int) -> None:
+    def __init__(
+        self, options: dict[str, Any], session: boto3.Session | None, max_connections: int, timeout: float
+    ) -> None:
         self._options, self._session = options, session
-        self._defaults: dict[str, Any] = {"retries": _RETRIES, "max_pool_connections": max_connections}
+        self._defaults: dict[str, Any] = {
+            "retries": _RETRIES,
+            "max_pool_connections": max_connections,
+            "connect_timeout": min(timeout, CONNECT_TIMEOUT),
+            "read_timeout": timeout,
+        }
 
     async def connect(self, native: bool) -> Any:
         """Open a client."""
         try:
             if not native:
                 if self._session is None:
-                    return self._create(botocore.session.get_session(), Config)
-                return self._session.client("dynamodb", **{"config": Config(**self._defaults), **self._options})
+                    client = self._create(botocore.session.get_session(), Config)
+                else:
+                    options = {"config": Config(**self._defaults), **self._options}
+                    client = self._session.client("dynamodb", **options)
+                client.meta.events.register("before-send.dynamodb", _end_in_time)
+                return client
             # Reading configuration and descriptions from files takes too long for an event loop.
             aio_session = await asyncio.to_thread(self._aio_session)
             return await self._create(aio_session, AioConfig).__aenter__()
@@ -120,6 +147,17 @@ class _Connections:
     async def close(self, client: Any) -> None:
         """Close a client."""
         await settle(client.close())
+
+
+def _end_in_time(request: Any, **_: Any) -> None:
+    """Send no second try when the time of the call is over: botocore has three tries, and each has its own time.
+
+    Raises:
+        ReadTimeoutError: It is over.
+    """
+    limit = deadline()
+    if limit is not None and not limit.is_idle and limit.is_over():
+        raise ReadTimeoutError(endpoint_url=request.url)
 
 
 def parts_of(url: str | None) -> tuple[str, dict[str, str]]:

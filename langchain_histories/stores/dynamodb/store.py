@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_histories._options import check_number
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Found, MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import Found, MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -40,6 +40,10 @@ class DynamoDBStore(MessageStore):
         history_size: How many messages an append leaves, the newest, where a session is one item. Its 400 KB are then
             no end of it.
         create_table: Whether to make the table, with a sort key and paid by request, if it is not there.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. An async call has them for all its waits together, a sync one for
+            each request. What may take as long as what is stored is large ends when nothing has arrived for so long.
+            With an async client of your own there is no default, and with a blocking one no `timeout`.
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url` and without a `config`.
         client_options: More options for the clients, such as `{"region_name": "eu-west-1"}` or a `config`.
@@ -64,6 +68,7 @@ class DynamoDBStore(MessageStore):
         item_key: dict[str, Any] | None = None,
         history_size: int | None = None,
         create_table: bool = False,
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -72,7 +77,15 @@ class DynamoDBStore(MessageStore):
         with needs_extra("dynamodb"):
             from langchain_histories.stores.dynamodb.connections import clients_of, parts_of
             from langchain_histories.stores.dynamodb.operations import DynamoDBOperations
-        clients = clients_of(url, client, async_client, boto3_session, client_options, max_connections=max_connections)
+        clients, timeout = clients_of(
+            url,
+            client,
+            async_client,
+            boto3_session,
+            client_options,
+            max_connections=max_connections,
+            timeout=check_timeout(timeout),
+        )
         table_in_url, found = parts_of(url)
         if bool(table_in_url) == bool(table_name):
             raise ConfigurationError("Name the table once: dynamodb:///table, or table_name=.")
@@ -91,6 +104,7 @@ class DynamoDBStore(MessageStore):
             clients,
             url or f"dynamodb:///{self.table_name}",
             driver_options=[found, client_options],
+            timeout=timeout,
             **options,
         )
 

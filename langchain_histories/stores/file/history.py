@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.history import StoredChatMessageHistory
-from langchain_histories.stores.base import Clients, MessageStore, StoreOptions
+from langchain_histories.stores.base import TIMEOUT, Clients, MessageStore, StoreOptions
 from langchain_histories.stores.file.names import checked_mode, checked_path
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SingleFileStore(MessageStore):
             encoding=_checked_encoding(encoding), ensure_ascii=ensure_ascii, file_mode=checked_mode(file_mode)
         )
         # A path is no connection, so no other store shares its clients.
-        super().__init__(operations, Clients(client=self.path), f"file:{self.path}", **options)
+        super().__init__(operations, Clients(client=self.path), f"file:{self.path}", timeout=TIMEOUT, **options)
 
 
 class FileChatMessageHistory(StoredChatMessageHistory):

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from langchain_histories.errors import CorruptRecordError
 from langchain_histories.stores.base import (
@@ -23,9 +23,11 @@ from langchain_histories.stores.base import (
     CheckedRow,
     ExpectedState,
     Operations,
+    OutOfTimeError,
     Row,
     SessionRow,
     position_number,
+    time_left,
 )
 from langchain_histories.stores.file.foreign import ForeignRecords, foreign_lines
 from langchain_histories.stores.file.format import (
@@ -73,7 +75,6 @@ class FileOperations(Operations[Path]):
 
     Args:
         fsync: Whether an append waits until the disk has it.
-        lock_timeout: Seconds to wait for other writers of the session.
         encoding: The encoding of the files, one that contains ASCII.
         ensure_ascii: Whether all but ASCII is written as `\u` escapes.
         file_mode: The mode of new files.
@@ -85,7 +86,6 @@ class FileOperations(Operations[Path]):
         self,
         *,
         fsync: bool = True,
-        lock_timeout: float = 30.0,
         encoding: str = "utf-8",
         ensure_ascii: bool = False,
         file_mode: int = 0o600,
@@ -93,7 +93,7 @@ class FileOperations(Operations[Path]):
         """Keep how files are written."""
         super().__init__()
         self.file_mode = file_mode
-        self.fsync, self.lock_timeout = fsync, lock_timeout
+        self.fsync = fsync
         self._encoding, self._ensure_ascii = encoding, ensure_ascii
 
     @abstractmethod
@@ -102,11 +102,22 @@ class FileOperations(Operations[Path]):
 
     @contextmanager
     def _locked(self, files: SessionFiles) -> Iterator[None]:
-        """Exclude other writers of the session, in all threads and processes."""
-        mode = prepare_lock(files.lock, file_mode=self.file_mode)
+        """Exclude other writers of the session, in all threads and processes.
+
+        Raises:
+            OutOfTimeError: Others held the lock as long as the call may take.
+        """
+        mode, left = prepare_lock(files.lock, file_mode=self.file_mode), time_left()
         # Each use has a lock object of its own, because a shared one would not survive a fork.
-        with FileLock(files.lock, timeout=self.lock_timeout, mode=mode).acquire(poll_interval=_LOCK_POLL):
+        lock = FileLock(files.lock, timeout=-1 if left is None else left, mode=mode)
+        try:
+            lock.acquire(poll_interval=_LOCK_POLL)
+        except Timeout as error:
+            raise OutOfTimeError("other writers held the lock of the session all the time") from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def _open(self, files: SessionFiles, path: Path, mode: str = "rb") -> IO[bytes] | None:
         """Open a file of a session; `None` if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, MessageStore, StoreOptions
+from langchain_histories.stores.base import TIMEOUT, Clients, MessageStore, StoreOptions, check_timeout
 from langchain_histories.stores.file.names import checked_mode, checked_path, url_path
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class FileStore(MessageStore):
             disappears later is an error, because its disk may not be mounted.
         fsync: Whether an append waits until the disk has it. Without that a power cut, not the end of a process, can
             lose the newest messages.
-        lock_timeout: Seconds to wait for other writers of the session before `StoreUnavailableError` is raised.
+        timeout: Seconds after which a call that gets no lock or no turn raises `StoreUnavailableError`; 10 by default.
         file_mode: The mode of new files, whatever the umask is; who may read new files may enter new folders.
         **options: See `StoreOptions`. There is no `ttl`.
 
@@ -47,7 +47,7 @@ class FileStore(MessageStore):
         *,
         path: str | os.PathLike[str] | None = None,
         fsync: bool = True,
-        lock_timeout: float = 30.0,
+        timeout: float | None = None,
         file_mode: int = 0o600,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -57,10 +57,9 @@ class FileStore(MessageStore):
 
         if (path is None) == (url is None):
             raise ConfigurationError("Pass a url or a path, and not both.")
-        if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not lock_timeout > 0:
-            raise ConfigurationError(f"lock_timeout must be a positive number of seconds, not {lock_timeout!r}.")
         self.path = checked_path(url_path(url) if path is None else path)
         # A path is no connection, so no other store shares its clients.
         clients = Clients(client=self.path)
-        operations = FolderOperations(fsync=fsync, lock_timeout=lock_timeout, file_mode=checked_mode(file_mode))
-        super().__init__(operations, clients, f"file:{self.path}", **options)
+        operations = FolderOperations(fsync=fsync, file_mode=checked_mode(file_mode))
+        limit = check_timeout(timeout) or TIMEOUT
+        super().__init__(operations, clients, f"file:{self.path}", timeout=limit, **options)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from langchain_histories.stores.base import OutOfTimeError, deadline, time_left
 from langchain_histories.stores.kafka.log import HEADER
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ class KafkaClient:
 
     Attributes:
         producer: The producer. An error that it cannot recover from replaces it.
-        timeout: As given.
         topics: Where sessions are, by the names that their topics may have: topic, and number of its partitions. May
             be out of date.
     """
@@ -71,7 +71,7 @@ class KafkaClient:
         self._refusals = _Refusals()
         defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, "error_cb": self._refusals.note}
         # Otherwise a broker makes a topic whenever somebody asks whether there is one.
-        self._config, self.timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
+        self._config, self._timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
@@ -81,10 +81,16 @@ class KafkaClient:
         self.producer = self._make_producer()
 
     def _make_producer(self) -> Producer:
-        milliseconds = int(self.timeout * 1000)
+        milliseconds = int(self._timeout * 1000)
         defaults = {"message.max.bytes": 1_000_000_000, "topic.metadata.propagation.max.ms": 1000}
         needed = {"enable.idempotence": True, "acks": "all", "delivery.timeout.ms": milliseconds}
         return Producer({"request.timeout.ms": milliseconds, **defaults, **self._config, **needed})
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait for an answer: what is left of the time of the call."""
+        left = time_left()
+        return self._timeout if left is None else min(self._timeout, max(left, POLL))
 
     @property
     def admin(self) -> AdminClient:
@@ -97,7 +103,10 @@ class KafkaClient:
     @contextlib.contextmanager
     def consumer(self) -> Iterator[Consumer]:
         """Lend a consumer that belongs to no group."""
-        consumer = self._consumers.get()
+        try:
+            consumer = self._consumers.get(timeout=time_left())
+        except queue.Empty:
+            raise OutOfTimeError("other calls used the consumers all the time") from None
         try:
             if consumer is None:
                 consumer = self.new_consumer("langchain-histories")
@@ -134,7 +143,7 @@ class KafkaClient:
         self, producer: Producer, topic: str, partition: int, key: str, values: Sequence[bytes | None]
     ) -> KafkaError | None:
         """Write a batch and wait until it is stored; return the first error."""
-        batch, sent = uuid.uuid4().hex[:16], 0
+        batch, sent, limit = uuid.uuid4().hex[:16], 0, deadline()
         results: list[KafkaError | None] = []
 
         def delivered(error: KafkaError | None, _: KafkaMessage) -> None:
@@ -156,6 +165,9 @@ class KafkaClient:
             if any(results):
                 break
         while len(results) < sent:
+            if limit is not None and not limit.is_idle and not limit.left():
+                # It may be delivered yet, before anything that this producer sends to the partition from now on.
+                return KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001  # it is named so
             # This sends the whole batch at once: mostly in one request, without another writer's record in between.
             producer.flush(POLL)
         return next(filter(None, results), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import TIMEOUT, MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -34,7 +34,8 @@ class KafkaStore(MessageStore):
         partitions: Number of partitions of a topic that the store makes. A session is in one of them.
         replication_factor: That of a topic that the store makes; `None` for the default of the cluster.
         retention_ms: Milliseconds after which Kafka removes records from a topic that the store makes; -1 for never.
-        timeout: Seconds to wait for an answer or a delivery.
+        timeout: Seconds after which a call that gets no answer, no delivery or no turn raises `StoreUnavailableError`;
+            10 by default. What may take as long as what is stored is large ends when nothing has arrived for so long.
         client_options: More options for librdkafka.
         **options: See `StoreOptions`. There is no `ttl`.
 
@@ -56,7 +57,7 @@ class KafkaStore(MessageStore):
         partitions: int = 1,
         replication_factor: int | None = None,
         retention_ms: int = -1,
-        timeout: float = 10.0,
+        timeout: float | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -75,7 +76,9 @@ class KafkaStore(MessageStore):
             raise ConfigurationError("Give a topic in the URL or topic_prefix, not both.")
         topics = Topics(self.topic, topic_prefix, partitions, replication_factor, retention_ms)
         config |= client_options or {}
-        super().__init__(KafkaOperations(topics), clients_at(config, timeout), url, driver_options=config, **options)
+        limit = check_timeout(timeout) or TIMEOUT
+        clients = clients_at(config, limit)
+        super().__init__(KafkaOperations(topics), clients, url, driver_options=config, timeout=limit, **options)
 
     def count_partitions(self, session_id: SessionId) -> int:
         """The number of partitions that the topic of a session has, or will have."""

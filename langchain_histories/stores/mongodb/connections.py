@@ -11,6 +11,8 @@ from pymongo import errors
 
 from langchain_histories._urls import bad_url, read_url
 from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
     Clients,
     check_given_clients,
     check_max_connections,
@@ -26,8 +28,6 @@ _UNAVAILABLE_ERRORS = (
     errors.WTimeoutError,
 )
 _MAX_CONNECTIONS = 100  # as PyMongo has it
-_TIMEOUT = 10.0
-_CONNECT_TIMEOUT = 5.0
 _FORM = "mongodb://[user:password@]host[:27017][,host...][/[database][?option=value...]], with options of PyMongo's"
 _REFUSED_CREDENTIALS = (11, 18, 8000)
 
@@ -67,7 +67,7 @@ def clients_of(
     if max_connections is not None:
         options["maxPoolSize"] = max_connections
     at_once = max_connections or next(iter(sizes), None) or _MAX_CONNECTIONS
-    timeout = timeout or _TIMEOUT
+    timeout = timeout or TIMEOUT
     known = {name.lower() for name in (*named, *options)}
     options |= {name: value for name, value in _time_outs(timeout).items() if name.lower() not in known}
 
@@ -84,7 +84,7 @@ def clients_of(
 
 def _time_outs(timeout: float) -> dict[str, int]:
     """Return PyMongo's options for a time-out."""
-    wait, connecting = math.ceil(timeout * 1000), math.ceil(min(timeout, _CONNECT_TIMEOUT) * 1000)
+    wait, connecting = math.ceil(timeout * 1000), math.ceil(min(timeout, CONNECT_TIMEOUT) * 1000)
     return {
         "serverSelectionTimeoutMS": connecting,
         "connectTimeoutMS": connecting,

@@ -15,7 +15,14 @@ from redis.retry import Retry
 
 from langchain_histories._urls import bad_url, read_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
+from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    settle,
+)
 
 if TYPE_CHECKING:
     from langchain_histories._urls import StoreUrl
@@ -29,8 +36,6 @@ except ImportError:  # an older one, which reads it once
     _NAMED = {}
 
 _MAX_CONNECTIONS = 50
-_TIMEOUT = 10.0
-_CONNECT_TIMEOUT = 5.0
 _FORM = "redis://[user:password@]host[:6379][/db]"
 _UNIX_FORM = "unix://[user:password@]/path/of/the/socket[?db=0]"
 _SENTINEL_FORM = "redis+sentinel://[user:password@]host[:26379][,host...][/service[/db]]"
@@ -69,8 +74,8 @@ def clients_of(
     named = options | (_options_of(url) if sentinels is None else sentinels.options)
     check_max_connections(max_connections, named, "max_connections")
     options["max_connections"] = at_once = max_connections or named.get("max_connections", _MAX_CONNECTIONS)
-    timeout = timeout or _TIMEOUT
-    options = {"socket_timeout": timeout, "socket_connect_timeout": min(timeout, _CONNECT_TIMEOUT), **options}
+    timeout = timeout or TIMEOUT
+    options = {"socket_timeout": timeout, "socket_connect_timeout": min(timeout, CONNECT_TIMEOUT), **options}
     connections = _Connections(url, sentinels, options, timeout)
     clients: Clients[Any]
     clients = Clients.shared(

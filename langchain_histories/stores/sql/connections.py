@@ -19,6 +19,7 @@ from langchain_histories._secrets import hidden, secrets_of
 from langchain_histories._urls import shown_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import (
+    TIMEOUT,
     Clients,
     check_given_clients,
     check_max_connections,
@@ -41,7 +42,7 @@ from langchain_histories.stores.sql.google import GoogleInstance, is_google
 from langchain_histories.stores.sql.poolers import prepare_nothing_behind_poolers
 from langchain_histories.stores.sql.sqlite_files import new_file, private
 from langchain_histories.stores.sql.statements import MYSQL
-from langchain_histories.stores.sql.waits import TIMEOUT, connect_args, limit
+from langchain_histories.stores.sql.waits import connect_args, limit
 
 _MAX_CONNECTIONS = 15
 _POOL_ARGUMENTS = ("pool_size", "max_overflow", "poolclass", "pool")

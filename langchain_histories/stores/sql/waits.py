@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from langchain_histories.stores.base import deadline, time_left
+from langchain_histories.stores.base import CONNECT_TIMEOUT, deadline, time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TIMEOUT = 10.0
-CONNECT_TIMEOUT = 5.0
 _WATCHED = ("asyncpg", "aiomysql", "asyncmy")
 
 

@@ -10,7 +10,14 @@ import tablestore  # type: ignore[import-untyped]  # the SDK has no types
 
 from langchain_histories._urls import split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
+from langchain_histories.stores.base import (
+    TIMEOUT,
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout_of_client,
+    settle,
+)
 
 _MAX_CONNECTIONS = 50
 _FORM = "tablestore://[access_key_id:access_key_secret@]instance.region.ots.aliyuncs.com[/instance]"
@@ -20,9 +27,17 @@ logging.getLogger(_LOGGER).setLevel(logging.CRITICAL)
 
 
 def clients_of(
-    url: str | None, client: Any, async_client: Any, client_options: dict[str, Any] | None, max_connections: int | None
-) -> tuple[Clients[Any], dict[str, Any]]:
-    """Return the clients for a URL, and the options with which they are made; or the caller's clients.
+    url: str | None,
+    client: Any,
+    async_client: Any,
+    *,
+    client_options: dict[str, Any] | None,
+    max_connections: int | None,
+    timeout: float | None,
+) -> tuple[Clients[Any], dict[str, Any], float | None]:
+    """Return the clients for a URL, the options with which they are made, and how long a call may take.
+
+    Or the caller's clients, no options, and the time.
 
     Raises:
         ConfigurationError: Neither was given, or both, or a client of another kind, or a URL that cannot be used.
@@ -35,9 +50,16 @@ def clients_of(
         is_native=lambda it: isinstance(it, tablestore.AsyncOTSClient),
         instead_of={"url": url, "client_options": client_options, "max_connections": max_connections},
     ):
-        return Clients.shared("tablestore", client=client, async_client=async_client), {}
+        check_timeout_of_client(client, timeout)
+        return Clients.shared("tablestore", client=client, async_client=async_client), {}, timeout
     check_max_connections(max_connections, client_options or {}, "max_connection")
-    options = {"max_connection": max_connections or _MAX_CONNECTIONS, **options_of_url(url), **(client_options or {})}
+    timeout = timeout or TIMEOUT
+    options = {
+        "max_connection": max_connections or _MAX_CONNECTIONS,
+        "socket_timeout": timeout,
+        **options_of_url(url),
+        **(client_options or {}),
+    }
     if not (options.get("access_key_id") or "credentials_provider" in options):
         raise ConfigurationError(
             "A Tablestore URL needs an access key, in itself or in the environment: TABLESTORE_ACCESS_KEY_ID and "
@@ -48,9 +70,9 @@ def clients_of(
         return (tablestore.AsyncOTSClient if native else tablestore.OTSClient)(**options)
 
     # Not by the URL, because its access key may be in the environment.
-    return Clients.shared(
-        "tablestore", options, connect=connect, close=_close, at_once=options["max_connection"]
-    ), options
+    clients: Clients[Any]
+    clients = Clients.shared("tablestore", options, connect=connect, close=_close, at_once=options["max_connection"])
+    return clients, options, timeout
 
 
 async def _close(client: Any) -> None:

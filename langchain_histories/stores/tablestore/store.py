@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -23,6 +23,10 @@ class TablestoreStore(MessageStore):
         client: Your own `tablestore.OTSClient`, in place of `url`. It is never closed here.
         async_client: Your own `tablestore.AsyncOTSClient`. With one of the two alone, the other side is not derived:
             async methods run a blocking client in threads, sync methods refuse an async one.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. An async call has them for all its waits together, a sync one for
+            each request. What may take as long as what is stored is large ends when nothing has arrived for so long.
+            With an async client of your own there is no default, and with a blocking one no `timeout`.
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url`.
         client_options: More options for the clients of the SDK, such as `{"socket_timeout": 5}`, `retry_policy` or
@@ -41,6 +45,7 @@ class TablestoreStore(MessageStore):
         table_name: str = "message_store",
         client: Any = None,
         async_client: Any = None,
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -50,5 +55,13 @@ class TablestoreStore(MessageStore):
             from langchain_histories.stores.tablestore.connections import clients_of
             from langchain_histories.stores.tablestore.operations import TablestoreOperations
         self.table_name = table_name
-        clients, given = clients_of(url, client, async_client, client_options, max_connections)
-        super().__init__(TablestoreOperations(table_name), clients, url, driver_options=given, **options)
+        clients, given, timeout = clients_of(
+            url,
+            client,
+            async_client,
+            client_options=client_options,
+            max_connections=max_connections,
+            timeout=check_timeout(timeout),
+        )
+        operations = TablestoreOperations(table_name)
+        super().__init__(operations, clients, url, driver_options=given, timeout=timeout, **options)

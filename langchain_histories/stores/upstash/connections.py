@@ -13,7 +13,16 @@ import upstash_redis.asyncio
 
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import Clients, check_given_clients, check_max_connections, settle
+from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    Clients,
+    check_given_clients,
+    check_max_connections,
+    check_timeout_of_client,
+    settle,
+    time_left,
+)
 
 URL_VARIABLE = "UPSTASH_REDIS_REST_URL"
 TOKEN_VARIABLE = "UPSTASH_REDIS_REST_TOKEN"  # noqa: S105  # its name
@@ -30,8 +39,10 @@ def clients_of(
     timeout: float | None,
     client_options: dict[str, Any] | None,
     max_connections: int | None,
-) -> tuple[str | None, str | None, Clients[Any]]:
-    """Return address and token, which a URL or the environment names, and clients; or the caller's clients alone.
+) -> tuple[str | None, str | None, Clients[Any], float | None]:
+    """Return address and token, which a URL or the environment names, clients, and how long a call may take.
+
+    Of the caller's clients, these and the time alone.
 
     Raises:
         ConfigurationError: The URL or the token cannot be used, a client is of another kind, or both were given.
@@ -50,22 +61,24 @@ def clients_of(
                 "max_connections": max_connections,
             },
         )
-        return None, None, Clients.shared("upstash", client=client, async_client=async_client)
+        check_timeout_of_client(client, timeout)
+        return None, None, Clients.shared("upstash", client=client, async_client=async_client), timeout
     address, token = _address_and_token(url, token)
     check_max_connections(max_connections)
+    timeout = timeout or TIMEOUT
     at_once = max_connections or _MAX_CONNECTIONS
     connections = _Connections(address, token, timeout, at_once, client_options or {})
     place = (address, token, timeout, client_options)
     clients: Clients[Any]
     clients = Clients.shared("upstash", *place, connect=connections.connect, close=connections.close, at_once=at_once)
-    return address, token, clients
+    return address, token, clients, timeout
 
 
 class _Connections:
     """Opens and closes clients for an address."""
 
     def __init__(
-        self, address: str, token: str, timeout: float | None, max_connections: int, client_options: dict[str, Any]
+        self, address: str, token: str, timeout: float, max_connections: int, client_options: dict[str, Any]
     ) -> None:
         self._address, self._token, self._max_connections = address, token, max_connections
         self._timeout, self._client_options = timeout, client_options
@@ -82,13 +95,25 @@ class _Connections:
         client = kind(self._address, self._token, **{"rest_retries": 0, **self._client_options})
         # The driver would wait for ever, with connections of a number of its own, and has no option for either.
         limits = httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections)
-        package = httpx.Client if kind is upstash_redis.Redis else httpx.AsyncClient
-        client._http._client = package(timeout=self._timeout, limits=limits)  # noqa: SLF001
+        connecting = min(self._timeout, CONNECT_TIMEOUT)
+        options: Any = {"timeout": httpx.Timeout(self._timeout, connect=connecting), "limits": limits}
+        if kind is upstash_redis.Redis:
+            http: Any = httpx.Client(event_hooks={"request": [_end_in_time]}, **options)
+        else:
+            http = httpx.AsyncClient(**options)
+        client._http._client = http  # noqa: SLF001
         return client
 
     async def close(self, client: Any) -> None:
         """Close a client."""
         await settle(client.close())
+
+
+def _end_in_time(request: httpx.Request) -> None:
+    """Give a request what is left of the time of its call."""
+    if (left := time_left()) is not None:
+        waits = request.extensions["timeout"]
+        request.extensions["timeout"] = {name: min(wait, max(left, 0.001)) for name, wait in waits.items()}
 
 
 def _address_and_token(url: str | None, token: str | None) -> tuple[str, str]:

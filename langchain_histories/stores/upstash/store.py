@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories.errors import ConfigurationError
-from langchain_histories.stores.base import MessageStore, StoreOptions, needs_extra
+from langchain_histories.stores.base import MessageStore, StoreOptions, check_timeout, needs_extra
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -32,7 +31,10 @@ class UpstashStore(MessageStore):
         async_client: Your own `upstash_redis.asyncio.Redis`. With one of the two alone, the other side is not derived:
             async methods run a blocking client in threads, sync methods refuse an asyncio one.
         key_prefix: What the key of each list starts with.
-        timeout: Seconds that connecting, sending and each wait for an answer may take; `None` for no limit.
+        timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
+            10 by default, and to connect 5 at most. What may take as long as what is stored is large ends when nothing
+            has arrived for so long. With an asyncio client of your own there is no default, and with a blocking one no
+            `timeout`.
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url`.
         client_options: More options for `upstash_redis.Redis`, such as `{"allow_telemetry": False}`; only with `url`.
@@ -51,7 +53,7 @@ class UpstashStore(MessageStore):
         client: upstash_redis.Redis | None = None,
         async_client: upstash_redis.asyncio.Redis | None = None,
         key_prefix: str = "message_store:",
-        timeout: float | None = 30,
+        timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -60,16 +62,16 @@ class UpstashStore(MessageStore):
         with needs_extra("upstash"):
             from langchain_histories.stores.upstash.connections import clients_of
             from langchain_histories.stores.upstash.operations import UpstashOperations
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
-            raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
-        address, token, clients = clients_of(
+        address, token, clients, timeout = clients_of(
             url,
             token,
             client=client,
             async_client=async_client,
-            timeout=timeout,
+            timeout=check_timeout(timeout),
             client_options=client_options,
             max_connections=max_connections,
         )
         given = {"token": token, "client_options": client_options}
-        super().__init__(UpstashOperations(key_prefix), clients, address, driver_options=given, **options)
+        super().__init__(
+            UpstashOperations(key_prefix), clients, address, driver_options=given, timeout=timeout, **options
+        )
