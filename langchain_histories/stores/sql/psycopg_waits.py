@@ -89,9 +89,5 @@ class _AsyncConnection(psycopg.AsyncConnection[Any]):
             raise
 
 
-def connect(dialect: Any, _: Any, args: Any, options: dict[str, Any]) -> Any:
-    """Connect, as SQLAlchemy asks its listeners to."""
-    if dialect.is_async:
-        options.setdefault("async_creator_fn", _AsyncConnection.connect)
-        return None
-    return _Connection.connect(*args, **options)
+connect = _Connection.connect
+aconnect = _AsyncConnection.connect

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import select
 import sqlite3
@@ -54,29 +55,34 @@ def limit(engine: Any, timeout: float, *, has_creator: bool) -> None:
     sa.event.listen(blocking, "checkout", _checked_out)
     if driver in _WATCHED:
         if not has_creator:
-            sa.event.listen(blocking, "do_connect", _connecting(driver, min(timeout, CONNECT_TIMEOUT)))
+            _connect_by(blocking.dialect, _in_time(blocking.dialect, min(timeout, CONNECT_TIMEOUT)))
         sa.event.listen(blocking, "connect", lambda _, record: _watch(record, timeout))
         sa.event.listen(blocking, "checkin", lambda _, record: _stop_watching(record))
     elif driver == "psycopg" and blocking.dialect.name == "postgresql" and not has_creator:
-        from langchain_histories.stores.sql.psycopg_waits import connect
+        from langchain_histories.stores.sql.psycopg_waits import aconnect, connect
 
-        sa.event.listen(blocking, "do_connect", connect)
+        if blocking.dialect.is_async:
+            _connect_by(blocking.dialect, aconnect)
+        else:
+            blocking.dialect.connect = connect
 
 
-def _connecting(driver: str, seconds: float) -> Callable[..., None]:
-    """What has SQLAlchemy connect within a time: the drivers' own is for a part of it, or for none."""
+def _connect_by(dialect: Any, connect: Callable[..., Any]) -> None:
+    """Have the dialect of one engine, for an asyncio driver, connect by another function of the driver's kind."""
+    dialect.connect = functools.partial(dialect.connect, async_creator_fn=connect)
 
-    def listener(dialect: Any, _: Any, __: Any, options: dict[str, Any]) -> None:
-        if not options.keys() & {"timeout", "connect_timeout"}:
-            connect = getattr(dialect.loaded_dbapi, driver).connect
 
-            async def in_time(*args: Any, **more: Any) -> Any:
-                async with asyncio.timeout(seconds):
-                    return await connect(*args, **more)
+def _in_time(dialect: Any, seconds: float) -> Callable[..., Any]:
+    """What connects within a time: the drivers' own is for a part of it, or for none."""
+    connect = getattr(dialect.loaded_dbapi, dialect.driver).connect
 
-            options["async_creator_fn"] = in_time
+    async def in_time(*args: Any, **options: Any) -> Any:
+        if options.keys() & {"timeout", "connect_timeout"}:
+            return await connect(*args, **options)
+        async with asyncio.timeout(seconds):
+            return await connect(*args, **options)
 
-    return listener
+    return in_time
 
 
 @contextlib.contextmanager
