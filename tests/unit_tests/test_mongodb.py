@@ -485,7 +485,7 @@ def test_listing_in_pages(monkeypatch):
     for number in (1, 2, 3):
         store.replace(f"s{number}", [])
     add_langchains(client, "s3x", "l0")
-    client.chat_history.message_store.insert_one({"SessionId": 5, "History": "{}"})
+    client.chat_history.message_store.insert_one({"SessionId": {"of": "others"}, "History": "{}"})
     assert [(info.session_id, info.count) for info in store.sessions()] == [
         ("s0", 1),
         ("s3x", 1),
