@@ -104,8 +104,8 @@ def test_where_the_endpoint_comes_from(monkeypatch):
         "http://localhost:8081/": CosmosDBStore("cosmosdb+http://localhost:8081/database/container", credential=KEY),
     }
     opened = []
-    monkeypatch.setattr(azure.cosmos, "CosmosClient", lambda *account: opened.append(account))
-    monkeypatch.setattr(azure.cosmos.aio, "CosmosClient", lambda *account: AsyncClient(opened.append(account)))
+    monkeypatch.setattr(azure.cosmos, "CosmosClient", lambda *account, **_: opened.append(account))
+    monkeypatch.setattr(azure.cosmos.aio, "CosmosClient", lambda *account, **_: AsyncClient(opened.append(account)))
     for endpoint, store in stores.items():
         asyncio.run(store._clients._connect(False))
         asyncio.run(store._clients._connect(True))

@@ -161,8 +161,8 @@ def test_a_request_is_sent_once():
 
 def test_a_silent_service_times_out():
     timeouts = [UpstashStore(URL, token="t").client, UpstashStore(URL, token="t", timeout=2).client]
-    assert [client._http._client.timeout.read for client in timeouts] == [30, 2]
-    assert UpstashStore(URL, token="t", timeout=None).client._http._client.timeout.read is None
+    assert [client._http._client.timeout.read for client in timeouts] == [10, 2]
+    assert UpstashStore(URL, token="t", timeout=None).client._http._client.timeout.read == 10
     for bad in (0, -1, True, "30"):
         with pytest.raises(ConfigurationError, match="timeout"):
             UpstashStore(URL, token="t", timeout=bad)
