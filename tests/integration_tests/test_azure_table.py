@@ -19,6 +19,7 @@ from azure.data.tables import TableServiceClient, generate_account_sas
 from azure.data.tables.aio import TableServiceClient as AsyncTableServiceClient
 from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import BUSY
 
 from langchain_histories import (
     AzureTableChatMessageHistory,
@@ -40,7 +41,7 @@ class TestAzureTableStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, azure_table_server):
-        return functools.partial(AzureTableStore, f"{azure_table_server.url}/t{uuid.uuid4().hex}")
+        return functools.partial(AzureTableStore, f"{azure_table_server.url}/t{uuid.uuid4().hex}", timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self):

@@ -19,6 +19,7 @@ from azure.cosmos.aio import CosmosClient as AsyncCosmosClient
 from azure.cosmos.exceptions import CosmosResourceNotFoundError
 from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
+from servers import BUSY
 
 from langchain_histories import (
     Capability,
@@ -43,7 +44,7 @@ class TestCosmosDBStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, server):
-        return functools.partial(CosmosDBStore, f"{server.url}/c{uuid.uuid4().hex}")
+        return functools.partial(CosmosDBStore, f"{server.url}/c{uuid.uuid4().hex}", timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self):
@@ -87,7 +88,7 @@ class TestLangChainsContainer(TestCosmosDBStore):
 
     @pytest.fixture
     def open_store(self, server, langchains):
-        return functools.partial(CosmosDBStore, f"{server.url}/{langchains}")
+        return functools.partial(CosmosDBStore, f"{server.url}/{langchains}", timeout=BUSY)
 
     def traces(self, store):
         return sorted(map(repr, items(store)))
@@ -174,7 +175,7 @@ def place(request, server):
 
 @pytest.fixture
 def ours(server):
-    with CosmosDBStore(f"{server.url}/c{uuid.uuid4().hex}") as store:
+    with CosmosDBStore(f"{server.url}/c{uuid.uuid4().hex}", timeout=BUSY) as store:
         yield store
 
 
@@ -386,7 +387,7 @@ def test_an_answer_that_is_lost(place, faults, status):
 
 
 def test_a_container_that_is_gone_is_no_empty_history(server, database):
-    with CosmosDBStore(f"{server.url}/c{uuid.uuid4().hex}") as store:
+    with CosmosDBStore(f"{server.url}/c{uuid.uuid4().hex}", timeout=BUSY) as store:
         store.append("s", [HumanMessage("x")])
         database.delete_container(store.container_name)
         with pytest.raises(StoreError):
@@ -572,7 +573,7 @@ def test_an_append_to_a_document_that_has_expired(server, langchains):
 
 
 def test_a_document_has_its_limit(server, langchains):
-    with CosmosDBStore(f"{server.url}/{langchains}") as store:
+    with CosmosDBStore(f"{server.url}/{langchains}", timeout=BUSY) as store:
         store.append("s", [HumanMessage("x" * 1_500_000)])
         with pytest.raises(RecordTooLargeError, match="2 MB") as caught:
             store.append("s", [HumanMessage("y" * 600_000)])
@@ -584,7 +585,7 @@ def test_a_document_has_its_limit(server, langchains):
 def test_numbers_stay_what_they_are(server, langchains):
     """The service's numbers are doubles, and whole ones lose their decimal point."""
     metadata = {"numbers": [10**30, 2**63, 1.0, -0.0, 0.5, 2**53]}
-    with CosmosDBStore(f"{server.url}/{langchains}") as store:
+    with CosmosDBStore(f"{server.url}/{langchains}", timeout=BUSY) as store:
         store.append("s", [AIMessage("exact", response_metadata=metadata), AIMessage("plain")])
         assert repr(store.read("s")[0].response_metadata) == repr(metadata)
         exact, plain = items(store)[0]["messages"]

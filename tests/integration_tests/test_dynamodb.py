@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ParamValidationError
 from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from servers import BUSY
 
 from langchain_histories import (
     Capability,
@@ -44,7 +45,11 @@ class TestDynamoDBStore(MessageStoreTests):
     def open_store(self, dynamodb_server):
         table = uuid.uuid4().hex
         return functools.partial(
-            DynamoDBStore, table_name=table, create_table=True, client_options=options(dynamodb_server)
+            DynamoDBStore,
+            table_name=table,
+            create_table=True,
+            client_options=options(dynamodb_server),
+            timeout=BUSY,
         )
 
     @pytest.fixture
@@ -98,7 +103,7 @@ class TestDynamoDBStoreOnATableWithoutSortKey(MessageStoreTests):
     @pytest.fixture
     def open_store(self, dynamodb_server, client):
         table = make_table(client, "SessionId")
-        return functools.partial(DynamoDBStore, table_name=table, client_options=options(dynamodb_server))
+        return functools.partial(DynamoDBStore, table_name=table, client_options=options(dynamodb_server), timeout=BUSY)
 
     @pytest.fixture
     def server(self, dynamodb_server):

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import ODD_PASSWORD, WRONG_PASSWORD
+from servers import BUSY, ODD_PASSWORD, WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -45,7 +45,7 @@ class TestKafkaStore(MessageStoreTests):
     @pytest.fixture
     def open_store(self, kafka_server):
         # A broker that shares two cores with a dozen test processes may take its time.
-        return functools.partial(KafkaStore, kafka_server.url, topic_prefix=f"{uuid.uuid4().hex}.", timeout=60)
+        return functools.partial(KafkaStore, kafka_server.url, topic_prefix=f"{uuid.uuid4().hex}.", timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self):
@@ -79,7 +79,7 @@ class TestKafkaStoreWithOneTopic(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, kafka_server):
-        return functools.partial(KafkaStore, f"{kafka_server.url}/{uuid.uuid4().hex}", partitions=3, timeout=60)
+        return functools.partial(KafkaStore, f"{kafka_server.url}/{uuid.uuid4().hex}", partitions=3, timeout=BUSY)
 
     def foreign_rows(self, store, session_id):
         return foreign_rows(store, session_id)

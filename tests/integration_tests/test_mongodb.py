@@ -20,7 +20,7 @@ import bson
 import pymongo
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import WRONG_PASSWORD
+from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -47,7 +47,12 @@ class TestMongoDBStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, server):
-        options = {"database_name": DATABASE, "collection_name": f"c{uuid.uuid4().hex}", "client_options": PATIENCE}
+        options = {
+            "database_name": DATABASE,
+            "collection_name": f"c{uuid.uuid4().hex}",
+            "client_options": PATIENCE,
+            "timeout": BUSY,
+        }
         return functools.partial(MongoDBStore, server.url, **options)
 
     @pytest.fixture

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_postgres import PostgresChatMessageHistory as Theirs
 from psycopg.rows import dict_row
-from servers import WRONG_PASSWORD
+from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -45,7 +45,9 @@ class JsonbTests(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, server):
-        return functools.partial(SQLStore, server.url_with(scheme=self.scheme), table_name=new_name(), jsonb=True)
+        return functools.partial(
+            SQLStore, server.url_with(scheme=self.scheme), table_name=new_name(), jsonb=True, timeout=BUSY
+        )
 
     @pytest.fixture
     def unreachable_store(self, server):
@@ -106,7 +108,7 @@ class TestGooglesTable(JsonbTests):
                     "(id SERIAL PRIMARY KEY, session_id TEXT NOT NULL, data JSONB NOT NULL, type TEXT NOT NULL)"
                 )
             )
-        return functools.partial(SQLStore, server.url_with(scheme=self.scheme), table_name=name)
+        return functools.partial(SQLStore, server.url_with(scheme=self.scheme), table_name=name, timeout=BUSY)
 
 
 # What JSONB refuses or changes, and what could be taken for an escape of it.

@@ -16,7 +16,7 @@ from broken import broken_lists, pushes
 from langchain_core.messages import AIMessage, HumanMessage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import WRONG_PASSWORD
+from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -40,7 +40,7 @@ class TestRedisStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, redis_server):
-        return functools.partial(RedisStore, redis_server.url, key_prefix=f"{uuid.uuid4().hex}:")
+        return functools.partial(RedisStore, redis_server.url, key_prefix=f"{uuid.uuid4().hex}:", timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self):
@@ -71,7 +71,7 @@ class TestRedisCluster(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, redis_cluster):
-        return functools.partial(RedisStore, redis_cluster.url, key_prefix=f"{uuid.uuid4().hex}:")
+        return functools.partial(RedisStore, redis_cluster.url, key_prefix=f"{uuid.uuid4().hex}:", timeout=BUSY)
 
     @pytest.fixture
     def server(self, redis_cluster):

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import WRONG_PASSWORD
+from servers import BUSY, WRONG_PASSWORD
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from langchain_histories import (
@@ -101,7 +101,7 @@ class TestSQLiteFile(SQLStoreTests):
 
     @pytest.fixture
     def open_store(self, tmp_path):
-        return functools.partial(SQLStore, f"sqlite:///{tmp_path}/histories.db")
+        return functools.partial(SQLStore, f"sqlite:///{tmp_path}/histories.db", timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self, tmp_path):
@@ -113,7 +113,7 @@ class ServerTests(SQLStoreTests):
 
     @pytest.fixture
     def open_store(self, server):
-        return functools.partial(SQLStore, server.url_with(scheme=self.scheme), table_name=new_name())
+        return functools.partial(SQLStore, server.url_with(scheme=self.scheme), table_name=new_name(), timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self, server):

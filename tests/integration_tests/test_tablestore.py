@@ -10,7 +10,7 @@ import uuid
 import pytest
 import tablestore
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import ODD_PASSWORD, ODD_USER, WRONG_PASSWORD
+from servers import BUSY, ODD_PASSWORD, ODD_USER, WRONG_PASSWORD
 from tablestore import INF_MAX, INF_MIN, PK_AUTO_INCR, Direction, OTSServiceError
 
 from langchain_histories import (
@@ -44,7 +44,7 @@ class TestTablestoreStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, tablestore_server, table):
-        return functools.partial(TablestoreStore, tablestore_server.url, table_name=table)
+        return functools.partial(TablestoreStore, tablestore_server.url, table_name=table, timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self):

@@ -15,7 +15,7 @@ import upstash_redis
 import upstash_redis.asyncio
 from broken import broken_lists, pushes
 from langchain_core.messages import AIMessage, HumanMessage
-from servers import WRONG_PASSWORD
+from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import (
     Capability,
@@ -45,7 +45,7 @@ class TestUpstashStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, upstash_server):
-        return functools.partial(UpstashStore, upstash_server.url, key_prefix=f"{uuid.uuid4().hex}:")
+        return functools.partial(UpstashStore, upstash_server.url, key_prefix=f"{uuid.uuid4().hex}:", timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self):

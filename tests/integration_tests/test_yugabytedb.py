@@ -23,7 +23,7 @@ import psycopg
 import psycopg2
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
-from servers import WRONG_PASSWORD
+from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
 from langchain_histories.stores.sql import drivers, yugabytedb
@@ -80,7 +80,7 @@ class TestYugabyteDB(MessageStoreTests):
     def open_store(self, server):
         # The drivers stay away from a node for a while after it was down, and this one is started again at once.
         query = QUERY.replace("failed_host_ttl_seconds=7", "failed_host_ttl_seconds=0")
-        return functools.partial(SQLStore, url_of(server, query), table_name=new_name())
+        return functools.partial(SQLStore, url_of(server, query), table_name=new_name(), timeout=BUSY)
 
     @pytest.fixture
     def unreachable_store(self, server):

@@ -60,6 +60,7 @@ import importlib
 from typing import Any
 
 from servers._machinery import (
+    BUSY,
     CACHE,
     DATABASE,
     ODD_PASSWORD,
@@ -92,6 +93,7 @@ __all__ = [  # noqa: PLE0604
     "DATABASE",
     "ODD_PASSWORD",
     "ODD_USER",
+    "BUSY",
     "WRONG_PASSWORD",
     "Server",
     "ServerUnavailable",

@@ -37,6 +37,8 @@ ADMIN_PASSWORD = "admin-password"
 ODD_USER = "odd"
 ODD_PASSWORD = "odd/p?a#s@s:w%o+r'd&=Secret7"
 """With characters that are odd in a URL, for the servers whose users are made when they start."""
+# Seconds that the kit's stores wait for an answer: a busy machine is slow, not broken.
+BUSY = 60.0
 WRONG_PASSWORD = "a/b?c#d@e:f%g+h i'wrong-Secret7"
 """One that no server takes, with all characters that are odd in a URL."""
 

@@ -25,6 +25,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, messages_to_dict
+from servers import BUSY
 
 from langchain_histories import Capability, FileChatMessageHistory, FileStore, open_history, open_store
 from langchain_histories._neutral import drive
@@ -95,7 +96,7 @@ class TestFileStore(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, tmp_path):
-        return functools.partial(FileStore, path=tmp_path / "store")
+        return functools.partial(FileStore, path=tmp_path / "store", timeout=BUSY)
 
     def traces(self, store):
         return files_of(store.client)
