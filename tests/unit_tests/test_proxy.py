@@ -74,6 +74,7 @@ def test_cuts_and_goes_on(proxy: Proxy) -> None:
 
 def test_refuses_and_listens_again(proxy: Proxy) -> None:
     with _connect(proxy) as old:
+        assert _ask(old) == b"x"  # the proxy has it by now
         proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             _connect(proxy)
