@@ -635,6 +635,8 @@ def test_the_database_and_the_pool_of_a_url():
     assert MongoDBStore("mongodb://user:password@h/admin").database_name == "chat_history"
     with pytest.raises(ConfigurationError, match="maxPoolSize"):
         MongoDBStore(srv, max_connections=3)
+    # These are for such URLs alone.
+    assert MongoDBStore(f"{srv}&srvMaxHosts=3&srvServiceName=other").database_name == "app"
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,17 @@ def _parts_of(url: Any) -> dict[str, Any]:
         ConfigurationError: It cannot; what looks like the host may be a piece of the password, and is not quoted.
     """
     scheme, _, rest = str(url).partition("://")
-    if scheme == "mongodb+srv":
-        # The hosts of such a URL are in DNS, and a constructor asks no name server. TLS would be its default.
-        url = "mongodb://" + rest
-    if "@" in rest.partition("?")[0].partition("/")[2]:
+    place, _, query = rest.partition("?")
+    if "@" in place.partition("/")[2]:
         # The slash is one of the password, and PyMongo would take what stands before it for the host.
         raise bad_url(_FORM)
-    return dict(read_url(pymongo.uri_parser.parse_uri, url, _FORM, (errors.PyMongoError, ValueError)))
+    if scheme != "mongodb+srv":
+        return dict(_read(pymongo.uri_parser.parse_uri, url))
+    # The hosts of such a URL are in DNS, and a constructor asks no name server. Some options are for such URLs alone.
+    found = dict(_read(pymongo.uri_parser.parse_uri, f"mongodb://{place}"))
+    options = _read(pymongo.uri_parser.split_options, query) if query else {}
+    return {**found, "options": options}
+
+
+def _read(parse: Any, text: Any) -> Any:
+    return read_url(parse, text, _FORM, (errors.PyMongoError, ValueError))
