@@ -15,10 +15,10 @@ demo: $(UV)  ## two processes, one conversation, on SQLite
 	@$(UV) sync --quiet --no-dev --extra sql
 	@$(UV) run --no-sync python notebooks/demo.py
 
-check: packages lint  ## what needs no server, in two minutes: lint, types, unit tests
+check: packages lint  ## what needs no server: lint, types, unit tests
 	@$(MAKE) --no-print-directory --jobs=2 tests-without-servers types
 
-test: packages servers lint  ## what check does, the kit on real servers, README, notebooks, other versions: in twelve minutes
+test: packages servers lint  ## what check does, the kit on real servers, README, notebooks, other versions
 	@$(MAKE) --no-print-directory --jobs=2 all-tests types-and-other-versions
 
 format: packages  ## format, and fix what can be fixed

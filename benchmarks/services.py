@@ -8,7 +8,7 @@ A proxy in a process of its own stands between the programs and each server; it 
   driver with as large a pool (100; 30 on SQL, whose servers have a hundred, there under SQLAlchemy), and by LangChain's
   class; a round each, in turns, the median of rounds. A class that runs in threads has 50 sessions.
 * The first call after all connections were cut, and after the server was away and accepts connections again.
-* The time until a server that hangs is told, with `timeout=2`, by stores that have that option.
+* The time until a server that hangs is told, with `timeout=2`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import inspect
 import os
 import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack, contextmanager
@@ -256,10 +254,9 @@ def first_calls(service: Service, proxy: Proxy) -> None:
         proxy.tell("cut")
         proxy.tell("listen")
 
-    options = {"timeout": TIMEOUT} if "timeout" in inspect.signature(type(service.store()).__init__).parameters else {}
     for is_async in (False, True):
         with asyncio.Runner() as runner:
-            store = service.store(**options)
+            store = service.store(timeout=TIMEOUT)
             face = "async" if is_async else "sync"
 
             def call(
@@ -283,11 +280,10 @@ def first_calls(service: Service, proxy: Proxy) -> None:
                     runner.run(asyncio.sleep(0.05))
                     took, outcome = call(name, *args)
                     row(f"first {name} after {what}, {face}", service, took, outcome)
-            if options:
-                call("read", "first")
-                proxy.tell("swallow_requests 1")
-                row(f"a server that hangs is told, {face}, timeout=2", service, *call("count", "first"))
-                proxy.tell("swallow_requests 0")
+            call("read", "first")
+            proxy.tell("swallow_requests 1")
+            row(f"a server that hangs is told, {face}, timeout={TIMEOUT:g}", service, *call("count", "first"))
+            proxy.tell("swallow_requests 0")
             if is_async:
                 runner.run(store.aclose())
             else:
@@ -310,7 +306,7 @@ def main() -> None:
     for name in options.only.split(","):
         start = getattr(servers, name)
         try:
-            with start() as server, proxy_before(server.port) as proxy, tempfile.TemporaryDirectory():
+            with start() as server, proxy_before(server.port) as proxy:
                 service = SERVICES[name](server, proxy.port)
                 asyncio.run(bursts(service, proxy, options.rounds))
                 first_calls(service, proxy)

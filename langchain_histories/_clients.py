@@ -175,7 +175,7 @@ class Clients(Generic[ClientT]):
         self._opened: weakref.WeakSet[Lent[ClientT]] = weakref.WeakSet()
         self._closing: set[asyncio.Task[None]] = set()
         self._found: dict[Hashable, Any] = {}
-        self._given_up: dict[Future[None], Hashable] = {}
+        self._given_up: dict[Future[None], str | None] = {}
         self._key: Hashable = None
         _forks.note_place(self)
 
@@ -244,25 +244,26 @@ class Clients(Generic[ClientT]):
 
     # Calls in threads that were given up.
 
-    def give_up(self, session_id: Hashable, over: Future[None]) -> None:
+    def give_up(self, session_id: object, over: Future[None]) -> None:
         """Have the next calls on a session wait for one that goes on in its thread, though nobody waits for it.
 
         Args:
             session_id: The session; `None` for a call on several.
             over: Is done when the call is over.
         """
-        self._given_up[over] = session_id
+        self._given_up[over] = None if session_id is None else str(session_id)
         over.add_done_callback(lambda future: self._given_up.pop(future, None))
 
-    def wait_behind(self, session_id: Hashable) -> None:
+    def wait_behind(self, session_id: object) -> None:
         """Wait in this thread for the calls on a session that were given up: else they could take effect later.
 
         Raises:
             OutOfTimeError: One is still under way at the deadline.
         """
-        ahead = [
-            over for over, other in self._given_up.copy().items() if other == session_id or None in (other, session_id)
-        ]
+        if not self._given_up:
+            return
+        mine = None if session_id is None else str(session_id)
+        ahead = [over for over, other in self._given_up.copy().items() if other == mine or None in (other, mine)]
         if ahead and wait(ahead, time_left()).not_done:
             raise OutOfTimeError("a call on the session that was given up is still under way in its thread")
 

@@ -26,7 +26,7 @@ from langchain_histories._options import (
 from langchain_histories._secrets import secrets_of
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
 from langchain_histories._urls import shown_url
-from langchain_histories.codec import Record, RecordFormat, Row, record_time
+from langchain_histories.codec import Record, RecordFormat, Row, check_is_list, record_time
 from langchain_histories.errors import (
     ConfigurationError,
 )
@@ -425,7 +425,8 @@ class MessageStore(Calls, MadeAgain, Closing):
     # One method for each operation: checks its arguments, and returns what both faces run.
 
     def _append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> Call[list[str]]:
-        known = messages.ids if isinstance(messages, Batch) else None
+        check_is_list(messages)
+        known, messages = (messages.ids if isinstance(messages, Batch) else None), list(messages)
         key, (ids, rows) = self._key(session_id), self.format.encode(messages, known)
         batch = Batch(messages, ids)
 
@@ -436,8 +437,11 @@ class MessageStore(Calls, MadeAgain, Closing):
             return ids
 
         async def again(client: Any, last: int | None = len(rows) + _LOOKED_BACK) -> list[str]:
-            stored = await self.operations.read(client, key, last=last)
-            return ids if {*ids} & {*map(self.format.record_id, stored)} else await body(client)
+            stored = {*map(self.format.record_id, await self.operations.read(client, key, last=last))}
+            # Without whole batches a part may be there, and the rest is stored with it once more, which is read once.
+            is_whole = Capability.ATOMIC_BATCH in self.capabilities
+            is_stored = not stored.isdisjoint(ids) if is_whole else stored.issuperset(ids)
+            return ids if is_stored else await body(client)
 
         async def once(client: Any) -> list[str]:
             return await again(client, None)

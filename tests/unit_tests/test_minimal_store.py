@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import pickle
 
 import pytest
 from frozen_stores import MinimalOperations, MinimalStore, ShelfStore, SQLite3Store
 from langchain_core.messages import HumanMessage
 
-from langchain_histories import Capability, UnsupportedOperationError
+from langchain_histories import Capability, StoreUnavailableError, UnsupportedOperationError
 from langchain_histories.stores.base import Clients, MessageStore
 from langchain_histories.testing import MessageStoreTests
 
@@ -120,3 +122,31 @@ def test_a_read_looks_until_there_is_something_and_never_again():
     assert (len(store.read("s")), operations.asked) == (2, ["look", "setup"])
     store.close()
     assert (len(store.read("s")), operations.asked) == (2, ["look", "setup", "look"])
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_the_batch_of_a_failed_append_is_stored_whole_and_once(monkeypatch, is_async, kept):
+    """Also where only a part of it was stored, and where the messages came from a generator, which is used up."""
+    store = MinimalStore()
+    append, failures = MinimalOperations.append, iter([True])
+
+    async def cut(operations, client, key, rows):
+        is_cut = next(failures, False)
+        await append(operations, client, key, rows[:kept] if is_cut else rows)
+        if is_cut:
+            raise ConnectionError("cut")
+
+    monkeypatch.setattr(MinimalOperations, "append", cut)
+
+    def add(messages):
+        return asyncio.run(store.aappend("s", messages)) if is_async else store.append("s", messages)
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        add(HumanMessage(text) for text in ("a", "b"))
+    batch = pickle.loads(pickle.dumps(caught.value.batch))
+    assert [message.content for message in batch] == ["a", "b"]
+    ids = add(batch)
+    assert add(batch) == ids
+    assert [message.content for message in store.read("s")] == ["a", "b"]
+    assert [record.id for record in store.records("s")] == ids

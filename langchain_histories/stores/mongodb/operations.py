@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 _SESSIONS_PER_PAGE = 500
 # Of session ids that LangChain's class has stored as they were given.
 _OTHER_TYPES = ("int", "long", "objectId")
+_OTHERS_BEGIN = "-0123456789abcdef"  # the text of each of them
 # Subclasses of the error of a lost connection: there is no server, or it has not answered in time.
 _NOT_CUT = (errors.ServerSelectionTimeoutError, errors.NetworkTimeout)
 _UNAUTHORIZED = 13
@@ -211,10 +212,12 @@ class MongoDBOperations(Operations["Client"]):
             {"$limit": limit},
         ]
         keys = {document["_id"] async for document in each(await settle(messages.aggregate(pipeline)))}
-        # LangChain's class stores a number as a number, which the service orders apart.
-        others = [{"$match": {"$or": [{self._session_id_key: {"$type": name}} for name in _OTHER_TYPES]}}, pipeline[1]]
-        found = {str(document["_id"]) async for document in each(await settle(messages.aggregate(others)))}
-        keys |= {key for key in found if key.startswith(prefix) and (after is None or key.encode() > after.encode())}
+        if prefix[:1] in _OTHERS_BEGIN:
+            # LangChain's class stores a number as a number, which the service orders apart.
+            types = [{self._session_id_key: {"$type": name}} for name in _OTHER_TYPES]
+            others = await settle(messages.aggregate([{"$match": {"$or": types}}, pipeline[1]]))
+            found = {str(document["_id"]) async for document in each(others)}
+            keys |= {key for key in found if key.startswith(prefix) and (after is None or key > after)}
         documents = sessions.find({"_id": within}, {"_id": 1}, sort=[("_id", 1)], limit=limit)
         keys |= {document["_id"] async for document in each(documents)}
         return sorted(keys, key=str.encode)[:limit]
