@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from langchain_histories.views._faces import Call, SyncFace
 
 
-class OutOfTimeError(TimeoutError):
+class TurnTimeoutError(TimeoutError):
     """The time of the turn is over. What was stored until then stays."""
 
 
@@ -35,7 +35,7 @@ class Clock:
         """Make a call, in the time that is left.
 
         Raises:
-            OutOfTimeError: It took longer.
+            TurnTimeoutError: It took longer.
         """
         begin = time.monotonic()
         left = None if self._end is None else max(self._end - begin, 0.001)
@@ -43,7 +43,7 @@ class Clock:
             return await settle(face.call(call, left))
         except TimeoutError as error:
             if self._end is not None and time.monotonic() >= self._end:
-                raise OutOfTimeError(str(error)) from error
+                raise TurnTimeoutError(str(error)) from error
             raise
         finally:
             self._longest = max(self._longest or 0.0, time.monotonic() - begin)

@@ -26,7 +26,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_histories._neutral import settle
 from langchain_histories.codec import encode_message
 from langchain_histories.errors import SummaryError
-from langchain_histories.views._clock import Clock, OutOfTimeError
+from langchain_histories.views._clock import Clock, TurnTimeoutError
 from langchain_histories.views._cuts import safe_cuts
 from langchain_histories.views._faces import Call
 from langchain_histories.views._reading import OMITTED, cut_short, messages_of
@@ -122,7 +122,7 @@ class Writer:
                 anew = False
             if work.stored and (anew or work.draft or self._has_doubled(work.stored)):
                 await self._rebuild(work)
-        except OutOfTimeError:
+        except TurnTimeoutError:
             if not work.made:
                 raise
         return work.made, size
