@@ -26,7 +26,7 @@ from langchain_core.messages import HumanMessage
 from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import Capability, ConfigurationError, SQLStore, StoreError, open_store
-from langchain_histories.stores.sql import drivers, yugabytedb
+from langchain_histories.stores.sql import drivers, psycopg_waits, yugabytedb
 from langchain_histories.stores.sql.engines import EngineUse
 from langchain_histories.stores.sql.yugabytedb import TRIES
 from langchain_histories.testing import MessageStoreTests
@@ -107,7 +107,7 @@ class TestYugabyteDB(MessageStoreTests):
 def test_the_options_reach_the_drivers(server, monkeypatch):
     store = open_store(url_of(server, QUERY), table_name=new_name())
     seen = {}
-    blocking, native = psycopg2.connect, psycopg.AsyncConnection.connect
+    blocking, native = psycopg2.connect, psycopg_waits.aconnect
 
     def connect(*args, **options):
         seen["psycopg2"] = dict(options)
@@ -118,7 +118,7 @@ def test_the_options_reach_the_drivers(server, monkeypatch):
         return await native(*args, **options)
 
     monkeypatch.setattr(psycopg2, "connect", connect)
-    monkeypatch.setattr(psycopg.AsyncConnection, "connect", aconnect)
+    monkeypatch.setattr(psycopg_waits, "aconnect", aconnect)
     with store:
         store.append("s", [HumanMessage("x")])
         assert asyncio.run(store.aread("s")) == [HumanMessage("x")]
