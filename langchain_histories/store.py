@@ -13,6 +13,7 @@ from langchain_histories import _forks
 from langchain_histories._calls import Batch, Call, Calls, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
+from langchain_histories._derived import without_claims
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
     STORES_WITH_TTL,
@@ -29,10 +30,11 @@ from langchain_histories._urls import shown_url
 from langchain_histories.codec import Record, RecordFormat, Row, check_is_list, record_time
 from langchain_histories.errors import (
     ConfigurationError,
+    CorruptRecordError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Sequence
     from typing import Self, Unpack
 
     from langchain_core.messages import BaseMessage
@@ -247,7 +249,7 @@ class MessageStore(Calls, MadeAgain, Closing):
         return await self._arun(self._count(session_id))
 
     def replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
-        """Put these messages in place of all messages of a session: all or nothing.
+        """Put these messages in place of all messages of a session: all or nothing. The summary of those goes.
 
         Returns:
             The new record ids, in order.
@@ -260,6 +262,8 @@ class MessageStore(Calls, MadeAgain, Closing):
 
     def delete(self, session_id: SessionId, ids: Iterable[str]) -> int:
         """Remove single records by `Record.id`; unknown ids are ignored. Costs a read of the session.
+
+        A summary that covers one of them goes with it.
 
         Returns:
             How many were removed.
@@ -487,7 +491,9 @@ class MessageStore(Calls, MadeAgain, Closing):
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
         async def body(client: Any) -> list[str]:
+            await self._forget(client, key, session_id)
             await self.operations.replace(client, key, rows)
+            await self._forget(client, key, session_id)
             return ids
 
         return Call("replace", session_id, body, grows=True)
@@ -502,9 +508,34 @@ class MessageStore(Calls, MadeAgain, Closing):
             operations = self.operations
             rows = await operations.read(client, key) if wanted else []
             found = [row for row in rows if self.format.record_id(row) in wanted]
-            return await operations.delete(client, key, found) if found else 0
+            if not found:
+                return 0
+            places = [self.format.record_id(row) for row in rows]
+            await self._forget(client, key, session_id, places, wanted)
+            count = await operations.delete(client, key, found)
+            # Another process may have made a summary of them in the meantime.
+            await self._forget(client, key, session_id, places, wanted)
+            return count
 
         return Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)
+
+    async def _forget(
+        self, client: Any, key: str, session_id: SessionId, ids: Sequence[str] = (), deleted: Collection[str] = ()
+    ) -> None:
+        """Drop the summaries that have words of deleted messages; without ids, whatever they cover."""
+        if Capability.STATE not in self.operations.capabilities:
+            return
+        while (text := await self.operations.get_state(client, key)) is not None:
+            try:
+                state = self.format.decode_state(text, session_id)
+            except CorruptRecordError:  # nobody can read what it says
+                return
+            kept = without_claims(state, ids, deleted)
+            if len(kept or {}) == len(state):
+                return
+            new = None if kept is None else self.format.encode_state(kept)
+            if await self.operations.put_state(client, key, new, expected=text):
+                return
 
     def _clear(self, session_id: SessionId) -> Call[None]:
         key = self._key(session_id)

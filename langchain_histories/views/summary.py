@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from langchain_histories._derived import DRAFT_KEY, SUMMARY_KEY
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from langchain_histories.views._faces import StateSlot
     from langchain_histories.views._limits import Size
 
-STATE_KEY = "lh:summary"
-DRAFT_KEY = "lh:rebuild"
 _VERSION = 1
 _MAX_SESSIONS = 4096
 
@@ -42,7 +41,7 @@ class Summary:
         tokens_saved: Tokens that views left out because of summaries.
     """
 
-    key: ClassVar[str] = STATE_KEY
+    key: ClassVar[str] = SUMMARY_KEY
 
     text: str
     covered: int
@@ -99,7 +98,7 @@ class Draft(Summary):
 
 def without_summary(state: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return `state` without the summary, and without the one that is under way."""
-    return _without(state, STATE_KEY, DRAFT_KEY)
+    return _without(state, SUMMARY_KEY, DRAFT_KEY)
 
 
 def without_draft(state: dict[str, Any] | None) -> dict[str, Any] | None:

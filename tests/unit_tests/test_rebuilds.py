@@ -7,11 +7,11 @@ import itertools
 import zlib
 
 import pytest
-from conversations import FaultError, KilledError, in_another_process, make_view, turn
+from conversations import FaultError, KilledError, fill, in_another_process, make_view, turn
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_histories import MemoryStore, Summarizer, SummarizingChatMessageHistory
+from langchain_histories import MemoryStore, Summarizer, SummarizingChatMessageHistory, open_store
 from langchain_histories.views import _clock
 
 
@@ -68,6 +68,23 @@ def test_a_rebuild_that_stops_half_way_forgets_nothing(face, store):
     done = summarizer.calls - before
     assert face.run(handle(), "rebuild")
     assert summarizer.calls - before - done == done + 5, "what was made before the failures was not made again"
+
+
+class Digest(Summarizer):
+    """Says the same whatever it is shown."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def summarize(self, summary, messages, max_tokens):
+        return self.text
+
+
+@pytest.fixture(params=["memory", "file", "sqlite"])
+def any_store(request, tmp_path):
+    url = {"memory": "memory://", "file": f"file:{tmp_path}", "sqlite": f"sqlite:///{tmp_path}/h.db"}[request.param]
+    with open_store(url) as store:
+        yield store
 
 
 def digest(texts, before=""):
@@ -146,3 +163,30 @@ def test_no_fault_of_a_rebuild_makes_the_summary_cover_less(face, store, monkeyp
     summary = view("extractive").summary
     assert summary.rebuilt == summary.covered
     assert "lh:rebuild" not in store.get_state("s" if is_own else "state")
+
+
+@pytest.mark.parametrize("how", ["delete", "replace", "delete the last", "delete while it is summarized"])
+def test_a_session_that_nobody_uses_keeps_no_summary_of_what_was_deleted(face, any_store, how):
+    store = any_store
+    view = make_view(store.history("s"), Digest("notes"))
+    store.put_state("s", {"mine": 1})
+    fill(face, view, 12)
+    assert face.summary(view)
+    records = store.records("s")
+    if how == "delete the last":
+        store.delete("s", [records[-1].id])
+        assert face.summary(view), "which it does not cover"
+        return
+    if how == "delete":
+        store.delete("s", [records[0].id])
+    elif how == "replace":
+        store.replace("s", [record.message for record in records[1:]])
+    else:
+
+        class Deleting(Summarizer):
+            def summarize(self, summary, messages, max_tokens):
+                store.delete("s", [records[0].id])
+                return "words that were deleted"
+
+        assert not face.run(make_view(store.history("s"), Deleting()), "compact", force=True)
+    assert store.get_state("s") == {"mine": 1}
