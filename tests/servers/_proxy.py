@@ -24,6 +24,8 @@ class Proxy:
         delay: Seconds that what is sent is on its way, in each direction. Connecting is not delayed.
         swallow_requests: Whether the server gets nothing of what clients send.
         swallow_answers: Whether clients get nothing of what the server sends.
+        cut_requests: How many of the next requests the server does not get: their connections are cut instead.
+        cut_answers: How many of the next answers clients do not get: the connections are cut instead.
         round_trips: How often a client sent something after it had got an answer, or as the first on a connection.
             What it sends in several parts before the answer is one trip.
         accepted: Connections that were accepted.
@@ -37,6 +39,8 @@ class Proxy:
         self.delay = delay
         self.swallow_requests = False
         self.swallow_answers = False
+        self.cut_requests = 0
+        self.cut_answers = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._connections: set[_Connection] = set()
@@ -115,6 +119,14 @@ class Proxy:
         """Forget a connection."""
         self._connections.discard(connection)
 
+    def is_to_cut(self, *, is_request: bool) -> bool:
+        """Whether a connection is to be cut because of what a side of it sent."""
+        if is_request:
+            is_one, self.cut_requests = self.cut_requests > 0, max(0, self.cut_requests - 1)
+        else:
+            is_one, self.cut_answers = self.cut_answers > 0, max(0, self.cut_answers - 1)
+        return is_one
+
     def count(self, connection: _Connection, *, is_request: bool) -> None:
         """Count what a side of a connection sent."""
         if is_request and not connection.is_waiting:
@@ -168,6 +180,9 @@ class _Side(asyncio.Protocol):
         is_request = self is connection.client
         proxy.count(connection, is_request=is_request)
         if proxy.swallow_requests if is_request else proxy.swallow_answers:
+            return
+        if proxy.is_to_cut(is_request=is_request):
+            connection.cut()
             return
         other = connection.other(self)
         if proxy.delay:

@@ -66,6 +66,8 @@ _TRANSIENT = {
 
 _ALWAYS = Condition(RowExistenceExpectation.IGNORE)
 
+_CUT = (ConnectionResetError, urllib3.exceptions.ProtocolError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
 
 class TablestoreOperations(Operations[Any]):
     """The operations over a client of the SDK.
@@ -98,6 +100,10 @@ class TablestoreOperations(Operations[Any]):
         if isinstance(error, OTSClientError | OTSServiceError):
             return (error.http_status or 0) >= _SERVER_FAULT or getattr(error, "code", None) in _TRANSIENT
         return super().is_unavailable(error)
+
+    def is_cut(self, client: Any, error: Exception) -> bool:  # noqa: ARG002  # any client opens another
+        is_refused = isinstance(error, aiohttp.ClientConnectorError)
+        return isinstance(error, _CUT) and not is_refused
 
     async def look(self, client: Any) -> bool:
         return await self._is_there(client, self._messages, self._keys_of_tables[self._messages])

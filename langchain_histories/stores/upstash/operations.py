@@ -50,6 +50,9 @@ class UpstashOperations(RedisListOperations):
         refused = isinstance(error, UpstashError) and any(words in str(error).lower() for words in _REFUSED_ACCESS)
         return refused or super().is_unavailable(error)
 
+    def is_cut(self, client: Any, error: Exception) -> bool:  # noqa: ARG002  # any client opens another
+        return isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
+
     async def _command(self, client: Any, *words: Any) -> Any:
         with _readable():
             return await settle(client.execute(list(words)))
