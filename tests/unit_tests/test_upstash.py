@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 
@@ -45,7 +46,7 @@ class Service:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer(request) if callable(answer) else answer
 
     @property
     def asked(self):
@@ -151,12 +152,31 @@ def test_bytes_that_are_no_text_are_refused_as_such():
         assert not isinstance(caught.value, StoreUnavailableError)
 
 
-def test_a_request_is_sent_once():
-    for ttl in (None, 60):
-        service = Service(httpx.ReadError("cut"))
-        with pytest.raises(StoreUnavailableError):
-            service.store(ttl=ttl).append("42", [HumanMessage("x")])
-        assert len(service.requests) == 1
+@pytest.mark.parametrize("ttl", [None, 60])
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_append_whose_answer_is_cut_off_is_sent_again_only_if_it_is_not_there(ttl, arrived):
+    def answer_to(request):
+        commands = json.loads(request.content)
+        if isinstance(commands[0], list) and commands[0][0] == "LLEN":
+            (first, *_) = (json.loads(request.content) for request in service.requests)
+            row = first[-1] if ttl is None else first[0][-1]
+            rows = [base64.b64encode(row.encode()).decode()] if arrived else []
+            return answer([{"result": len(rows)}, {"result": rows}])
+        if len(service.requests) == 1:
+            raise httpx.ReadError("cut")
+        return answer({"result": 1} if ttl is None else [{"result": 1}, {"result": None}])
+
+    service = Service(answer_to)
+    service.store(ttl=ttl).append("42", [HumanMessage("x")])
+    first, _look, *again = (request.content for request in service.requests)
+    assert again == ([] if arrived else [first])
+
+
+def test_a_look_that_fails_too_sends_nothing_again():
+    service = Service(httpx.ReadError("cut"))
+    with pytest.raises(StoreUnavailableError):
+        service.store().append("42", [HumanMessage("x")])
+    assert len(service.requests) == 2
 
 
 def test_a_silent_service_times_out():
