@@ -46,7 +46,7 @@ from langchain_histories._values import TAG, decode_value, encode_value, from_js
 from langchain_histories.errors import CorruptRecordError, InvalidMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from langchain_histories._session_ids import SessionId
 
@@ -360,6 +360,10 @@ class RecordFormat:
         except Exception:  # noqa: BLE001  # it may be anything
             return _derived_id(row)
 
+    def with_ids(self, rows: Sequence[Row], ids: Collection[str]) -> list[Row]:
+        """Return the rows that have one of these ids: the ids of records, and those that errors give to broken ones."""
+        return [row for row in rows if self.record_id(row) in ids or _derived_id(row) in ids]
+
     def _decode(
         self,
         rows: Sequence[Row],
@@ -376,7 +380,8 @@ class RecordFormat:
                     made = make(made, row, meta)
             except Exception as error:  # noqa: BLE001  # what is stored may be anything
                 reason = str(error) if isinstance(error, CorruptRecordError) else type(error).__name__
-                record_id = self.record_id(row)
+                # Not the id in its envelope: a record that can be read may have the same.
+                record_id = _derived_id(row)
                 msg = (
                     f"Record {record_id} at position {row.position} of session {session_id!r} cannot be read: {reason}"
                 )

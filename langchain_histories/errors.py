@@ -111,7 +111,8 @@ class CorruptRecordError(HistoryError, ValueError):
     Attributes:
         session_id: The session of the record.
         position: The position of the record, as in `Record.position`.
-        id: Its id, as in `Record.id`: `store.delete(session_id, [error.id])` removes it. Empty for a state.
+        id: Derived from position and content, so that it means this record alone:
+            `store.delete(session_id, [error.id])` removes it. Empty for a state.
     """
 
     def __init__(self, message: str, session_id: str = "", position: str = "", record_id: str = "") -> None:

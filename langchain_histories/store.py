@@ -507,14 +507,15 @@ class MessageStore(Calls, MadeAgain, Closing):
         async def body(client: Any) -> int:
             operations = self.operations
             rows = await operations.read(client, key) if wanted else []
-            found = [row for row in rows if self.format.record_id(row) in wanted]
+            found = self.format.with_ids(rows, wanted)
             if not found:
                 return 0
             places = [self.format.record_id(row) for row in rows]
-            await self._forget(client, key, session_id, places, wanted)
+            deleted = {self.format.record_id(row) for row in found}
+            await self._forget(client, key, session_id, places, deleted)
             count = await operations.delete(client, key, found)
             # Another process may have made a summary of them in the meantime.
-            await self._forget(client, key, session_id, places, wanted)
+            await self._forget(client, key, session_id, places, deleted)
             return count
 
         return Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)

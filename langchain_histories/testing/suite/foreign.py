@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,10 @@ class ForeignTests(StoreFixtures):
     def test_a_broken_record_is_deleted_by_its_id(self, store: MessageStore, face: Face) -> None:
         """What an error says of a record is enough to remove it, also if that moves all others."""
         self.needs(Capability.DELETE)
-        face(store).append("s", [HumanMessage("first")])
-        bad = ["5", "{}", "5", '{"type": "alien", "data": {}, "meta": {"v": 1, "id": "i"}}']
+        (record_id,) = face(store).append("s", [HumanMessage("first")])
+        alien = {"type": "alien", "data": {}}
+        metas = [{"v": 1, "id": "i"}, {"v": 1, "id": record_id}, {"v": 1, "id": record_id}]
+        bad = ["5", "{}", "5", *(json.dumps({**alien, "meta": meta}) for meta in metas)]
         plant(store, "s", bad)
         face(store).append("s", [HumanMessage("last")])
         for left in reversed(range(len(bad))):
