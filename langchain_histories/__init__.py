@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from langchain_histories._session_ids import user_session_id as user_session_id
     from langchain_histories.codec import Codec as Codec
     from langchain_histories.codec import Record as Record
+    from langchain_histories.conversations.copying import CopyProgress as CopyProgress
+    from langchain_histories.conversations.copying import CopyReport as CopyReport
+    from langchain_histories.conversations.copying import acopy as acopy
+    from langchain_histories.conversations.copying import adigest as adigest
+    from langchain_histories.conversations.copying import copy as copy
+    from langchain_histories.conversations.copying import digest as digest
     from langchain_histories.errors import ConfigurationError as ConfigurationError
+    from langchain_histories.errors import CopyError as CopyError
     from langchain_histories.errors import CorruptRecordError as CorruptRecordError
     from langchain_histories.errors import HistoryError as HistoryError
     from langchain_histories.errors import InvalidMessageError as InvalidMessageError
@@ -72,8 +79,10 @@ if TYPE_CHECKING:
 # The module of each public name.
 _MODULES = {
     "codec": ("Codec", "Record"),
+    "conversations.copying": ("CopyProgress", "CopyReport", "acopy", "adigest", "copy", "digest"),
     "errors": (
         "ConfigurationError",
+        "CopyError",
         "CorruptRecordError",
         "HistoryError",
         "InvalidMessageError",

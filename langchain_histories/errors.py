@@ -123,6 +123,19 @@ class CorruptRecordError(HistoryError, ValueError):
         self.id = record_id
 
 
+class CopyError(HistoryError):
+    """A copy does not hold what was copied.
+
+    Attributes:
+        session_id: The session.
+    """
+
+    def __init__(self, message: str, session_id: str = "") -> None:
+        """Keep which session it is."""
+        super().__init__(message, session_id)
+        self.session_id = session_id
+
+
 class SummaryError(HistoryError):
     """A summarizer failed or returned no usable text. The messages are stored."""
 

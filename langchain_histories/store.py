@@ -195,6 +195,25 @@ class MessageStore(Calls, MadeAgain, Closing):
         """Async `append`. When it is cancelled the batch is stored whole or not at all."""
         return await self._arun(self._append(session_id, messages))
 
+    def append_records(self, session_id: SessionId, records: Sequence[Record]) -> list[str]:
+        """Add records, as `records` returns them, to the end of a session, with the ids and times that they have.
+
+        A record whose id is in the session is left out, so the same call may be made again. To see that costs a read
+        of the session. `copy` takes whole stores.
+
+        Returns:
+            The ids of the records that were added, in order.
+
+        Raises:
+            InvalidMessageError: Something in it is not a record or cannot be stored. Nothing was written.
+            RecordTooLargeError: A message is larger than the store can hold. Nothing was written.
+        """
+        return self._run(self._append_records(session_id, records))
+
+    async def aappend_records(self, session_id: SessionId, records: Sequence[Record]) -> list[str]:
+        """Async `append_records`."""
+        return await self._arun(self._append_records(session_id, records))
+
     def read(
         self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[BaseMessage]:
@@ -404,6 +423,7 @@ class MessageStore(Calls, MadeAgain, Closing):
         *,
         session_id: SessionId | None = None,
         needs_setup: bool = True,
+        nothing: Callable[[], T] | None = None,
     ) -> T:
         """Run an operation of the service's own, with set-up and errors as for the others.
 
@@ -412,8 +432,11 @@ class MessageStore(Calls, MadeAgain, Closing):
             body: A neutral coroutine function of a client; see `langchain_histories.stores.base`.
             session_id: The session concerned, for errors.
             needs_setup: Whether to make what is missing before.
+            nothing: Makes what a read returns where nothing was made yet. With it the operation is a read: it makes
+                nothing, and is tried once more where its connection was cut.
         """
-        return self._run(Call(name, session_id, body, needs_setup, grows=True))
+        is_read = nothing is not None
+        return self._run(Call(name, session_id, body, needs_setup, grows=True, is_read=is_read, nothing=nothing))
 
     async def arun(
         self,
@@ -422,9 +445,11 @@ class MessageStore(Calls, MadeAgain, Closing):
         *,
         session_id: SessionId | None = None,
         needs_setup: bool = True,
+        nothing: Callable[[], T] | None = None,
     ) -> T:
         """Async `run`."""
-        return await self._arun(Call(name, session_id, body, needs_setup, grows=True))
+        is_read = nothing is not None
+        return await self._arun(Call(name, session_id, body, needs_setup, grows=True, is_read=is_read, nothing=nothing))
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
@@ -453,6 +478,19 @@ class MessageStore(Calls, MadeAgain, Closing):
         if not ids:  # what has no ids cannot be looked for
             return Call("append", session_id, body)
         return Call("append", session_id, body if known is None else once, again=again, batch=batch)
+
+    def _append_records(self, session_id: SessionId, records: Sequence[Record]) -> Call[list[str]]:
+        key, (ids, rows) = self._key(session_id), self.format.encode_records(records)
+        texts = dict(zip(ids, rows, strict=True))
+
+        async def body(client: Any) -> list[str]:
+            stored = {*map(self.format.record_id, await self.operations.read(client, key))} if texts else set()
+            missing = {record_id: text for record_id, text in texts.items() if record_id not in stored}
+            if missing:
+                await self.operations.append(client, key, list(missing.values()))
+            return list(missing)
+
+        return Call("append_records", session_id, body, again=body, grows=True)
 
     def _read(
         self, session_id: SessionId, last: int | None, first: int | None, after: str | None, *, envelopes: bool

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from langchain_histories.store import MessageStore
+
+T = TypeVar("T")
 
 
 class Face:
@@ -21,6 +23,11 @@ class Face:
     def __call__(self, store: MessageStore) -> Any:
         """Return the store's methods of this face."""
         return _Caller(store, self._runner)
+
+    def either(self, function: Callable[..., T], twin: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
+        """Return the function of this face: the plain one, or its async twin run to its end."""
+        runner = self._runner
+        return function if runner is None else lambda *args, **options: runner.run(twin(*args, **options))
 
 
 class _Caller:

@@ -97,6 +97,7 @@ class TestModelStore(MessageStoreTests):
     test_a_corrupt_record = test_a_record_without_envelope = test_a_batch_stored_twice_is_read_once = None
     test_records = test_codec = test_before_save = test_an_object_that_json_cannot_hold = None
     test_whatever_is_stored = test_objects_can_be_refused = None
+    test_records_keep_ids_and_times = test_a_copy_there_and_back = None
     test_what_is_too_large_is_refused = test_ttl_where_there_is_none = None
     # The column of session ids may be of any type.
     test_bad_session_ids = test_errors_are_of_one_tree = None

@@ -6,7 +6,7 @@ The converter decides what a row is, so there is no envelope, and no lock either
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import sqlalchemy as sa
 from langchain_core.messages import BaseMessage
@@ -14,7 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
 from langchain_histories.codec import Record, RecordFormat, check_is_list
-from langchain_histories.errors import ConfigurationError, InvalidMessageError
+from langchain_histories.errors import ConfigurationError, InvalidMessageError, UnsupportedOperationError
 from langchain_histories.stores.base import Capability, MessageStore, entered, position_number
 from langchain_histories.stores.sql.engines import SMALL_FILE, EngineOperations, EngineUse
 from langchain_histories.stores.sql.statements import MAX_ID
@@ -71,6 +71,21 @@ class _MessageFormat(RecordFormat):
             if not isinstance(message, BaseMessage):
                 raise InvalidMessageError(f"A history stores messages, not {type(message).__name__}.")
         return [], list(messages)
+
+    def encode_records(self, records: Sequence[Record]) -> NoReturn:  # noqa: ARG002
+        """Refuse records, because the rows have ids of their own.
+
+        Raises:
+            UnsupportedOperationError: Always.
+        """
+        raise UnsupportedOperationError(
+            "The rows of a model of your own cannot keep the ids and times of records; append messages instead."
+        )
+
+    def transcode(self, row: Any, to: RecordFormat) -> tuple[str, str] | None:
+        """Return the message as a record of `to`, with the id of the row."""
+        ids, texts = to.encode_records([Record(row.message, row.position, row.position, None)])
+        return (ids[0], texts[0]) if ids else None
 
     def decode(self, rows: Sequence[Any], session_id: Any) -> list[Record]:  # noqa: ARG002
         """Return the records; the id of a row identifies it and tells its position."""

@@ -9,6 +9,7 @@
 | `foreign.py` | whatever is stored where a record or a state should be |
 | `reads.py` | the last, the first, what is behind a position |
 | `removal.py` | expiry, clear, erase, delete, replace |
+| `travel.py` | records that go to another store and come back |
 | `sessions.py` | session ids, listing |
 | `state.py` | the document beside a transcript |
 | `clients.py` | set-up, connections |
@@ -31,6 +32,7 @@ from langchain_histories.testing.suite.records import RecordTests
 from langchain_histories.testing.suite.removal import RemovalTests
 from langchain_histories.testing.suite.sessions import SessionTests
 from langchain_histories.testing.suite.state import StateTests
+from langchain_histories.testing.suite.travel import TravelTests
 
 
 class MessageStoreTests(
@@ -41,6 +43,7 @@ class MessageStoreTests(
     ForeignTests,
     ReadTests,
     RemovalTests,
+    TravelTests,
     SessionTests,
     StateTests,
     AsyncTests,

@@ -1,0 +1,1 @@
+"""What people do with conversations as a whole: take them to another store."""

@@ -1,0 +1,397 @@
+"""`copy`: sessions go from one store to another with the ids, times and states that they have.
+
+What arrived is read again and compared. A copy that was killed goes on when it is called again, because a record whose
+id is there already is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_histories._derived import names_positions, with_positions
+from langchain_histories._neutral import drive
+from langchain_histories._options import Capability
+from langchain_histories.codec import Row
+from langchain_histories.errors import ConfigurationError, CopyError, CorruptRecordError, RecordTooLargeError
+from langchain_histories.store import MessageStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+
+    from langchain_histories.store import SessionInfo
+
+# Records that are in memory at once.
+_PAGE = 500
+_SESSIONS = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyProgress:
+    """How far a copy is, after each session.
+
+    Attributes:
+        session_id: The session that has just been copied.
+        sessions: How many sessions have been copied.
+        records: How many records were added.
+    """
+
+    session_id: str
+    sessions: int
+    records: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyReport:
+    """What a copy has done.
+
+    Attributes:
+        sessions: How many sessions were looked at.
+        records: How many records were added.
+        found: How many records were left out, because their ids were in the destination.
+        dropped: How many records the destination's `before_save` dropped.
+        unreadable: The errors of the records and states that stayed in the source alone, with `on_corrupt="skip"`.
+        states_left: The sessions whose states stayed in the source alone, because the destination keeps no states, or
+            has another one for the session.
+    """
+
+    sessions: int = 0
+    records: int = 0
+    found: int = 0
+    dropped: int = 0
+    unreadable: tuple[CorruptRecordError, ...] = ()
+    states_left: tuple[str, ...] = ()
+
+
+def copy(
+    source: MessageStore,
+    destination: MessageStore,
+    *,
+    sessions: Iterable[str] | None = None,
+    on_corrupt: Literal["raise", "skip"] = "raise",
+    on_progress: Callable[[CopyProgress], object] | None = None,
+) -> CopyReport:
+    """Copy sessions to another store, with ids, times, envelopes and states.
+
+    Texts travel as they are, and are decoded only where the codecs of both stores differ or the destination has a
+    `before_save`. A session that exists gets the records whose ids it does not have, behind what is there, in the order
+    of the source. So the same call goes on after a copy that was killed, and takes what came to the source since.
+    A record of LangChain's classes keeps the id by which the source shows it. What arrived is read again and compared;
+    `digest` compares whole stores.
+
+    At most 500 records are in memory at once, and the ids of one session.
+
+    Args:
+        source: Where the sessions are.
+        destination: Where they go; another place.
+        sessions: Their ids; all that `source.sessions()` lists if not given, which are those with messages.
+        on_corrupt: What to do about a record or a state that has no id and cannot be read: raise, or list it in the
+            report and leave it in the source. One that has an id goes as it is.
+        on_progress: Called after each session.
+
+    Raises:
+        ConfigurationError: Both are the same place, or a session id is one that the destination cannot hold.
+        CopyError: The destination does not hold what it was given: somebody else changes the session meanwhile.
+        CorruptRecordError: A record cannot be read. What stands before it has been copied.
+        RecordTooLargeError: A record is too large for the destination. What stands before it has been copied.
+        StoreError: One of the stores failed. What was acknowledged has been copied.
+        UnsupportedOperationError: The source lists no sessions and `sessions` is not given, or the destination keeps no
+            ids of records.
+    """
+    return drive(_Copying(source, destination, on_corrupt, on_progress, _Blocking()).copy(sessions))
+
+
+async def acopy(
+    source: MessageStore,
+    destination: MessageStore,
+    *,
+    sessions: Iterable[str] | None = None,
+    on_corrupt: Literal["raise", "skip"] = "raise",
+    on_progress: Callable[[CopyProgress], object] | None = None,
+) -> CopyReport:
+    """Async `copy`. `on_progress` is a plain function, called on the event loop."""
+    return await _Copying(source, destination, on_corrupt, on_progress, _Awaited()).copy(sessions)
+
+
+def digest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str:
+    """Return the SHA-256 of sessions over a form that is the same in each store: equal for a store and its copy.
+
+    It covers ids, times, envelopes, messages, what cannot be read, and states, but not where records stand.
+
+    Args:
+        store: Where the sessions are.
+        sessions: Their ids, in this order; all that `store.sessions()` lists if not given.
+
+    Raises:
+        UnsupportedOperationError: The store lists no sessions and `sessions` is not given.
+    """
+    return drive(_digest(_Reading(store, _Blocking()), sessions))
+
+
+async def adigest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str:
+    """Async `digest`."""
+    return await _digest(_Reading(store, _Awaited()), sessions)
+
+
+class _Blocking:
+    """The sync face of the stores."""
+
+    async def run(self, store: MessageStore, body: Any, session_id: str, nothing: Any = None) -> Any:
+        return store.run("copy", body, session_id=session_id, nothing=nothing)
+
+    async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
+        return store.sessions(limit=_SESSIONS, after=after)
+
+
+class _Awaited:
+    """The async face of the stores."""
+
+    async def run(self, store: MessageStore, body: Any, session_id: str, nothing: Any = None) -> Any:
+        return await store.arun("copy", body, session_id=session_id, nothing=nothing)
+
+    async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
+        return await store.asessions(limit=_SESSIONS, after=after)
+
+
+class _Reading:
+    """What a copy and a digest read of a store."""
+
+    def __init__(self, store: MessageStore, face: _Blocking | _Awaited) -> None:
+        self.store, self.face, self.format = store, face, store.format
+
+    async def session_ids(self, given: Iterable[str] | None) -> AsyncGenerator[str]:
+        """Walk the ids that are given, each once, or those of all sessions that have messages."""
+        if isinstance(given, str):
+            raise ConfigurationError("sessions must be a list of session ids, not one str.")
+        if given is not None:
+            for session_id in dict.fromkeys(given):
+                yield session_id
+            return
+        page = await self.face.sessions(self.store, None)
+        while page:
+            for info in page:
+                yield info.session_id
+            page = await self.face.sessions(self.store, page[-1].session_id) if len(page) == _SESSIONS else []
+
+    async def rows(self, session_id: str, after: str | None, first: int | None) -> Sequence[Row]:
+        """Return rows of a session behind a position: so many, or all."""
+        operations = self.store.operations
+        key = operations.key(session_id)
+        rows: Sequence[Row] = await self.face.run(
+            self.store, lambda client: operations.read(client, key, first=first, after=after), session_id, list
+        )
+        return rows
+
+    async def pages(self, session_id: str) -> AsyncGenerator[Sequence[Row]]:
+        """Walk all rows of a session."""
+        rows = await self.rows(session_id, None, _PAGE)
+        while rows:
+            yield rows
+            rows = await self.rows(session_id, rows[-1].position, _PAGE) if len(rows) == _PAGE else []
+
+    async def whole_pages(self, session_id: str) -> AsyncGenerator[dict[str, Row]]:
+        """Walk the rows of a session by id, each id once: of what a driver's retry stored twice the later copy counts.
+
+        A session of several pages is read twice, because a later copy may be on a later page.
+        """
+        first = await self.rows(session_id, None, _PAGE)
+        if len(first) < _PAGE:
+            if first:
+                yield self._by_id(first)
+            return
+        seen: set[str] = set()
+        twice: dict[str, str] = {}
+        async for rows in self.pages(session_id):
+            for row in rows:
+                record_id = self.format.record_id(row)
+                if record_id in seen:
+                    twice[record_id] = row.position
+                seen.add(record_id)
+        async for rows in self.pages(session_id):
+            yield {
+                record_id: row
+                for record_id, row in self._by_id(rows).items()
+                if record_id not in twice or twice[record_id] == row.position
+            }
+
+    def _by_id(self, rows: Sequence[Row]) -> dict[str, Row]:
+        found: dict[str, Row] = {}
+        for row in rows:
+            record_id = self.format.record_id(row)
+            found.pop(record_id, None)
+            found[record_id] = row
+        return found
+
+    async def state(self, session_id: str) -> str | bytes | None:
+        """Return the text of the state of a session."""
+        if Capability.STATE not in self.store.capabilities:
+            return None
+        operations = self.store.operations
+        key = operations.key(session_id)
+        text: str | bytes | None = await self.face.run(
+            self.store, lambda client: operations.get_state(client, key), session_id, _none
+        )
+        return text
+
+
+class _Copying:
+    """One call of `copy`."""
+
+    def __init__(
+        self,
+        source: MessageStore,
+        destination: MessageStore,
+        on_corrupt: str,
+        on_progress: Callable[[CopyProgress], object] | None,
+        face: _Blocking | _Awaited,
+    ) -> None:
+        for name, store in (("source", source), ("destination", destination)):
+            if not isinstance(store, MessageStore):
+                raise ConfigurationError(f"{name} must be a store, as open_store makes it, not {type(store).__name__}.")
+        if source.place == destination.place:
+            raise ConfigurationError(f"{source!r} cannot be copied into itself: source and destination are one place.")
+        if on_corrupt not in ("raise", "skip"):
+            raise ConfigurationError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}.")
+        destination.format.encode_records([])  # refused where the ids of records cannot be kept
+        self._source, self._destination, self._face = _Reading(source, face), _Reading(destination, face), face
+        self._skips, self._on_progress = on_corrupt == "skip", on_progress
+        self._report = CopyReport()
+
+    async def copy(self, sessions: Iterable[str] | None) -> CopyReport:
+        async for session_id in self._source.session_ids(sessions):
+            await self._copy_session(session_id)
+            self._add(sessions=1)
+            if self._on_progress is not None:
+                self._on_progress(CopyProgress(session_id, self._report.sessions, self._report.records))
+        return self._report
+
+    async def _copy_session(self, session_id: str) -> None:
+        stored: set[str] = set()
+        end = None
+        async for rows in self._destination.pages(session_id):
+            stored.update(map(self._destination.format.record_id, rows))
+            end = rows[-1].position
+        async for page in self._source.whole_pages(session_id):
+            texts = self._texts(session_id, page)
+            missing = {record_id: text for record_id, text in texts.items() if record_id not in stored}
+            self._add(found=len(texts) - len(missing), records=len(missing))
+            if missing:
+                await self._append(session_id, list(missing.values()))
+                end = await self._compare(session_id, missing, end)
+                stored.update(missing)
+        await self._copy_state(session_id)
+
+    def _texts(self, session_id: str, page: Mapping[str, Row]) -> dict[str, str]:
+        """Return what goes to the destination of a page of the source, by id."""
+        texts: dict[str, str] = {}
+        for shown_id, row in page.items():
+            try:
+                found = self._source.format.transcode(row, self._destination.format)
+            except CorruptRecordError as error:
+                msg = (
+                    f"Record {shown_id} at position {row.position} of session {session_id!r} cannot be copied: {error}"
+                )
+                self._leave(CorruptRecordError(msg, session_id, row.position, shown_id))
+                continue
+            if found is None:
+                self._add(dropped=1)
+            else:
+                texts[found[0]] = found[1]
+        return texts
+
+    async def _append(self, session_id: str, texts: list[str]) -> None:
+        operations = self._destination.store.operations
+        key = operations.key(session_id)
+        try:
+            await self._face.run(
+                self._destination.store, lambda client: operations.append(client, key, texts), session_id
+            )
+        except RecordTooLargeError:
+            if len(texts) == 1:
+                raise
+            # The batch was too large, and perhaps none of its records is.
+            middle = len(texts) // 2
+            await self._append(session_id, texts[:middle])
+            await self._append(session_id, texts[middle:])
+
+    async def _compare(self, session_id: str, sent: Mapping[str, str], end: str | None) -> str:
+        """Read what arrived behind the old end of the session, and return the new end."""
+        arrived = await self._destination.rows(session_id, end, None)
+        if [row.text.decode() if isinstance(row.text, bytes) else row.text for row in arrived] != list(sent.values()):
+            # Others may have appended meanwhile, and some stores write JSON in another form.
+            of_format = self._destination.format
+            ours = [(record_id, row) for row in arrived if (record_id := of_format.record_id(row)) in sent]
+            is_whole = [record_id for record_id, _ in ours] == list(sent) and all(
+                of_format.canonical(row) == of_format.canonical(Row(sent[record_id], "")) for record_id, row in ours
+            )
+            if not is_whole:
+                raise CopyError(
+                    f"{self._destination.store!r} does not hold what was copied to session {session_id!r}: somebody "
+                    "else changes it, or copies to it, at the same time. Copy again when that is over: what is there "
+                    "is left out.",
+                    session_id,
+                )
+        return arrived[-1].position
+
+    async def _copy_state(self, session_id: str) -> None:
+        text = await self._source.state(session_id)
+        if text is None:
+            return
+        try:
+            state = self._source.format.decode_state(text, session_id)
+        except CorruptRecordError as error:
+            self._leave(error)
+            return
+        if names_positions(state):
+            positions: dict[str, str] = {}
+            async for page in self._destination.whole_pages(session_id):
+                positions |= {record_id: row.position for record_id, row in page.items()}
+            state = with_positions(state, positions)
+        if not state or await self._put_state(session_id, state):
+            return
+        self._report = dataclasses.replace(self._report, states_left=(*self._report.states_left, session_id))
+
+    async def _put_state(self, session_id: str, state: dict[str, Any]) -> bool:
+        """Store a state where there is none; tell whether the destination has it."""
+        store = self._destination.store
+        if Capability.STATE not in store.capabilities:
+            return False
+        operations, text = store.operations, store.format.encode_state(state)
+        key = operations.key(session_id)
+        is_put = await self._face.run(
+            store, lambda client: operations.put_state(client, key, text, expected=None), session_id
+        )
+        return is_put or store.format.is_same_state(await self._destination.state(session_id), state)
+
+    def _leave(self, error: CorruptRecordError) -> None:
+        if not self._skips:
+            raise error from None
+        self._report = dataclasses.replace(self._report, unreadable=(*self._report.unreadable, error))
+
+    def _add(self, **numbers: int) -> None:
+        self._report = dataclasses.replace(
+            self._report, **{name: getattr(self._report, name) + number for name, number in numbers.items()}
+        )
+
+
+async def _digest(reading: _Reading, sessions: Iterable[str] | None) -> str:
+    digest = hashlib.sha256()
+
+    def note(text: str) -> None:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(data) + data)
+
+    async for session_id in reading.session_ids(sessions):
+        note(session_id)
+        async for page in reading.whole_pages(session_id):
+            for row in page.values():
+                note(reading.format.canonical(row))
+        state = await reading.state(session_id)
+        if state is not None:
+            note(reading.format.canonical_state(state))
+    return digest.hexdigest()
+
+
+def _none() -> None:
+    """What a read returns where there is no state."""
