@@ -29,6 +29,7 @@ benchmarks: packages servers  ## the tables of the README
 	$(RUN) python benchmarks/run.py
 	$(RUN) python benchmarks/summaries.py
 	$(RUN) python benchmarks/services.py
+	$(RUN) python benchmarks/copying.py
 
 # What these consist of.
 
