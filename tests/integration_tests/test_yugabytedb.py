@@ -104,6 +104,24 @@ class TestYugabyteDB(MessageStoreTests):
         return sorted(tables + [str(index["name"]) for name in tables for index in seen.get_indexes(name)])
 
 
+def test_a_schema(server):
+    """The rows to lock are in it too."""
+    schema, name = f'{new_name()[:12]} "a":b', new_name()
+    default = SQLStore(url_of(server), table_name=name)
+    with default.client.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(schema))
+    with SQLStore(url_of(server), schema=schema, table_name=name) as store:
+        store.append("s", [HumanMessage("a")])
+        asyncio.run(store.aappend("s", [HumanMessage("b")]))
+        store.put_state("s", {"n": 1})
+        assert ([message.content for message in store.read("s")], store.get_state("s")) == (["a", "b"], {"n": 1})
+        found = sa.inspect(default.client)
+        assert sorted(found.get_table_names(schema=schema)) == [name, f"{name}_lock", f"{name}_state"]
+        assert not found.has_table(name)
+        store.clear("s")
+        assert store.sessions() == default.read("s") == []
+
+
 def test_the_options_reach_the_drivers(server, monkeypatch):
     store = open_store(url_of(server, QUERY), table_name=new_name())
     seen = {}

@@ -23,13 +23,13 @@ _LONGTEXT = 2**32 - 1  # bytes
 _INDEX_PREFIX = 255  # characters of a session id in MySQL's index
 _SEQUENCE_CACHE = sa.text(
     "SELECT seqcache FROM pg_sequence "
-    "WHERE seqrelid = CAST(pg_get_serial_sequence(quote_ident(CAST(:table AS text)), 'id') AS regclass)"
+    "WHERE seqrelid = CAST(pg_get_serial_sequence(CAST(:table AS text), 'id') AS regclass)"
 )
 _POSTGRESQL = sa.text("SELECT current_setting('server_encoding'), version()")
 _MYSQL = sa.text("SELECT DATABASE(), @@max_allowed_packet")
 _MYSQL_COLUMNS = sa.text(
     "SELECT column_name, character_maximum_length, character_octet_length, character_set_name, collation_name "
-    "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = :table "
+    "FROM information_schema.columns WHERE table_schema = :schema AND table_name = :table "
     "AND character_set_name IS NOT NULL"
 )
 
@@ -41,7 +41,7 @@ class Layout:
     Attributes:
         kind: Of the database: `sqlite`, `postgresql`, `mysql` or `mariadb`.
         is_yugabyte: Whether it is a YugabyteDB, which is a `postgresql` too.
-        database: Its name, on MySQL.
+        database: The one of the tables, on MySQL.
         packet: The largest statement in bytes, on MySQL.
         charset: The character set of the whole database, on PostgreSQL, unless it is UTF-8.
         messages: The statements over the table of messages.
@@ -95,12 +95,14 @@ class Tables:
         session_id: The column of session ids.
         jsonb: Whether a new table keeps messages in JSONB.
         backend: SQLAlchemy's name of the kind of the database.
+        schema: Where the tables are; `None` for where the connection looks for them.
     """
 
     messages: str
     session_id: str
     jsonb: bool
     backend: str
+    schema: str | None = None
 
     @property
     def states(self) -> str:
@@ -112,6 +114,10 @@ class Tables:
         """The table of locks, on YugabyteDB."""
         return derived_name(self.messages, "_lock", self.backend)
 
+    @property
+    def _schema(self) -> sa.quoted_name | None:
+        return None if self.schema is None else sa.quoted_name(self.schema, quote=True)
+
     def inspect(self, connection: sa.Connection) -> Layout:
         """See what is there.
 
@@ -119,14 +125,18 @@ class Tables:
             ConfigurationError: The table has another shape.
         """
         layout = _database(connection)
+        if layout.kind in MYSQL and self.schema is not None:
+            layout.database = self.schema
         inspector = sa.inspect(connection)
         if layout.is_yugabyte:
-            layout.has_locks = has_locks(connection, inspector, self.locks)
+            layout.has_locks = has_locks(connection, inspector, self.locks, self._schema)
         ours = Limit(charset=layout.charset, collation=COLLATIONS[layout.kind])
         shape, limits = None, (ours, ours)
-        layout.has_messages = inspector.has_table(self.messages)
+        layout.has_messages = inspector.has_table(self.messages, schema=self.schema)
         if layout.has_messages:
-            columns = {column["name"]: column["type"] for column in inspector.get_columns(self.messages)}
+            columns = {
+                column["name"]: column["type"] for column in inspector.get_columns(self.messages, schema=self.schema)
+            }
             shape = shape_of(columns) if layout.kind == "postgresql" else None
             limits = self._limits(connection, inspector, layout, columns, shape.column if shape else "message")
             layout.has_index = self._is_indexed(inspector, self.messages)
@@ -134,7 +144,7 @@ class Tables:
         layout.messages = Statements(messages, layout.kind, *limits, shape, is_yugabyte=layout.is_yugabyte)
         states = self._table(layout.kind, self.states, "state", is_named=True)
         layout.states = StateStatements(states, layout.kind, ours, is_yugabyte=layout.is_yugabyte)
-        layout.has_states = inspector.has_table(self.states)
+        layout.has_states = inspector.has_table(self.states, schema=self.schema)
         layout.has_state_index = layout.has_states and self._is_indexed(inspector, self.states)
         return layout
 
@@ -146,6 +156,11 @@ class Tables:
             upgrade: Whether a table that exists gets an index, and on MySQL a column for long messages.
         """
         layout = self.inspect(connection)
+        if self.schema is not None and not layout.is_complete and not sa.inspect(connection).has_schema(self.schema):
+            raise ConfigurationError(
+                f"There is no schema {self.schema!r} for the table {self.messages!r}: make it with CREATE SCHEMA, or "
+                "choose another schema."
+            )
         if not layout.has_messages:
             table = self._table(layout.kind, self.messages, "message", jsonb=self.jsonb)
             connection.execute(CreateTable(table, if_not_exists=True))
@@ -156,7 +171,7 @@ class Tables:
         if upgrade and layout.has_messages and layout.is_narrow:
             self._widen(connection, layout)
         if not layout.has_locks:
-            make_locks(connection, self.locks)
+            make_locks(connection, self.locks, self._schema)
         states = self._table(layout.kind, self.states, "state", is_named=True)
         if not layout.has_states:
             connection.execute(CreateTable(states, if_not_exists=True))
@@ -167,12 +182,12 @@ class Tables:
 
     def _widen(self, connection: sa.Connection, layout: Layout) -> None:
         """Make MySQL's column of messages as long as ours."""
-        columns = sa.inspect(connection).get_columns(self.messages)
+        columns = sa.inspect(connection).get_columns(self.messages, schema=self.schema)
         is_nullable = next(column["nullable"] for column in columns if column["name"].lower() == "message")
-        limit = layout.messages.text_limit
+        limit, table = layout.messages.text_limit, quoted(self.messages, "`", self.schema)
         connection.execute(
             sa.text(
-                f"ALTER TABLE {quoted(self.messages, '`')} MODIFY message LONGTEXT CHARACTER SET {limit.charset} "
+                f"ALTER TABLE {table} MODIFY message LONGTEXT CHARACTER SET {limit.charset} "
                 f"COLLATE {limit.collation}{'' if is_nullable else ' NOT NULL'}"
             )
         )
@@ -180,11 +195,11 @@ class Tables:
     def drop(self, connection: sa.Connection) -> None:
         """Remove the tables."""
         for name in (self.states, self.messages):
-            table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData())
+            table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData(), schema=self._schema)
             connection.execute(sa.schema.DropTable(table, if_exists=True))
 
     def _is_indexed(self, inspector: sa.Inspector, table: str) -> bool:
-        indexes = inspector.get_indexes(table)
+        indexes = inspector.get_indexes(table, schema=self.schema)
         return any(index["column_names"][:1] == [self.session_id] for index in indexes)
 
     def _limits(
@@ -193,14 +208,15 @@ class Tables:
         """What the columns of the existing table can hold."""
         self._check_columns(inspector, layout.kind, columns, text)
         if layout.kind == "postgresql" and not layout.is_yugabyte:
-            cache = connection.execute(_SEQUENCE_CACHE, {"table": self.messages}).scalar()
+            table = quoted(self.messages, '"', self.schema, escape=False)
+            cache = connection.execute(_SEQUENCE_CACHE, {"table": table}).scalar()
             if cache is not None and cache > 1:
                 raise ConfigurationError(
                     f"The sequence of table {self.messages!r} gives each connection {cache} numbers at a time, so "
                     "rows would get out of order. Set it to one: ALTER SEQUENCE ... CACHE 1."
                 )
         if layout.kind in MYSQL:
-            found = connection.execute(_MYSQL_COLUMNS, {"table": self.messages})
+            found = connection.execute(_MYSQL_COLUMNS, {"schema": layout.database, "table": self.messages})
             limits = {column.lower(): Limit(*limit) for column, *limit in found}
             return limits[self.session_id.lower()], limits[text.lower()]
 
@@ -261,6 +277,7 @@ class Tables:
             *others,
             # Else SQLite gives numbers again after a clear, and a reader misses rows.
             sqlite_autoincrement=not is_named,
+            schema=self._schema,
             **{f"{dialect}_{option}": value for dialect in MYSQL for option, value in options.items()},
         )
 

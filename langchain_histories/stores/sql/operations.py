@@ -210,7 +210,7 @@ class SQLOperations(EngineOperations):
             elif not layout.is_yugabyte:
                 await settle(connection.execute(_ADVISORY_LOCK, lock))
             elif key:
-                await settle(take_lock(connection, self.tables.locks, lock["lock"]))
+                await settle(take_lock(connection, self.tables.locks, self.tables.schema, lock["lock"]))
             yield connection
             await settle(connection.commit())
             if use.is_mysql:
@@ -225,6 +225,8 @@ class SQLOperations(EngineOperations):
     def _lock_name(self, layout: Layout, key: str) -> str:
         """Name the lock of a session. All releases must use the same names, or they would not lock each other out."""
         # MySQL's names are of the whole server, and short. The lock of a set-up has no database in its name.
+        # PostgreSQL's have no schema in them, because a program may find it by its `search_path`: tables of the same
+        # name in two schemas share their locks.
         place = f"{layout.database if key else ''}/{self.tables.messages}/{key}"
         return "lh:" + hashlib.sha1(place.encode(), usedforsecurity=False).hexdigest()
 

@@ -58,6 +58,7 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
             an async one the async methods use it in threads.
         async_connection: Your `psycopg.AsyncConnection`, or an `AsyncConnectionPool`. With it alone, sync methods raise
             `ConfigurationError`.
+        schema_name: The schema of the table, as of `SQLStore`; `None` for where the connection looks for it.
         **community: langchain-community's arguments: `session_id`, `connection_string`, which is a URL (a text or
             SQLAlchemy's `URL`) or libpq's `host=... dbname=...`, and `table_name="message_store"`.
 
@@ -76,20 +77,21 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         *,
         sync_connection: psycopg.Connection[Any] | ConnectionPool[Any] | None = None,
         async_connection: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any] | None = None,
+        schema_name: str | None = None,
         **community: Unpack[_CommunityArguments],
     ) -> None:
         """Join the place of these connections."""
         if sync_connection is None and async_connection is None:
             given = _community_arguments(table_name, session_id, community)
             table_name, session_id = given["table_name"], given["session_id"]
-            store = SQLStore(_url(given["connection_string"]), table_name=table_name, jsonb=True)
+            store = SQLStore(_url(given["connection_string"]), table_name=table_name, schema=schema_name, jsonb=True)
         elif community or table_name is None or session_id is None:
             raise ConfigurationError(
                 "With a connection pass the table and the session first: "
                 "PostgresChatMessageHistory('chat_history', session_id, sync_connection=connection)."
             )
         else:
-            store = _store(table_name, sync_connection, async_connection)
+            store = _store(table_name, schema_name, sync_connection, async_connection)
         super().__init__(store, session_id)
         self.table_name = table_name
 
@@ -103,31 +105,37 @@ class PostgresChatMessageHistory(StoredChatMessageHistory):
         self.store.replace(self.session_id, messages)
 
     @staticmethod
-    def create_tables(connection: psycopg.Connection[Any], table_name: str, /) -> None:
+    def create_tables(
+        connection: psycopg.Connection[Any], table_name: str, /, *, schema_name: str | None = None
+    ) -> None:
         """Make the table, its index and the table of states, where they are missing."""
-        _store(table_name, connection, None).setup()
+        _store(table_name, schema_name, connection, None).setup()
 
     @staticmethod
-    async def acreate_tables(connection: psycopg.AsyncConnection[Any], table_name: str, /) -> None:
+    async def acreate_tables(
+        connection: psycopg.AsyncConnection[Any], table_name: str, /, *, schema_name: str | None = None
+    ) -> None:
         """Async `create_tables`."""
-        await _store(table_name, None, connection).asetup()
+        await _store(table_name, schema_name, None, connection).asetup()
 
     @staticmethod
-    def drop_table(connection: psycopg.Connection[Any], table_name: str, /) -> None:
+    def drop_table(connection: psycopg.Connection[Any], table_name: str, /, *, schema_name: str | None = None) -> None:
         """Remove the table with all its sessions, and the table of states."""
-        store = _store(table_name, connection, None)
+        store = _store(table_name, schema_name, connection, None)
         operations: Any = store.operations
         store.run("drop", operations.drop, needs_setup=False)
 
     @staticmethod
-    async def adrop_table(connection: psycopg.AsyncConnection[Any], table_name: str, /) -> None:
+    async def adrop_table(
+        connection: psycopg.AsyncConnection[Any], table_name: str, /, *, schema_name: str | None = None
+    ) -> None:
         """Async `drop_table`."""
-        store = _store(table_name, None, connection)
+        store = _store(table_name, schema_name, None, connection)
         operations: Any = store.operations
         await store.arun("drop", operations.drop, needs_setup=False)
 
 
-def _store(table_name: str, connection: Any, async_connection: Any) -> SQLStore:
+def _store(table_name: str, schema_name: str | None, connection: Any, async_connection: Any) -> SQLStore:
     """The store of a table on the caller's connections or pools."""
     with needs_extra("postgres"):
         import psycopg  # noqa: F401
@@ -141,7 +149,8 @@ def _store(table_name: str, connection: Any, async_connection: Any) -> SQLStore:
             raise ConfigurationError(
                 f"{name} must be a psycopg.{kinds[0].__name__} or a pool of them, not {type(given).__name__}."
             )
-    return SQLStore(client=connection, async_client=async_connection, table_name=table_name, jsonb=True)
+    names: dict[str, Any] = {"table_name": table_name, "schema": schema_name}
+    return SQLStore(client=connection, async_client=async_connection, jsonb=True, **names)
 
 
 def _community_arguments(first: Any, second: Any, named: Any) -> dict[str, Any]:

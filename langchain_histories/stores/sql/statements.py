@@ -158,7 +158,7 @@ class Statements:
                 self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
         self._names = {
-            "table": quoted(table.name, mark),
+            "table": quoted(table.name, mark, table.schema),
             "session": quoted(session.name, mark),
             "text": quoted(text.name, mark),
         }
@@ -218,9 +218,17 @@ class Statements:
         return sa.select(sessions.c.k, sessions.c.n, self._text).join(self._table, number == sessions.c.m)
 
 
-def quoted(name: str, mark: str) -> str:
-    """Return a name as it is written in a statement."""
-    return mark + name.replace(mark, mark * 2).replace(":", "\\:") + mark
+def quoted(name: str, mark: str, schema: str | None = None, *, escape: bool = True) -> str:
+    """Return a name as it is written in a statement.
+
+    Args:
+        name: The name.
+        mark: What stands before and behind it.
+        schema: Of a table, where it is.
+        escape: Whether SQLAlchemy is to take a colon for what it is.
+    """
+    names = [mark + one.replace(mark, mark * 2) + mark for one in (schema, name) if one is not None]
+    return ".".join(names).replace(":", "\\:" if escape else ":")
 
 
 def key_text(key: str | bytes) -> str:

@@ -47,6 +47,8 @@ class SQLStore(MessageStore):
         async_url: Where the async methods connect to, when it cannot be derived from `url`.
         table_name: The table, with a name as long as the database takes; `<table_name>_state` holds the states.
         session_id_field_name: Its column of session ids.
+        schema: Where both tables are, on a server; a database on MySQL and MariaDB. It has to exist. Without it the
+            tables are where the connection looks for them: PostgreSQL's `search_path`, the database of the URL.
         jsonb: If the table is missing, make its messages `JSONB` and give it a `created_at`, as langchain-postgres
             does; on PostgreSQL. A table that exists is used as it is, with texts, JSON or UUIDs.
         timeout: Seconds after which a call that gets no answer, no lock, no turn or no free connection raises
@@ -73,6 +75,7 @@ class SQLStore(MessageStore):
         async_url: str | sa.URL | None = None,
         table_name: str = "message_store",
         session_id_field_name: str = "session_id",
+        schema: str | None = None,
         jsonb: bool = False,
         timeout: float | None = None,
         max_connections: int | None = None,
@@ -86,6 +89,8 @@ class SQLStore(MessageStore):
             from langchain_histories.stores.sql.operations import SQLOperations
             from langchain_histories.stores.sql.statements import fits
         names = {"table_name": table_name, "session_id_field_name": session_id_field_name}
+        if schema is not None:
+            names["schema"] = schema
         for what, name in names.items():
             if not isinstance(name, str) or not name or "\0" in name:
                 raise ConfigurationError(f"{what} must be a name, not {name!r}.")
@@ -108,12 +113,18 @@ class SQLStore(MessageStore):
                     f"{what} is longer than a name in {database.backend} may be (63 bytes in PostgreSQL, 64 characters "
                     f"in MySQL and MariaDB): {name!r}."
                 )
+        if schema is not None and database.backend == "sqlite":
+            raise ConfigurationError(
+                "schema is for servers: on SQLite it would be an attached file, whose rows are not committed together "
+                "with others after a crash. Give the file its own url."
+            )
         if jsonb and database.backend not in ("postgresql", "yugabytedb"):
             raise ConfigurationError(f"jsonb is a type of PostgreSQL, which {database.backend} does not have.")
         self.table_name = table_name
         self.session_id_field_name = session_id_field_name
+        self.schema = schema
         self.jsonb = jsonb
-        operations = SQLOperations(database, Tables(table_name, session_id_field_name, jsonb, database.backend))
+        operations = SQLOperations(database, Tables(table_name, session_id_field_name, jsonb, database.backend, schema))
         super().__init__(
             operations,
             database.clients,

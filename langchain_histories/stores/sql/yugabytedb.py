@@ -60,35 +60,37 @@ async def tried_again(client: Any, body: Callable[[Any], Coroutine[Any, Any, Any
                 raise
 
 
-async def take_lock(connection: Any, table: str, lock_name: str) -> None:
+async def take_lock(connection: Any, table: str, schema: str | None, lock_name: str) -> None:
     """Take the lock of a session, in the table of locks, until the transaction ends.
 
     Raises:
         ConfigurationError: Somebody removed its row.
     """
-    statement = sa.text(f"UPDATE {_locks(table)} SET turn = turn + 1 WHERE slot = :lock")  # noqa: S608  # it is quoted
+    statement = sa.text(f"UPDATE {_locks(table, schema)} SET turn = turn + 1 WHERE slot = :lock")  # noqa: S608  # it is quoted
     taken = await settle(connection.execute(statement, {"lock": int(lock_name[-8:], 16) % _LOCKS}))
     if taken.rowcount != 1:
         raise ConfigurationError(f"Table {table} has lost rows: drop it, and a set-up makes it anew.")
 
 
-def _locks(table: str) -> str:
-    return '"' + table.replace('"', '""').replace(":", "\\:") + '"'
+def _locks(table: str, schema: str | None) -> str:
+    names = ['"' + name.replace('"', '""').replace(":", "\\:") + '"' for name in (schema, table) if name is not None]
+    return ".".join(names)
 
 
-def has_locks(connection: sa.Connection, inspector: sa.Inspector, table: str) -> bool:
+def has_locks(connection: sa.Connection, inspector: sa.Inspector, table: str, schema: str | None) -> bool:
     """Whether the rows to lock are there."""
-    if not inspector.has_table(table):
+    if not inspector.has_table(table, schema=schema):
         return False
-    count = sa.select(sa.func.count()).select_from(sa.table(sa.quoted_name(table, quote=True)))
+    locks = sa.table(sa.quoted_name(table, quote=True), schema=schema)
+    count = sa.select(sa.func.count()).select_from(locks)
     return bool(connection.execute(count).scalar_one() == _LOCKS)
 
 
-def make_locks(connection: sa.Connection, table: str) -> None:
+def make_locks(connection: sa.Connection, table: str, schema: str | None) -> None:
     """Make the rows to lock."""
     columns = "slot INTEGER PRIMARY KEY, turn BIGINT NOT NULL"
-    connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_locks(table)} ({columns})"))
-    rows = f"INSERT INTO {_locks(table)} SELECT generate_series(0, {_LOCKS - 1}), 0 ON CONFLICT DO NOTHING"
+    connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_locks(table, schema)} ({columns})"))
+    rows = f"INSERT INTO {_locks(table, schema)} SELECT generate_series(0, {_LOCKS - 1}), 0 ON CONFLICT DO NOTHING"
     connection.execute(sa.text(rows))
 
 
