@@ -22,6 +22,7 @@
 | `yugabytedb.py` | what YugabyteDB does in its own way |
 | `converters.py` | LangChain's interface of converters, for a model of the user's own |
 | `models.py` | the store over such a model |
+| `other_dialects.py` | LangChain's table in a database that none of these rooms knows |
 """
 
 from langchain_histories.stores.sql.converters import BaseMessageConverter, DefaultMessageConverter

@@ -41,7 +41,7 @@ from langchain_histories.stores.sql.engines import EngineUse, attached
 from langchain_histories.stores.sql.google import GoogleInstance, is_google
 from langchain_histories.stores.sql.poolers import prepare_nothing_behind_poolers
 from langchain_histories.stores.sql.sqlite_files import new_file, private
-from langchain_histories.stores.sql.statements import MYSQL
+from langchain_histories.stores.sql.statements import KINDS, MYSQL
 from langchain_histories.stores.sql.waits import connect_args, limit
 
 _MAX_CONNECTIONS = 15
@@ -124,8 +124,11 @@ def database_of(
     engine_args: dict[str, Any] | None = None,
     max_connections: int | None = None,
     timeout: float | None = None,
+    any_dialect: bool = False,
 ) -> Database:
     """Return the database of a store: that of a URL, or of the caller's clients. Nothing is connected.
+
+    With `any_dialect` it may be of a kind that this package does not know.
 
     Raises:
         ConfigurationError: There is neither, or both, or one cannot be used.
@@ -147,7 +150,7 @@ def database_of(
         },
     ):
         check_timeout_of_client(client, check_timeout(timeout))
-        return _given(*given_engines(client, async_client), timeout)
+        return _given(*given_engines(client, async_client, any_dialect=any_dialect), timeout)
     return _named(text_of(url), async_url, engine_args, max_connections, timeout)
 
 
@@ -157,9 +160,13 @@ def database_of_histories(
     engine_args: dict[str, Any] | None,
     max_connections: int | None = None,
     timeout: float | None = None,
+    *,
+    any_dialect: bool = False,
 ) -> Database:
     """Return the database of a URL for a single history; in memory it is one for all of them, for the whole process."""
-    database = _named(text_of(url), async_url, engine_args, max_connections, timeout, is_joined=True)
+    database = _named(
+        text_of(url), async_url, engine_args, max_connections, timeout, is_joined=True, any_dialect=any_dialect
+    )
     if database.is_memory:
         # This user never lets the place go. To lend an engine connects to nothing.
         database.clients.give_back(database.clients.lend(_this_process))
@@ -219,7 +226,7 @@ def _with_pool(
         if max_connections is not None:
             raise ConfigurationError("max_connections is for servers, and SQLite is none.")
         return args, _MAX_CONNECTIONS
-    if args.keys() & {"pool", "poolclass"}:
+    if backend not in KINDS or args.keys() & {"pool", "poolclass"}:
         return args, args.get("pool_size", _MAX_CONNECTIONS)
     args = {"pool_timeout": timeout, **args}
     if args.keys() & set(_POOL_ARGUMENTS):
@@ -238,6 +245,7 @@ def _named(
     timeout: float | None,
     *,
     is_joined: bool = False,
+    any_dialect: bool = False,
 ) -> Database:
     """The database of a URL."""
     async_url = None if async_url is None else text_of(async_url)
@@ -245,7 +253,7 @@ def _named(
     args = dict(engine_args or {})
     google = GoogleInstance(url) if is_google(url) else None
     if google is None:
-        urls = engine_urls(url, async_url, has_connect_args="connect_args" in args)
+        urls = engine_urls(url, async_url, has_connect_args="connect_args" in args, any_dialect=any_dialect)
     elif async_url is None:
         urls = Urls(google.blocking, google.native)
     else:
@@ -326,6 +334,8 @@ class _Engines:
         args = {"hide_parameters": True, **self._engine_args}
         if url.get_backend_name() == "sqlite":
             args |= self._of_sqlite(url, args.get("connect_args", {}))
+        elif url.get_backend_name() not in KINDS:
+            args = ({"poolclass": StaticPool} if self._urls.is_memory else {}) | args
         elif self._google is None:
             args["connect_args"] = connect_args(url, self._timeout) | args.get("connect_args", {})
         is_autocommit = url.get_backend_name() in MYSQL and not _LEVELS & args.keys()

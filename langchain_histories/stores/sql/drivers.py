@@ -69,13 +69,15 @@ def text_of(given: Any) -> str:
     return text
 
 
-def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool) -> Urls:
+def engine_urls(url: str, async_url: str | None, *, has_connect_args: bool, any_dialect: bool = False) -> Urls:
     """Choose a driver for the blocking methods, and one for the async ones.
 
     Raises:
         ConfigurationError: A URL cannot be used, or not for both drivers of a pair.
         MissingExtraError: No driver is installed.
     """
+    if any_dialect and (parsed := _parse(url, any_dialect=True)).get_backend_name() not in KINDS:
+        return _other_urls(parsed)
     return _engine_urls(url, async_url, has_connect_args)
 
 
@@ -126,16 +128,44 @@ def _yugabyte_urls(url: sa.URL, async_url: str | None) -> Urls:
     return Urls(*driver_urls(url))
 
 
-def _parse(url: str) -> sa.URL:
+@functools.lru_cache(256)
+def _other_urls(url: sa.URL) -> Urls:
+    """The URLs of a dialect that this package does not know: the async methods run a blocking driver in threads.
+
+    Raises:
+        ConfigurationError: The dialect or its driver is not installed.
+    """
+    try:
+        with _forks.importing():
+            dialect: Any = url.get_dialect()
+            load = getattr(dialect, "import_dbapi", None) or dialect.dbapi
+            load()
+    except (exc.NoSuchModuleError, ImportError) as error:
+        name = getattr(error, "name", None) or url.drivername
+        raise ConfigurationError(
+            f"SQLAlchemy cannot load {name!r} for {url.drivername!r}: install the package that has it."
+        ) from None
+    return Urls(None, url) if dialect.is_async else Urls(url, None, is_memory(url))
+
+
+@functools.lru_cache(256)
+def _parse(url: str, *, any_dialect: bool = False) -> sa.URL:
     parsed = read_url(sa.make_url, url, _FORM, (exc.ArgumentError, ValueError))
     if _is_in_doubt(parsed, url.partition("://")[2]):
         raise bad_url(_FORM)
     backend = parsed.get_backend_name()
-    if backend not in KINDS:
-        raise ConfigurationError(f"This store keeps histories in {', '.join(KINDS)}, not in {backend!r}.")
+    if backend not in KINDS and not any_dialect:
+        raise _unknown(backend)
     if backend in MYSQL and "charset" not in parsed.query:
         parsed = parsed.update_query_dict({"charset": "utf8mb4"})
     return parsed
+
+
+def _unknown(backend: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"This store keeps histories in {', '.join(KINDS)}, not in {backend!r}. SQLChatMessageHistory takes any "
+        "dialect of SQLAlchemy's."
+    )
 
 
 def _is_in_doubt(parsed: sa.URL, rest: str) -> bool:
@@ -162,9 +192,9 @@ def place_of(url: str) -> str:
 
 
 def is_memory(url: sa.URL) -> bool:
-    """Whether a URL names a database of SQLite in memory."""
+    """Whether a URL names a database of SQLite, or of DuckDB, in memory."""
     database = url.database or ""
-    return url.get_backend_name() == "sqlite" and (
+    return url.get_backend_name() in ("sqlite", "duckdb") and (
         database in ("", ":memory:") or database.startswith("file::memory:") or url.query.get("mode") == "memory"
     )
 
@@ -220,7 +250,7 @@ def _for_driver(url: sa.URL, driver: str, partner: str, secrets: Sequence[str], 
     return url.set(drivername=f"{url.get_backend_name()}+{partner}", query=query)
 
 
-def given_engines(client: Any, async_client: Any) -> tuple[Any, Any]:
+def given_engines(client: Any, async_client: Any, *, any_dialect: bool) -> tuple[Any, Any]:
     """Return the caller's `Engine` and `AsyncEngine`, or those over the caller's connections.
 
     Raises:
@@ -228,8 +258,8 @@ def given_engines(client: Any, async_client: Any) -> tuple[Any, Any]:
     """
     engine, async_engine = _engine(client), _engine(async_client)
     for given in (engine, async_engine):
-        if given is not None and given.dialect.name not in KINDS:
-            raise ConfigurationError(f"Histories are kept in {', '.join(KINDS)}, not in {given.dialect.name!r}.")
+        if given is not None and given.dialect.name not in KINDS and not any_dialect:
+            raise _unknown(given.dialect.name)
     return engine, async_engine
 
 

@@ -21,7 +21,7 @@ from langchain_histories.errors import ConfigurationError, UnsupportedOperationE
 from langchain_histories.stores.base import Capability, Found, Operations, entered, settle
 from langchain_histories.stores.sql.drivers import is_memory
 from langchain_histories.stores.sql.sqlite_files import is_inherited
-from langchain_histories.stores.sql.statements import MYSQL
+from langchain_histories.stores.sql.statements import KINDS, MYSQL
 from langchain_histories.stores.sql.waits import busy
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ class EngineUse:
         if has_one_connection:
             # Everybody takes turns on it, also through other engines over the same pool.
             self._reading = self._writing = attached(engine.pool, ("lock", _forks.generation()), lambda: lock)
-        elif self.is_sqlite and (is_own or not is_async):
-            # Writers of this process wait here and not in SQLite, which polls. The caller's async engine may serve
-            # several event loops, and a lock serves one.
+        elif (self.is_sqlite or backend not in KINDS) and (is_own or not is_async):
+            # Writers of this process wait here: SQLite polls, and of another database no lock is known. The caller's
+            # async engine may serve several event loops, and a lock serves one.
             self._writing = lock
 
     @classmethod

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 class SQLChatMessageHistory(StoredChatMessageHistory):
     """A history in SQL with the constructor of LangChain's class of this name; reads and writes the same table.
 
+    On SQLite, PostgreSQL, MariaDB, MySQL and YugabyteDB it is over an `SQLStore`. Any other dialect of SQLAlchemy's
+    serves too (DuckDB is tested), as LangChain's class uses it, with less of a promise: whole batches in the order in
+    which they were stored by one process, but no lock against other processes, no states (so no summaries), no listing
+    of sessions, and session ids are compared as that database does. The log says so once.
+
     One object serves sync and async code, whichever way it connects. All histories of one URL in a process share their
     engines, so a program may make one for each turn. The table is made on first use.
 
@@ -60,21 +65,26 @@ class SQLChatMessageHistory(StoredChatMessageHistory):
             from langchain_histories.stores.sql.connections import database_of, database_of_histories
             from langchain_histories.stores.sql.drivers import is_native_client
             from langchain_histories.stores.sql.models import ModelStore
+            from langchain_histories.stores.sql.other_dialects import OtherStore
+            from langchain_histories.stores.sql.statements import KINDS
         if connection is None and async_connection is None:
             raise ConfigurationError("Pass a connection: a URL, or an Engine or AsyncEngine of SQLAlchemy.")
         database: Any
         if isinstance(connection, str | sa.URL | os.PathLike) and async_connection is None:
-            database, self.async_mode = database_of_histories(connection, None, engine_args), async_mode
+            database = database_of_histories(connection, None, engine_args, any_dialect=True)
+            self.async_mode = async_mode
         else:
             self.async_mode = is_native_client(connection)
             is_alone = self.async_mode and async_connection is None
             client, async_client = (None, connection) if is_alone else (connection, async_connection)
-            database = database_of(client=client, async_client=async_client)
+            database = database_of(client=client, async_client=async_client, any_dialect=True)
         store: MessageStore
-        if custom_message_converter is None:
+        if custom_message_converter is not None:
+            store = ModelStore(database, custom_message_converter, session_id_field_name)
+        elif database.backend in KINDS:
             store = SQLStore(client=database, table_name=table_name, session_id_field_name=session_id_field_name)
         else:
-            store = ModelStore(database, custom_message_converter, session_id_field_name)
+            store = OtherStore(database, table_name, session_id_field_name)
         super().__init__(store, session_id)
         if custom_message_converter is not None:
             # The model's column may be of any type.
