@@ -249,6 +249,29 @@ class RemovalTests(StoreFixtures):
         write(store).replace("new", [HumanMessage("n")])
         assert texts(read(store).read("new")) == ["n"]
 
+    def test_a_summary_goes_with_what_it_covers(self, store: MessageStore, face: Face) -> None:
+        """Rule 9: what is deleted or replaced lives on in no summary; the rest of the state stays."""
+        self.needs(Capability.STATE)
+        call = face(store)
+        ids = call.append("s", numbered(4))
+        state = {"mine": 1, "lh:summary": {"v": 1, "anchor": [ids[2]]}, "lh:rebuild": {"v": 1, "anchor": [ids[1]]}}
+        call.put_state("s", state)
+        if self.has(Capability.DELETE):
+            call.delete("s", [ids[3]])
+            assert call.get_state("s") == state, "neither covers the last one"
+            call.delete("s", [ids[2]])
+            del state["lh:summary"]
+            assert call.get_state("s") == state, "one does not cover the third"
+            call.delete("s", [ids[0]])
+            assert call.get_state("s") == {"mine": 1}
+        if self.has(Capability.REPLACE):
+            call.put_state("s", state)
+            call.replace("s", numbered(2))
+            assert call.get_state("s") == {"mine": 1}
+            call.put_state("s", {"lh:rebuild": state["lh:rebuild"]})
+            call.replace("s", numbered(1))
+            assert call.get_state("s") is None
+
     def test_readers_never_see_half_a_replacement(self, store: MessageStore) -> None:
         """A reader sees the old messages or the new ones."""
         self.needs(Capability.REPLACE)
