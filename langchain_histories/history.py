@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from langchain_core.messages import ToolMessage
+
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._copies import CopiedByAttributes
 from langchain_histories._options import check_number
@@ -32,7 +34,8 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
     Args:
         store: The store, shared by all its sessions.
         session_id: A non-empty `str` of at most 1,024 bytes of UTF-8, a `UUID` or an `int`.
-        last: `messages` shows only the last n; the transcript keeps all.
+        last: `messages` shows only the last n, without the answers of tools at their beginning, whose call is cut off;
+            the transcript keeps all.
 
     Raises:
         ConfigurationError: The session id or `last` cannot be used.
@@ -64,7 +67,9 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
 
     async def aget_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
         """Async `get_messages`."""
-        return await self.store.aread(self.session_id, last=self.last if last is None else last, after=after)
+        if last is not None or after is not None or self.last is None:
+            return await self.store.aread(self.session_id, last=self.last if last is None else last, after=after)
+        return _from_no_orphan(await self.store.aread(self.session_id, last=self.last))
 
     def get_messages(self, *, last: int | None = None, after: str | None = None) -> list[BaseMessage]:
         """Return the messages, oldest first.
@@ -73,7 +78,9 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
             last: Only the last n of them.
             after: Only those behind this `Record.position`.
         """
-        return self.store.read(self.session_id, last=self.last if last is None else last, after=after)
+        if last is not None or after is not None or self.last is None:
+            return self.store.read(self.session_id, last=self.last if last is None else last, after=after)
+        return _from_no_orphan(self.store.read(self.session_id, last=self.last))
 
     def add_message(self, message: BaseMessage) -> None:
         """Add one message."""
@@ -98,6 +105,12 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
     async def aclear(self) -> None:
         """Async `clear`."""
         await self.store.aclear(self.session_id)
+
+
+def _from_no_orphan(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Leave out the answers of tools at the beginning: their call is cut off, and providers refuse them."""
+    start = next((i for i, message in enumerate(messages) if not isinstance(message, ToolMessage)), len(messages))
+    return messages[start:]
 
 
 class TurnChatMessageHistory(StoredChatMessageHistory):

@@ -6,8 +6,8 @@ import inspect
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
@@ -22,8 +22,10 @@ from langchain_histories._urls import url_text
 from langchain_histories.errors import ConfigurationError, did_you_mean, needs_extra
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
 from langchain_histories.store import MessageStore
-from langchain_histories.views.summarizers import find_summarizer
+from langchain_histories.views._limits import UNITS
+from langchain_histories.views.summarizers import find_model, find_summarizer
 from langchain_histories.views.summarizing import SummarizingChatMessageHistory
+from langchain_histories.views.window import WindowedChatMessageHistory
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from langchain_histories.history import SaveErrorCallback
 
 HistoryT = TypeVar("HistoryT", bound=StoredChatMessageHistory)
-TurnHistory: TypeAlias = TurnChatMessageHistory | SummarizingChatMessageHistory
+View: TypeAlias = WindowedChatMessageHistory | SummarizingChatMessageHistory
+TurnHistory: TypeAlias = TurnChatMessageHistory | View
 
 URL_VARIABLE = "LANGCHAIN_HISTORIES_URL"
 _FORM = "{'histories': {'chat': {'url': 'sqlite:///chat.db'}}}, with a name and a URL of your own."
@@ -118,11 +121,12 @@ class _NamedStore(CopiedByAttributes):
 
     store: MessageStore
     last: int | None = None
-    summarize: Mapping[str, Any] | None = None
+    view: type[View] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def shown(self, history: HistoryT) -> HistoryT | SummarizingChatMessageHistory:
+    def shown(self, history: HistoryT) -> HistoryT | View:
         """The history, or the view of it that the config asks for."""
-        return history if self.summarize is None else SummarizingChatMessageHistory(history, **self.summarize)
+        return history if self.view is None else self.view(history, **self.options)
 
 
 class HistoryRegistry(CopiedByAttributes, Closing):
@@ -175,9 +179,13 @@ class HistoryRegistry(CopiedByAttributes, Closing):
         """Make a registry from a TOML or YAML file, a dict, or the environment.
 
         The form is `{"default": NAME, "histories": {NAME: {"url": ..., OPTION: ...}, ...}}`. In every text
-        `${VARIABLE}` stands for an environment variable. Options are those of the store class, `StoreOptions`, `last`,
-        the number of messages that `messages` shows, and `summarize`, a table of the arguments of
-        `SummarizingChatMessageHistory`: the histories of this name are then of that class.
+        `${VARIABLE}` stands for an environment variable. Options are those of the store class, `StoreOptions`, and one
+        of these, which say what `messages` shows:
+
+        - `last`: the number of messages;
+        - `window`: a size such as `{"turns": 10}`, with arguments of `WindowedChatMessageHistory` beside it, or a
+          number of tokens;
+        - `summarize`: a table of the arguments of `SummarizingChatMessageHistory`, or the model alone.
 
         Args:
             source: Path of a `.toml`, `.yaml` or `.yml` file, or a dict of the same form. `None` is one store at the
@@ -280,9 +288,7 @@ class HistoryRegistry(CopiedByAttributes, Closing):
 
         return get_user_session_history if per_user else get_session_history
 
-    def history(
-        self, session_id: SessionId, *, name: str | None = None
-    ) -> StoredChatMessageHistory | SummarizingChatMessageHistory:
+    def history(self, session_id: SessionId, *, name: str | None = None) -> StoredChatMessageHistory | View:
         """Return a history whose reads all go to the store, for programs that keep it longer than a turn.
 
         Args:
@@ -394,37 +400,77 @@ def _named_store(value: object, where: str) -> _NamedStore:
     options = {key: _substitute(item, f"{where}.{key}") for key, item in _table(value, where).items()}
     if "url" not in options:
         raise ConfigurationError(f"{where}.url: is missing. To use a client of your own, give a store in its place.")
-    url, last, summarize = url_text(options.pop("url")), options.pop("last", None), options.pop("summarize", None)
+    url, last = url_text(options.pop("url")), options.pop("last", None)
+    window, summarize = options.pop("window", None), options.pop("summarize", None)
     try:
         kind = store_kind(url)
-        kind.check_options(options, also=["last", "summarize"])
+        kind.check_options(options, also=["last", "window", "summarize"])
         store = kind.make(url, options)
-        named = _NamedStore(store, last, _summarize(summarize, last))
+        named = _shown_as(_NamedStore(store, last), window, summarize)
         named.shown(store.history("check", last=last))
     except (ConfigurationError, TypeError) as error:
         raise ConfigurationError(f"{where}: {error}") from error
     return named
 
 
-def _summarize(value: object, last: int | None) -> Mapping[str, Any] | None:
+def _shown_as(named: _NamedStore, window: object, summarize: object) -> _NamedStore:
+    """Return the store with the view that its table asks for.
+
+    Raises:
+        ConfigurationError: There are several, or one cannot be used.
+    """
+    if sum(it is not None for it in (named.last, window, summarize)) > 1:
+        raise ConfigurationError("last, window and summarize all say what is shown: give one of them.")
+    if window is not None:
+        return replace(named, view=WindowedChatMessageHistory, options=_window(window))
+    if summarize is not None:
+        return replace(named, view=SummarizingChatMessageHistory, options=_summarize(summarize))
+    return named
+
+
+def _window(value: object) -> Mapping[str, Any]:
+    """Check the table `window`: a size, and other arguments beside it.
+
+    Raises:
+        ConfigurationError: An argument in the table cannot be used.
+    """
+    if not isinstance(value, Mapping):
+        return {"keep": value}
+    options = _view_options("window", value, WindowedChatMessageHistory, UNITS)
+    size = {name: options.pop(name) for name in UNITS if name in options}
+    if size and "keep" in options:
+        raise ConfigurationError(f"window: keep and {next(iter(size))} both say how much is shown: give one of them.")
+    if isinstance(model := options.get("model"), str):
+        options["model"] = find_model(model)
+    return {**options, "keep": size} if size else options
+
+
+def _summarize(value: object) -> Mapping[str, Any]:
     """Check the table `summarize`, and make its model once for all turns.
 
     Raises:
         ConfigurationError: An argument in the table cannot be used.
     """
-    if value is None:
-        return None
-    options = _table(value, "summarize")
-    if last is not None:
-        raise ConfigurationError("last and summarize both say what is shown: give one of them.")
-    known = set(inspect.signature(SummarizingChatMessageHistory).parameters) - {"history", "state"}
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(f"summarize: unknown option {name!r}: {did_you_mean(name, known)}")
+    if not isinstance(value, Mapping):
+        value = {"model": value}
+    options = _view_options("summarize", value, SummarizingChatMessageHistory)
     if "model" not in options:
         raise ConfigurationError("summarize.model: is missing, such as 'openai:gpt-4o-mini' or 'extractive'.")
     model, prompt = options["model"], options.get("prompt")
     return {**options, "model": find_summarizer(model, prompt), "prompt": None}
+
+
+def _view_options(name: str, value: Mapping[Any, Any], view: type[View], also: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the table of a view, if it has arguments of the view alone.
+
+    Raises:
+        ConfigurationError: It has others.
+    """
+    known = {*inspect.signature(view).parameters, *also} - {"history", "state"}
+    for option in _table(value, name):
+        if option not in known:
+            raise ConfigurationError(f"{name}: unknown option {option!r}: {did_you_mean(option, known)}")
+    return dict(value)
 
 
 def _substitute(value: Any, where: str) -> Any:

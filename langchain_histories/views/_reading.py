@@ -104,7 +104,7 @@ class Reader:
 
     Attributes:
         trigger: The largest view.
-        keep: Size of the newest turns, which no summary takes in: unit and number.
+        keep: Size of the newest turns, which no summary takes in.
         batch: The most tokens of messages that one call of the summarizer takes in.
         role: Whether the summary is a human or a system message.
         first: Whether a view may begin with any message.
@@ -115,7 +115,7 @@ class Reader:
     """
 
     trigger: Limits
-    keep: tuple[str, int]
+    keep: Limits
     batch: int
     role: Literal["human", "system"]
     first: First
@@ -200,8 +200,7 @@ class Reader:
         cuts = [cut for cut in (cuts_of(messages) if complete else safe_cuts(messages)) if cut > 0]
         if cuts and is_waiting(messages[: cuts[-1]]):
             cuts.pop()
-        unit, most = self.keep
-        wide = [cut for cut in cuts if getattr(before[-1] - before[cut], unit) > most]
+        wide = [cut for cut in cuts if self.keep.exceeded(before[-1] - before[cut])]
         return cuts[: len(wide) + 1] if complete else wide
 
     def show(self, loaded: Loaded, start: int | None = None) -> Shown:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from langchain_histories.codec import Record
     from langchain_histories.store import MessageStore
 
-Unit: TypeAlias = Literal["tokens", "messages", "turns"]
 First: TypeAlias = Literal["any", "human"]
 
 
@@ -204,6 +203,13 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
     """
     if value not in known:
         raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+
+
+def context_of(model: object) -> int | None:
+    """Return the size of the model's context in tokens; `None` if its profile does not say it."""
+    profile = getattr(model, "profile", None)
+    size = profile.get("max_input_tokens") if isinstance(profile, dict) else None
+    return size if isinstance(size, int) else None
 
 
 async def pinned_records(history: SyncFace | Snapshot) -> list[Record]:

@@ -197,7 +197,7 @@ class Writer:
         end = self._within_a_call(loaded, reader.cuts(messages_of(loaded.tail), before, complete=loaded.complete))
         # A call that costs more than it saves is left for later. This bounds the whole cost, whatever is pinned.
         cost = reader.count(reader.message_of(loaded.summary)) + self.overhead
-        if not force and reader.keep[0] == "tokens" and before[end].tokens < cost:
+        if not force and reader.keep.is_in_tokens and before[end].tokens < cost:
             return []
         return loaded.tail[:end]
 

@@ -6,17 +6,18 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_histories.errors import ConfigurationError, needs_extra
 from langchain_histories.views.tokens import estimate_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
 
 DEFAULT_PROMPT = """\
 You keep the notes of a conversation for an assistant that no longer sees its older part. Below are the notes so far \
@@ -201,12 +202,15 @@ def _weight(line: str) -> float:
     return (1 + signs + said) / (20 + len(text))
 
 
-def find_summarizer(model: Summarizer | Runnable[Any, Any] | str, prompt: str | None = None) -> Summarizer:
+Model: TypeAlias = "Summarizer | Runnable[Any, Any] | Callable[[list[BaseMessage]], Any] | str"
+
+
+def find_summarizer(model: Model, prompt: str | None = None) -> Summarizer:
     """Return the summarizer that the option `model` of a view stands for.
 
     Args:
-        model: A summarizer, a chat model or another runnable; `"extractive"`, or the name of a chat model as
-            `init_chat_model` of LangChain takes it, such as `"openai:gpt-4o-mini"`.
+        model: A summarizer, a chat model, another runnable or a function; `"extractive"`, or the name of a chat model
+            as `init_chat_model` of LangChain takes it, such as `"openai:gpt-4o-mini"`.
         prompt: For a model, instead of `DEFAULT_PROMPT`.
 
     Raises:
@@ -219,17 +223,30 @@ def find_summarizer(model: Summarizer | Runnable[Any, Any] | str, prompt: str | 
         if prompt is not None:
             raise ConfigurationError(f"prompt is for a model; {type(model).__name__} takes none.")
         return model
-    if isinstance(model, str):
-        with needs_extra("agents"):
-            from langchain.chat_models import init_chat_model
-        try:
-            model = init_chat_model(model)
-        except Exception as error:  # whatever the provider's package raises
-            raise ConfigurationError(
-                f"init_chat_model cannot make the model {model!r} ({type(error).__name__}). See the cause."
-            ) from error
-    if not callable(getattr(model, "invoke", None)) or not callable(getattr(model, "ainvoke", None)):
+    runnable: Any = find_model(model) if isinstance(model, str) else model
+    if callable(model) and not isinstance(model, type) and not hasattr(model, "invoke"):
+        runnable = RunnableLambda(model)
+    if not callable(getattr(runnable, "invoke", None)) or not callable(getattr(runnable, "ainvoke", None)):
         raise ConfigurationError(
-            f"model must be a chat model, a runnable, a Summarizer or a model's name, not {type(model).__name__}."
+            "model must be a chat model, a runnable, a function, a Summarizer or a model's name, not "
+            f"{type(model).__name__}."
         )
-    return ModelSummarizer(model, DEFAULT_PROMPT if prompt is None else prompt)
+    return ModelSummarizer(runnable, DEFAULT_PROMPT if prompt is None else prompt)
+
+
+def find_model(name: str) -> Runnable[Any, Any]:
+    """Return the chat model of a name such as `"openai:gpt-4o-mini"`.
+
+    Raises:
+        ConfigurationError: There is none.
+        MissingExtraError: LangChain, which makes a model from its name, is not installed.
+    """
+    with needs_extra("agents"):
+        from langchain.chat_models import init_chat_model
+    try:
+        model: Runnable[Any, Any] = init_chat_model(name)
+    except Exception as error:  # whatever the provider's package raises
+        raise ConfigurationError(
+            f"init_chat_model cannot make the model {name!r} ({type(error).__name__}). See the cause."
+        ) from error
+    return model

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from langchain_histories._neutral import drive, settle
 from langchain_histories._options import Capability
@@ -18,9 +18,9 @@ from langchain_histories.errors import ConfigurationError, CorruptRecordError, S
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.views._cuts import begins_turn
 from langchain_histories.views._faces import StateSlot, is_running
-from langchain_histories.views._limits import Limits, check_room, read_keep, size_of
+from langchain_histories.views._limits import SHORTEST, Limits, check_room, size_of
 from langchain_histories.views._reading import Reader
-from langchain_histories.views._view import HistoryView, check_choice
+from langchain_histories.views._view import HistoryView, check_choice, context_of
 from langchain_histories.views._writing import Writer
 from langchain_histories.views.summarizers import find_summarizer
 from langchain_histories.views.summary import Summary, SummaryEvent, SummaryStats, local_session, without_summary
@@ -33,18 +33,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable
 
     from langchain_histories._compat import BaseChatMessageHistory
     from langchain_histories.views._faces import SyncFace
     from langchain_histories.views._limits import ContextSize, Size
     from langchain_histories.views._view import Coverage, First
-    from langchain_histories.views.summarizers import Summarizer
+    from langchain_histories.views.summarizers import Model
     from langchain_histories.views.tokens import TokenCounter
 
 _LONGEST_PAUSE = 31  # turns
-_SHORTEST = 20
-"""Tokens: a shorter summary says nothing."""
 
 
 class _FirstRead(NamedTuple):
@@ -82,13 +79,15 @@ class SummarizingChatMessageHistory(HistoryView):
 
     Args:
         history: The transcript: a history of this package or any other `BaseChatMessageHistory`.
-        model: A chat model, any runnable from messages to a message or text, the name of a chat model for
+        model: A chat model, any runnable or function from messages to a message or text, the name of a chat model for
             `init_chat_model`, `"extractive"` for sentences picked without a model, or a `Summarizer`.
-        trigger: The largest view: `("tokens", n)`, `("messages", n)`, `("fraction", share of the model's context)`; a
-            dict of sizes that must all be exceeded, a list of sizes of which one suffices.
-        keep: Size of the newest turns, which no summary takes in: `("tokens", n)`, or a dict such as `{"tokens": n}`,
-            in a unit of `trigger`. Turns are never split.
-        max_summary_tokens: The longest summary; a longer one is cut, with a mark.
+        trigger: The largest view: a number of tokens; `("tokens", n)`, `("messages", n)`, `("turns", n)` or
+            `("fraction", share)` of the model's context; a dict of sizes such as `{"tokens": n, "messages": n}`, which
+            must all be exceeded; a list of these, of which one suffices.
+        keep: Size of the newest turns, which no summary takes in, in the same forms and in units of `trigger`; `None`
+            for a third of it. Turns are never split.
+        max_summary_tokens: The longest summary; a longer one is cut, with a mark. `None` for a sixth of `trigger`,
+            between 20 and 2,000; where that is in messages, for 20 a message, up to 650.
         token_counter: `None` or `"approximate"` for an estimate, `"tiktoken"`, `"tiktoken:<encoding>"`, `"model"`
             for the model's own, or a function of a list of messages.
         mode: `"inline"`: an addition that makes a summary necessary waits for it. `"background"`: the summary is made
@@ -117,11 +116,11 @@ class SummarizingChatMessageHistory(HistoryView):
     def __init__(
         self,
         history: BaseChatMessageHistory,
-        model: Summarizer | Runnable[Any, Any] | str,
+        model: Model,
         *,
-        trigger: ContextSize | list[ContextSize] = ("tokens", 4000),
-        keep: ContextSize = ("tokens", 1300),
-        max_summary_tokens: int = 650,
+        trigger: ContextSize | list[ContextSize] = 4000,
+        keep: ContextSize | list[ContextSize] | None = None,
+        max_summary_tokens: int | None = None,
         token_counter: TokenCounter | str | None = None,
         mode: Literal["inline", "background", "manual"] = "inline",
         prompt: str | None = None,
@@ -147,34 +146,33 @@ class SummarizingChatMessageHistory(HistoryView):
             raise ConfigurationError(
                 "on_summary_error='raise' has nobody to raise to in mode='background'; use on_event."
             )
-        if (
+        if max_summary_tokens is not None and (
             isinstance(max_summary_tokens, bool)
             or not isinstance(max_summary_tokens, int)
-            or max_summary_tokens < _SHORTEST
+            or max_summary_tokens < SHORTEST
         ):
             raise ConfigurationError(
-                f"max_summary_tokens must be a whole number of at least {_SHORTEST}, not {max_summary_tokens!r}."
+                f"max_summary_tokens must be a whole number of at least {SHORTEST}, not {max_summary_tokens!r}."
             )
-        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
-            raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"on_event must be a function of an event, not {on_event!r}.")
         self.summarizer = find_summarizer(model, prompt)
         self.mode = mode
         chat_model = getattr(self.summarizer, "model", None)
-        context = _context_of(chat_model)
-        self._trigger = Limits(trigger, context)
-        self._keep = read_keep(keep, context)
+        context = context_of(chat_model)
+        self._trigger = Limits.read("trigger", trigger, context)
+        kept = None if keep is None else Limits.read("keep", keep, context)
+        longest = self._trigger.summary_tokens() if max_summary_tokens is None else max_summary_tokens
         # Estimated, whatever the counter: a constructor loads no vocabulary and calls no service.
-        overhead = count_tokens(self.summarizer.request("", [], max_summary_tokens))
-        check_room(self._trigger, self._keep, max_summary_tokens, overhead)
+        overhead = count_tokens(self.summarizer.request("", [], longest))
+        check_room(self._trigger, kept, max_summary_tokens, overhead)
         self._on_summary_error = on_summary_error
         self._emit = partial(_emit, on_event)
         self._slot = slot
         self._session = local_session(slot)
         self._reader = Reader(
             trigger=self._trigger,
-            keep=self._keep,
+            keep=kept or self._trigger.third(),
             batch=(context or 0) // 2 or self._trigger.smallest("tokens") or 4000,
             role=summary_role,
             first=first,
@@ -187,10 +185,10 @@ class SummarizingChatMessageHistory(HistoryView):
             reader=self._reader,
             session_id=slot.session_id,
             summarizer=self.summarizer,
-            max_tokens=max_summary_tokens,
+            max_tokens=longest,
             overhead=overhead,
             rebuild=rebuild,
-            timeout=timeout,
+            timeout=_seconds(timeout),
             emit=self._emit,
         )
         self._first_read: _FirstRead | None = None
@@ -385,8 +383,15 @@ def _slot(history: BaseChatMessageHistory, state: StoredChatMessageHistory | Non
     return StateSlot(state.store, state.session_id)
 
 
-def _context_of(model: object) -> int | None:
-    """Return the size of the model's context in tokens; `None` if its profile does not say it."""
-    profile = getattr(model, "profile", None)
-    size = profile.get("max_input_tokens") if isinstance(profile, dict) else None
-    return size if isinstance(size, int) else None
+def _seconds(timeout: object) -> float | None:
+    """Return the option `timeout`; `None` for no limit.
+
+    Raises:
+        ConfigurationError: It is no time.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ConfigurationError(f"timeout must be a number of seconds above 0 or None, not {timeout!r}.")
+    # What threads can wait is a few hundred years.
+    return float(timeout) if timeout <= threading.TIMEOUT_MAX else None

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_histories._neutral import settle
-from langchain_histories._options import check_number
-from langchain_histories.errors import ConfigurationError
 from langchain_histories.views._cuts import cuts_of, leading_system, safe_cuts, without_bound_reasoning
-from langchain_histories.views._limits import one_size, size_of
+from langchain_histories.views._limits import Limits, size_of
 from langchain_histories.views._repairs import from_human, laid_out
-from langchain_histories.views._view import Coverage, HistoryView, Unit, pinned_records
+from langchain_histories.views._view import Coverage, HistoryView, context_of, pinned_records
+from langchain_histories.views.summarizers import find_model
 from langchain_histories.views.tokens import token_counter as find_counter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
 
     from langchain_histories._compat import BaseChatMessageHistory
     from langchain_histories.views._faces import SyncFace
-    from langchain_histories.views._limits import Size
+    from langchain_histories.views._limits import ContextSize
     from langchain_histories.views._repairs import Laid
     from langchain_histories.views._view import First
     from langchain_histories.views.tokens import TokenCounter
+
+
+_RECORDS = {"messages": 1, "turns": 4, "tokens": 1 / 40}
+"""How many records a size in each unit has, as a guess."""
 
 
 class _Shown(NamedTuple):
@@ -47,9 +50,12 @@ class WindowedChatMessageHistory(HistoryView):
 
     Args:
         history: The transcript: any history.
-        keep: How much is shown beside the system messages: `("messages", n)`, `("turns", n)` or `("tokens", n)`, or
-            a dict such as `{"turns": n}`.
+        keep: How much is shown beside the system messages, in the forms of the `trigger` of
+            `SummarizingChatMessageHistory`: a number of tokens, `("turns", n)`, `("messages", n)`, a list of sizes of
+            which none may be exceeded, ...
         token_counter: As for `SummarizingChatMessageHistory`.
+        model: The chat model that is shown the window, or its name: for `("fraction", share)` of its context, and for
+            `token_counter="model"`.
         first: As for `SummarizingChatMessageHistory`.
 
     Raises:
@@ -60,30 +66,27 @@ class WindowedChatMessageHistory(HistoryView):
         self,
         history: BaseChatMessageHistory,
         *,
-        keep: tuple[Unit, int] | Mapping[Unit, int] = ("turns", 10),
+        keep: ContextSize | list[ContextSize] = ("turns", 10),
         token_counter: TokenCounter | str | None = None,
+        model: Any = None,
         first: First = "any",
     ) -> None:
         """Keep history and size."""
         super().__init__(history, first)
-        size = one_size(keep)
-        if size is None or size[0] not in get_args(Unit):
-            raise ConfigurationError(f"keep must be one size such as ('turns', 10), not {keep!r}.")
-        self._unit, self._size = size
-        if not check_number("keep", self._size):
-            raise ConfigurationError(f"keep must be more than 0 {self._unit}.")
-        self._count = find_counter(token_counter)
+        model = find_model(model) if isinstance(model, str) else model
+        self._keep = Limits.read("keep", keep, context_of(model))
+        self._count = find_counter(token_counter, model)
 
     async def _show(self, face: SyncFace) -> list[BaseMessage]:
         history = await settle(face.opened())
         # A guess of how many records are shown. While it is too low, twice as many are read.
-        wanted = {"messages": self._size, "turns": 4 * self._size, "tokens": self._size // 40}[self._unit] + 8
+        wanted = min(max(int(n * _RECORDS[unit]) for unit, n in clause.items()) for clause in self._keep.clauses) + 8
         while True:
             tail = [record.message for record in await settle(history.records(last=wanted))]
             if len(tail) < wanted:
                 return self._shown(tail).messages
             laid, cuts = self._laid_out(tail), safe_cuts(tail, is_end=True)
-            if cuts and self._exceeds(laid.before[-1] - laid.before[cuts[0]]):
+            if cuts and self._keep.exceeded(laid.before[-1] - laid.before[cuts[0]]):
                 pinned = [record.message for record in await pinned_records(history)]
                 return self._shown(tail, pinned).messages
             wanted *= 2
@@ -107,7 +110,7 @@ class WindowedChatMessageHistory(HistoryView):
         pinned, tail = (messages[:head], messages[head:]) if pinned is None else (pinned, messages)
         laid = self._laid_out(tail)
         cuts = [0, *cuts_of(tail)] if head is not None else safe_cuts(tail, is_end=True)
-        start = next((cut for cut in cuts if not self._exceeds(laid.before[-1] - laid.before[cut])), cuts[-1])
+        start = next((cut for cut in cuts if not self._keep.exceeded(laid.before[-1] - laid.before[cut])), cuts[-1])
         shown = laid.behind(start)
         if start or head is None:
             shown = without_bound_reasoning(shown)
@@ -119,6 +122,3 @@ class WindowedChatMessageHistory(HistoryView):
 
     def _laid_out(self, messages: Sequence[BaseMessage]) -> Laid:
         return laid_out(messages, lambda message: size_of([message], self._count))
-
-    def _exceeds(self, size: Size) -> bool:
-        return bool(getattr(size, self._unit) > self._size)

@@ -127,7 +127,7 @@ def a_registry() -> None:
     assert_type(registry.factory(per_user=True)("ivan", 1), TurnHistory)
     assert_type(registry.factory("archive", per_user=True)(user_id="ivan", session_id="1"), TurnHistory)
     history = registry.history(uuid.uuid4(), name="archive")
-    assert_type(history, StoredChatMessageHistory | SummarizingChatMessageHistory)
+    assert_type(history, StoredChatMessageHistory | WindowedChatMessageHistory | SummarizingChatMessageHistory)
     history.add_user_message("kept")
     assert_type(history.messages, list[BaseMessage])
     get_session_history: Callable[[str], TurnHistory] = registry.factory("chat")
@@ -171,6 +171,8 @@ def views() -> None:
     window = WindowedChatMessageHistory(open_history("memory://", "45"), keep=("turns", 10))
     assert_type(window.messages, list[BaseMessage])
     WindowedChatMessageHistory(ChatMessageHistory(), keep={"messages": 5})
+    WindowedChatMessageHistory(ChatMessageHistory(), keep=[4000, ("turns", 10)])
+    SummarizingChatMessageHistory(open_history("memory://", "46"), lambda messages: messages[-1], trigger=4000)
     history = SummarizingChatMessageHistory(
         open_history("memory://", "46"),
         model=ExtractiveSummarizer(),

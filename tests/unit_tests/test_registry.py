@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
@@ -321,3 +321,23 @@ def test_a_user_without_a_session_is_told_of_the_config():
     registry = HistoryRegistry.from_config({"histories": {"chat": {"url": "memory://"}}})
     with pytest.raises(ConfigurationError, match="USER_SESSION_CONFIG"):
         registry.get_user_session_history("ivan")
+
+
+CALL = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": i} for i in ("1", "2")])
+ANSWERS = [ToolMessage(i, tool_call_id=i) for i in ("1", "2")]
+
+
+@pytest.mark.parametrize(("last", "shown"), [(1, 1), (2, 1), (3, 1), (4, 4), (5, 5), (6, 5)])
+@pytest.mark.parametrize("kind", ["kept", "turn", "own"])
+async def test_last_never_begins_with_an_answer_without_its_call(last, shown, kind):
+    registry = HistoryRegistry.from_config({"histories": {"s": {"url": "memory://", "last": last}}})
+    stored = [HumanMessage("q"), CALL, *ANSWERS, AIMessage("a")]
+    registry.store().append("1", stored)
+    history = {
+        "kept": lambda: registry.history("1"),
+        "turn": lambda: registry.get_session_history("1"),
+        "own": lambda: registry.store().history("1", last=last),
+    }[kind]()
+    assert history.messages == await history.aget_messages() == stored[-shown:]
+    for page in (history.get_messages(last=2), await history.aget_messages(last=2)):
+        assert page == stored[-2:], "a page of the transcript has what there is"

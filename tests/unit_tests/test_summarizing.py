@@ -62,6 +62,8 @@ from langchain_histories import (
     open_store,
 )
 from langchain_histories.views import _clock
+from langchain_histories.views._limits import Size, size_of
+from langchain_histories.views.tokens import count_tokens
 
 FAULTS = ["ok", "ok", "ok", "raise", "late", "empty", "blank", "object", "long"]
 
@@ -1055,8 +1057,6 @@ def test_cost_is_bounded_when_the_system_message_alone_is_too_large(store):
 
 def test_cost_at_the_defaults(store):
     """At most 1.3 times the transcript, with a model that fills three quarters of what it may."""
-    from langchain_histories.views.tokens import count_tokens
-
     words = "The customer Maria Alvarez prefers the blue model and pays by card at the end of each month. "
     model = RunnableLambda(lambda _: (words * 40)[: 650 * 3])
     view = SummarizingChatMessageHistory(store.history("s"), model, timeout=None)
@@ -1213,10 +1213,12 @@ def test_turns_that_overlap_are_not_cut_apart(face, store):
         ({"trigger": ("tokens", True)}, "whole number"),
         ({"trigger": ("tokens", 0)}, "whole number"),
         ({"trigger": []}, "trigger"),
-        ({"trigger": 4000}, "trigger must be a size"),
+        ({"trigger": 269}, "at least 270"),
+        ({"trigger": "4000"}, "trigger must be a size"),
+        ({"trigger": ("turns", 5), "keep": ("turns", 3)}, "at least 6 turns"),
         ({"trigger": ("fraction", 0.5)}, "max_input_tokens"),
         ({"trigger": ("fraction", 1.5)}, "at most 1"),
-        ({"keep": {"tokens": 10, "messages": 3}}, "keep must be one size"),
+        ({"keep": {"tokens": 10, "messages": 3}}, "unit in common: keep is in tokens, messages"),
         ({"max_summary_tokens": 19}, "at least 20"),
         ({"max_summary_tokens": "long"}, "max_summary_tokens"),
         ({"mode": "later"}, "mode must be one of inline, background, manual"),
@@ -1225,6 +1227,8 @@ def test_turns_that_overlap_are_not_cut_apart(face, store):
         ({"on_summary_error": "ignore"}, "on_summary_error"),
         ({"on_summary_error": "raise", "mode": "background"}, "nobody"),
         ({"timeout": 0}, "timeout"),
+        ({"timeout": "30"}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
         ({"on_event": "print"}, "on_event"),
         ({"token_counter": "words"}, "token_counter"),
         ({"prompt": "{messages} {summary}"}, "prompt is for a model"),
@@ -1272,8 +1276,74 @@ def test_a_share_of_the_models_context(store):
     model = FakeListChatModel(responses=["x"])
     model.profile = {"max_input_tokens": 10_000}
     view = SummarizingChatMessageHistory(store.history("s"), model, trigger=("fraction", 0.8), keep=("fraction", 0.2))
-    assert view._trigger.clauses == [{"tokens": 8000}]
-    assert view._keep == ("tokens", 2000)
+    assert view._trigger.clauses == ({"tokens": 8000},)
+    assert view._reader.keep.clauses == ({"tokens": 2000},)
+    window = WindowedChatMessageHistory(store.history("s"), keep=("fraction", 0.2), model=model)
+    assert window._keep.clauses == ({"tokens": 2000},)
+
+
+MODEL = FakeListChatModel(responses=["notes of the conversation " * 5])
+
+
+@pytest.mark.parametrize(
+    "model", [MODEL, "extractive", lambda messages: "notes " * 40], ids=["model", "none", "function"]
+)
+@pytest.mark.parametrize(
+    ("trigger", "follows"),
+    [
+        (1000, ({"tokens": 333}, 166)),
+        (4000, ({"tokens": 1333}, 666)),
+        (100_000, ({"tokens": 33_333}, 2000)),
+        (("messages", 40), ({"messages": 13}, 650)),
+        (("turns", 30), ({"turns": 10}, 650)),
+        ({"tokens": 4000, "messages": 40}, ({"tokens": 1333, "messages": 13}, 666)),
+    ],
+)
+def test_what_is_not_given_follows_from_the_trigger(face, store, model, trigger, follows):
+    keep, longest = follows
+    view = SummarizingChatMessageHistory(store.history("s"), model, trigger=trigger)
+    assert view._reader.keep.clauses == (keep,)
+    assert view._writer.max_tokens == longest
+    if trigger != 100_000:
+        fill(face, view, 70, size=300)
+        assert face.summary(view)
+        assert not face.run(view, "coverage").trimmed
+        shown = Size(count_tokens(face.messages(view)), len(face.messages(view)), 0)
+        assert trigger == ("turns", 30) or not view._trigger.exceeded(shown)
+
+
+@pytest.mark.parametrize("model", [MODEL, "extractive"], ids=["model", "none"])
+@pytest.mark.parametrize("unit", ["tokens", "messages", "turns"])
+def test_each_trigger_works_or_the_smallest_that_does_is_named(store, model, unit):
+    """From 1 upwards; a model's prompt alone takes about 150 tokens."""
+
+    def made(number, **options):
+        return SummarizingChatMessageHistory(store.history("s"), model, trigger=(unit, number), **options)
+
+    for options in ({}, {"max_summary_tokens": 100}):
+        number, smallest = 1, None
+        while smallest is None:
+            try:
+                view = made(number, **options)
+            except ConfigurationError as error:
+                named = int(str(error).partition("at least ")[2].split()[0])
+                assert named > number
+                number += 1
+            else:
+                smallest = number
+                assert named == number
+        view.add_messages([m for n in range(80) for m in turn(n, 0)])
+        assert not view._trigger.exceeded(size_of(view.messages, count_tokens))
+        if unit == "tokens" and not options:
+            assert (440 < smallest < 460) if model is MODEL else (smallest < 65)
+        view.clear()
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 10**9])
+def test_no_time_is_too_long(face, store, timeout):
+    view = make_view(store.history("s"), RecordingSummarizer(), timeout=timeout)
+    fill(face, view, 8)
+    assert face.summary(view)
 
 
 # The model.
@@ -1486,7 +1556,8 @@ def test_the_handles_of_a_session_share_its_pauses():
         ({"model": "extractive", "keep": {"tokens": 4000}}, "histories.s: trigger"),
         ({"model": "nobody:nothing"}, "nobody:nothing"),
         ({"model": "extractive", "state": "x"}, "unknown option 'state'"),
-        ("extractive", "summarize: is missing, or not a table"),
+        (5, "model must be"),
+        ({}, "summarize: is missing, or not a table"),
     ],
 )
 def test_a_bad_table_is_refused_when_it_is_loaded(table, match):
@@ -1494,7 +1565,8 @@ def test_a_bad_table_is_refused_when_it_is_loaded(table, match):
         HistoryRegistry.from_config({"histories": {"s": {"url": "memory://", "summarize": table}}})
 
 
-def test_last_and_summarize_exclude_each_other():
-    entry = {"url": "memory://", "last": 5, "summarize": {"model": "extractive"}}
-    with pytest.raises(ConfigurationError, match="last and summarize"):
+@pytest.mark.parametrize("more", [{"last": 5}, {"window": {"turns": 5}}])
+def test_only_one_says_what_is_shown(more):
+    entry = {"url": "memory://", "summarize": {"model": "extractive"}, **more}
+    with pytest.raises(ConfigurationError, match="last, window and summarize"):
         HistoryRegistry.from_config({"histories": {"s": entry}})

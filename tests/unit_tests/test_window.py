@@ -184,15 +184,81 @@ def test_over_the_handle_of_a_turn_the_first_read_is_frozen(face, store):
 
 
 @pytest.mark.parametrize(
-    "bad", [("turns", 0), ("turns", -1), ("turns", 1.5), ("words", 3), "turns", ("turns",), None, 5]
+    "bad",
+    [
+        ("turns", 0),
+        ("turns", -1),
+        ("turns", 1.5),
+        ("words", 3),
+        "turns",
+        "ab",
+        ("turns",),
+        None,
+        [],
+        0,
+        ("fraction", 2),
+    ],
 )
 def test_a_bad_size_is_refused(store, bad):
     with pytest.raises(ConfigurationError, match="keep"):
         WindowedChatMessageHistory(store.history("s"), keep=bad)
 
 
+def test_the_sizes_of_a_window(face, store):
+    """In the words of a summary's: a number is tokens, a list has sizes of which none may be exceeded."""
+    history = store.history("s")
+    history.add_messages([m for n in range(300) for m in make_turn(random.Random(n), n, tools=0, size=40)])
+    for keep, most in (
+        (400, (400, 600, 300)),
+        ([("turns", 3), 400], (400, 6, 3)),
+        ([["turns", 30], 400], (400, 60, 30)),
+    ):
+        shown = face.messages(WindowedChatMessageHistory(history, keep=keep, token_counter=count))
+        assert 0 < count(shown) <= most[0]
+        assert (len(shown), len(shown) // 2) <= most[1:]
+    both = WindowedChatMessageHistory(history, keep={"turns": 3, "tokens": 400}, token_counter=count)
+    assert count(face.messages(both)) > 350, "all of a dict must be exceeded"
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"summarize": {"model": "extractive", "trigger": ["tokens", 4000], "keep": ["tokens", 1300]}}]
+    "window", ["{ turns = 2 }", "{ keep = { turns = 2 } }", "['turns', 2]", "{ turns = 2, first = 'human' }"]
+)
+@pytest.mark.parametrize("kind", ["turn", "kept"])
+def test_a_window_by_config_is_safe_with_tool_calls(face, tmp_path, window, kind):
+    config = tmp_path / "histories.toml"
+    config.write_text(f"[histories.s]\nurl = 'memory://'\nwindow = {window}")
+    registry = HistoryRegistry.from_config(config)
+    turns = [make_turn(random.Random(n), n, tools=2) for n in range(5)]
+    registry.store().append("1", [m for each in turns for m in each])
+    view = registry.history("1") if kind == "kept" else registry.get_session_history("1")
+    assert isinstance(view, WindowedChatMessageHistory)
+    check_valid(face.messages(view))
+    assert [m.content for m in face.messages(view) if m.type == "human"] == [each[0].content for each in turns[-2:]]
+
+
+@pytest.mark.parametrize(
+    ("window", "match"),
+    [
+        ({"turn": 10}, "did you mean 'turns'"),
+        ({"turns": 10, "keep": 100}, "keep and turns"),
+        ({"turns": 0}, "keep: turns must be"),
+        ({}, "window: is missing, or not a table"),
+        ("turns", "keep must be a size"),
+    ],
+)
+def test_a_bad_window_is_refused_when_it_is_loaded(window, match):
+    with pytest.raises(ConfigurationError, match=match):
+        HistoryRegistry.from_config({"histories": {"s": {"url": "memory://", "window": window}}})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"summarize": {"model": "extractive", "trigger": ["tokens", 4000], "keep": ["tokens", 1300]}},
+        {"summarize": "extractive"},
+        {"window": 4000},
+    ],
 )
 async def test_a_config_that_gains_a_view_keeps_what_its_histories_have(options):
     registry = HistoryRegistry.from_config({"histories": {"a": {"url": "memory://", **options}}})
