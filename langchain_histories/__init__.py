@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from langchain_histories.errors import HistoryError as HistoryError
     from langchain_histories.errors import InvalidMessageError as InvalidMessageError
     from langchain_histories.errors import MissingExtraError as MissingExtraError
+    from langchain_histories.errors import RecordNotFoundError as RecordNotFoundError
     from langchain_histories.errors import RecordTooLargeError as RecordTooLargeError
     from langchain_histories.errors import SessionBusyError as SessionBusyError
     from langchain_histories.errors import StoreError as StoreError
     from langchain_histories.errors import StoreUnavailableError as StoreUnavailableError
     from langchain_histories.errors import SummaryError as SummaryError
+    from langchain_histories.errors import TranscriptChangedError as TranscriptChangedError
     from langchain_histories.errors import UnsupportedOperationError as UnsupportedOperationError
     from langchain_histories.history import StoredChatMessageHistory as StoredChatMessageHistory
     from langchain_histories.integrations.runnable import RunnableWithHistory as RunnableWithHistory
@@ -87,11 +89,13 @@ _MODULES = {
         "HistoryError",
         "InvalidMessageError",
         "MissingExtraError",
+        "RecordNotFoundError",
         "RecordTooLargeError",
         "SessionBusyError",
         "StoreError",
         "StoreUnavailableError",
         "SummaryError",
+        "TranscriptChangedError",
         "UnsupportedOperationError",
     ),
     "history": ("StoredChatMessageHistory",),

@@ -5,29 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 SUMMARY_KEY = "lh:summary"
 DRAFT_KEY = "lh:rebuild"
 
 
-def without_claims(
-    state: dict[str, Any], ids: Sequence[str] = (), deleted: Collection[str] = ()
-) -> dict[str, Any] | None:
-    """Return a state without the summaries that have words of deleted messages.
+def without_claims(state: dict[str, Any], is_kept: Callable[[Any], bool]) -> dict[str, Any] | None:
+    """Return a state without the summaries that have words of messages that are gone.
 
     Args:
         state: The state.
-        ids: The ids of all records, in order. A summary that ends with none of them is dropped.
-        deleted: Those of the deleted ones.
+        is_kept: Whether everything up to the record with this id is still there as it was. It is asked about the last
+            record that a summary covers, whose id may be anything.
     """
     kept = dict(state)
-    first = next((i for i, record_id in enumerate(ids) if record_id in deleted), 0)
     for key in (SUMMARY_KEY, DRAFT_KEY):
         summary = state.get(key)
         anchor = summary.get("anchor") if isinstance(summary, dict) else None
         end = anchor[-1] if isinstance(anchor, list | tuple) and anchor else None
-        if key in state and end not in ids[:first]:
+        if key in state and not is_kept(end):
             del kept[key]
     return kept or None
 

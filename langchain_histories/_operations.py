@@ -147,6 +147,16 @@ class Operations(ABC, Generic[ClientT]):
         """Remove these rows, as `read` returned them; return how many were still there."""
         raise self.unsupported("delete")
 
+    async def edit(
+        self, client: ClientT, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        """Put `rows` in place of `expected[kept:]`; tell whether that was done.
+
+        It is done only if `expected`, as `read` returned them, are still all rows behind the position `after`. To
+        compare and to change is one step, and all or nothing. The first `kept` of them, and the state, stay.
+        """
+        raise self.unsupported("edit")
+
     async def sessions(
         self, client: ClientT, *, prefix: str, limit: int | None, after: str | None
     ) -> Sequence[SessionRow]:

@@ -45,6 +45,8 @@ class Capability(enum.Flag):
     """What was stored is there after the store was closed, and for a process that opens it later."""
     MANY_PROCESSES = enum.auto()
     """Several processes may use a session at once."""
+    EDIT = enum.auto()
+    """`edit` and what is made of it: a transcript is changed only if it is still as the caller read it."""
 
 
 TIMEOUT = 10.0

@@ -7,6 +7,7 @@ A record is the JSON text of LangChain's `message_to_dict(message)` with one mor
 * `meta.v`: version of the format. A record of a higher version is refused, never skipped.
 * `meta.id`: unique for each stored record (a random UUID).
 * `meta.at`: when it was added, in UTC. It is information; order never depends on it.
+* `meta.r`: another one each time that an edit writes the record again; missing before.
 
 LangChain's readers ignore `meta`, and a record without it, as LangChain's classes write it, is read all the same.
 
@@ -130,6 +131,13 @@ class ParsedRow(Row):
     def may_have_tags(self) -> bool:
         """Whether there may be a tag for what JSON cannot hold."""
         return True
+
+
+def same_rows(one: Sequence[Row], other: Sequence[Row]) -> bool:
+    """Whether two reads returned the same rows at the same positions."""
+    return len(one) == len(other) and all(
+        a.text == b.text and a.position == b.position for a, b in zip(one, other, strict=True)
+    )
 
 
 class Record(NamedTuple):
@@ -410,9 +418,37 @@ class RecordFormat:
         return encode_message(kept, strict=self.on_unserializable == "raise")
 
     def _text(self, payload: dict[str, Any], meta: dict[str, Any]) -> str:
+        """Return the text of a record."""
         text = to_json({**payload, "meta": meta} if self.codec is None else payload)
         _check_readable(payload, text)
         return text if self.codec is None else _encoded(self.codec, text, meta)
+
+    def again(self, row: Row, message: BaseMessage | None = None) -> str | None:
+        """Return the text with which a record is written again: it keeps its envelope, and so its id and its time.
+
+        A record that LangChain's classes wrote gets an envelope with the id by which it was shown, and nothing else of
+        it changes. Any other one gets another text each time (`meta.r`), so that its position of before is not taken
+        for one of now.
+
+        Args:
+            row: The record.
+            message: What it is to hold, if that is something else.
+
+        Returns:
+            The text; `None` where `before_save` drops the message.
+
+        Raises:
+            InvalidMessageError: The message cannot be stored.
+            ValueError: The record has no JSON object or a broken envelope, so it would get another id.
+        """
+        payload, meta = to_carry(row)
+        if message is not None:
+            saved = self._saved(message)
+            return None if saved is None else self._text(saved, meta)
+        if payload.get("meta") is not None:
+            return to_json({**payload, "meta": meta})
+        text = row.text if isinstance(row.text, str) else row.text.decode()
+        return f'{text.rstrip()[:-1]}, "meta": {to_json(meta)}}}'
 
     def decode(self, rows: Sequence[Row], session_id: SessionId) -> list[Record]:
         """Return the records of `rows`, each id once.
@@ -427,6 +463,10 @@ class RecordFormat:
     def decode_messages(self, rows: Sequence[Row], session_id: SessionId) -> list[BaseMessage]:
         """Return the messages of `decode`, a fifth faster."""
         return self._decode(rows, session_id, None)
+
+    def decode_stored(self, rows: Sequence[Row], session_id: SessionId) -> list[dict[str, Any]]:
+        """Return the records of `decode` as they are stored, in half the time: no message is built or checked."""
+        return self._decode(rows, session_id, _stored, read=self._stored_payload, build=_object)
 
     def record_id(self, row: Row) -> str:
         """Return the id of a record without building its message.
@@ -448,14 +488,17 @@ class RecordFormat:
         self,
         rows: Sequence[Row],
         session_id: SessionId,
-        make: Callable[[BaseMessage, Row, dict[str, Any] | None], Any] | None,
+        make: Callable[[Any, Row, dict[str, Any] | None], Any] | None,
+        read: Callable[[Row], tuple[dict[str, Any], dict[str, Any] | None]] | None = None,
+        build: Callable[[dict[str, Any]], Any] = decode_message,
     ) -> list[Any]:
         found: dict[str | int, Any] = {}
+        read = read or self._payload
         for index, row in enumerate(rows):
             try:
-                payload, meta = self._payload(row)
+                payload, meta = read(row)
                 key = index if meta is None else _stored_id(meta)
-                made: Any = decode_message(payload)
+                made: Any = build(payload)
                 if make is not None:
                     made = make(made, row, meta)
             except Exception as error:  # noqa: BLE001  # what is stored may be anything
@@ -482,16 +525,18 @@ class RecordFormat:
             text = row.text
             payload = from_json(text)
             may_have_tags = (TAG if isinstance(text, str) else _TAG_BYTES) in text  # type: ignore[operator]
-        meta = payload.get("meta")
-        if meta is not None and meta["v"] > VERSION:
-            raise CorruptRecordError(
-                f"it has format version {meta['v']}, and this release reads up to {VERSION}; upgrade."
-            )
+        meta = _known(payload.get("meta"))
         if payload["type"] == _ENCODED:
             payload = from_json(self._open(payload["data"]))
         elif not may_have_tags:
             return payload, meta
         return {"type": payload["type"], "data": decode_value(payload["data"])}, meta
+
+    def _stored_payload(self, row: Row) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return `{"type", "data"}` of a record, its tags as they are, and its envelope."""
+        payload = row.payload if isinstance(row, ParsedRow) else from_json(row.text)
+        meta = _known(payload.get("meta"))
+        return (from_json(self._open(payload["data"])) if payload["type"] == _ENCODED else payload), meta
 
     def _open(self, data: str) -> str:
         if self.codec is None:
@@ -559,6 +604,35 @@ def _record(message: BaseMessage, row: Row, meta: dict[str, Any] | None) -> Reco
     if meta is None:
         return Record(message, row.position, _derived_id(row), None)
     return Record(message, row.position, meta["id"], _time(meta))
+
+
+def _stored(payload: dict[str, Any], row: Row, meta: dict[str, Any] | None) -> dict[str, Any]:
+    envelope = meta or {"id": _derived_id(row)}
+    return {"type": payload["type"], "data": payload["data"], "meta": envelope, "position": row.position}
+
+
+def _known(meta: Any) -> dict[str, Any] | None:
+    """Return an envelope of a version that this release reads; `None` if there is none."""
+    if meta is not None and meta["v"] > VERSION:
+        raise CorruptRecordError(f"it has format version {meta['v']}, and this release reads up to {VERSION}; upgrade.")
+    return meta  # type: ignore[no-any-return]  # JSON
+
+
+def to_carry(row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is stored of a record, and the envelope with which it is written again.
+
+    Raises:
+        ValueError: It has no JSON object or a broken envelope.
+    """
+    try:
+        payload = row.payload if isinstance(row, ParsedRow) else from_json(row.text)
+        meta = payload.get("meta")
+        if meta is None:
+            return payload, {"v": VERSION, "id": _derived_id(row)}
+        _stored_id(meta)
+        return payload, {**meta, "r": os.urandom(4).hex()}
+    except Exception as error:  # noqa: BLE001  # what is stored may be anything
+        raise ValueError(type(error).__name__) from None
 
 
 def _object(data: Any) -> dict[str, Any]:

@@ -105,6 +105,25 @@ class StoreUnavailableError(StoreError):
     batch: Sequence[BaseMessage] | None = None
 
 
+class TranscriptChangedError(StoreError):
+    """A session is not as the caller read it, so what was asked for only if it is was not done."""
+
+
+class RecordNotFoundError(HistoryError, LookupError):
+    """A record that is not in the session, or not any more. Nothing was changed.
+
+    Attributes:
+        session_id: The session.
+        id: What named the record: its id or its position.
+    """
+
+    def __init__(self, message: str, session_id: str = "", record_id: str = "") -> None:
+        """Keep what was looked for where."""
+        super().__init__(message, session_id, record_id)
+        self.session_id = session_id
+        self.id = record_id
+
+
 class CorruptRecordError(HistoryError, ValueError):
     """A stored record that cannot be read.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories._session_ids import SessionId
+    from langchain_histories.codec import Record
     from langchain_histories.store import MessageStore
 
     SaveErrorCallback = Callable[[Exception, str, Sequence[BaseMessage]], object]
@@ -98,6 +99,53 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
         """Async `add_messages`."""
         await self.store.aappend(self.session_id, messages)
 
+    def pop_turn(self) -> list[Record]:
+        """Remove the last human message and all that follows it, and return these records, oldest first."""
+        records = self.store.pop_turn(self.session_id)
+        self._end_turn()
+        return records
+
+    async def apop_turn(self) -> list[Record]:
+        """Async `pop_turn`."""
+        records = await self.store.apop_turn(self.session_id)
+        self._end_turn()
+        return records
+
+    def truncate(self, *, after: str) -> None:
+        """Remove all records behind the one of this id or position."""
+        self.store.truncate(self.session_id, after=after)
+        self._end_turn()
+
+    async def atruncate(self, *, after: str) -> None:
+        """Async `truncate`."""
+        await self.store.atruncate(self.session_id, after=after)
+        self._end_turn()
+
+    def edit_message(self, record_id: str, message: BaseMessage) -> None:
+        """Put another message in place of that of a record, which keeps its id and its time."""
+        self.store.edit_message(self.session_id, record_id, message)
+        self._end_turn()
+
+    async def aedit_message(self, record_id: str, message: BaseMessage) -> None:
+        """Async `edit_message`."""
+        await self.store.aedit_message(self.session_id, record_id, message)
+        self._end_turn()
+
+    def insert(self, index: int, messages: Sequence[BaseMessage]) -> list[str]:
+        """Put messages before the record at an index, as in a list, and return the ids of their records."""
+        ids = self.store.insert(self.session_id, index, messages)
+        self._end_turn()
+        return ids
+
+    async def ainsert(self, index: int, messages: Sequence[BaseMessage]) -> list[str]:
+        """Async `insert`."""
+        ids = await self.store.ainsert(self.session_id, index, messages)
+        self._end_turn()
+        return ids
+
+    def _end_turn(self) -> None:
+        """Take note that the session was changed, where that ends something."""
+
     def clear(self) -> None:
         """Remove the session."""
         self.store.clear(self.session_id)
@@ -170,6 +218,9 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
         except Exception as error:
             self._report(error, messages)
             raise
+        self._frozen = None
+
+    def _end_turn(self) -> None:
         self._frozen = None
 
     def clear(self) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from langchain_histories import _forks
-from langchain_histories._calls import Batch, Call, Calls, none
+from langchain_histories._calls import Batch, Call, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
-from langchain_histories._derived import without_claims
+from langchain_histories._moves import Moves
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
     STORES_WITH_TTL,
@@ -28,13 +28,10 @@ from langchain_histories._secrets import secrets_of
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
 from langchain_histories._urls import shown_url
 from langchain_histories.codec import Record, RecordFormat, Row, check_is_list, record_time
-from langchain_histories.errors import (
-    ConfigurationError,
-    CorruptRecordError,
-)
+from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
     from typing import Self, Unpack
 
     from langchain_core.messages import BaseMessage
@@ -67,7 +64,7 @@ class SessionInfo:
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
 
 
-class MessageStore(Calls, MadeAgain, Closing):
+class MessageStore(Moves, MadeAgain, Closing):
     """One backend, shared by all sessions kept in it.
 
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
@@ -174,13 +171,14 @@ class MessageStore(Calls, MadeAgain, Closing):
         found = self.operations.capabilities
         return found if self._clients.has_native else found & ~Capability.NATIVE_ASYNC
 
-    def append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
-        """Add a batch of messages to the end of a session: all or nothing, and contiguous.
+    def append(self, session_id: SessionId, messages: Sequence[BaseMessage], *, after: str | None = None) -> list[str]:
+        """Store messages at the end of a session: all or nothing, and contiguous.
 
         Args:
             session_id: The session.
             messages: The messages; or the `batch` of a `StoreUnavailableError`, which is stored if it is not there yet.
                 To see that costs a read of the session.
+            after: The id of the record with which the session must end, on stores that have `Capability.EDIT`.
 
         Returns:
             The record ids, in order; fewer than messages where `before_save` dropped some.
@@ -188,12 +186,15 @@ class MessageStore(Calls, MadeAgain, Closing):
         Raises:
             InvalidMessageError: Something in the batch is not a message or cannot be stored. Nothing was written.
             RecordTooLargeError: A message is larger than the store can hold. Nothing was written.
+            TranscriptChangedError: The session does not end with the record `after`. Nothing was written.
         """
-        return self._run(self._append(session_id, messages))
+        return self._run(self._append(session_id, messages, after))
 
-    async def aappend(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
+    async def aappend(
+        self, session_id: SessionId, messages: Sequence[BaseMessage], *, after: str | None = None
+    ) -> list[str]:
         """Async `append`. When it is cancelled the batch is stored whole or not at all."""
-        return await self._arun(self._append(session_id, messages))
+        return await self._arun(self._append(session_id, messages, after))
 
     def append_records(self, session_id: SessionId, records: Sequence[Record]) -> list[str]:
         """Add records, as `records` returns them, to the end of a session, with the ids and times that they have.
@@ -228,17 +229,45 @@ class MessageStore(Calls, MadeAgain, Closing):
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._read(session_id, last, first, after, envelopes=False))
+        return self._run(self._read(session_id, last, first, after, self.format.decode_messages))
 
     async def aread(
         self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> list[BaseMessage]:
         """Async `read`."""
-        return await self._arun(self._read(session_id, last, first, after, envelopes=False))
+        return await self._arun(self._read(session_id, last, first, after, self.format.decode_messages))
+
+    @overload
+    def records(
+        self,
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        raw: Literal[False] = False,
+    ) -> list[Record]: ...
+
+    @overload
+    def records(
+        self,
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        raw: Literal[True],
+    ) -> list[dict[str, Any]]: ...
 
     def records(
-        self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
-    ) -> list[Record]:
+        self,
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        raw: bool = False,
+    ) -> list[Any]:
         """Return the messages of a session with their ids, times and positions, oldest first.
 
         Args:
@@ -247,17 +276,47 @@ class MessageStore(Calls, MadeAgain, Closing):
             first: Only the first n of them; with `after`, the next page.
             after: Only those behind this `Record.position`. Going on from the last position seen never misses
                 what other writers commit later.
+            raw: Return dicts, in half the time, because no message is built or checked: the stored `type` and `data`,
+                what the codec does undone; `meta`, which has the `id` always; and the `position`.
 
         Raises:
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._read(session_id, last, first, after, envelopes=True))
+        return self._run(self._read(session_id, last, first, after, self._decoder(raw=raw)))
+
+    @overload
+    async def arecords(
+        self,
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        raw: Literal[False] = False,
+    ) -> list[Record]: ...
+
+    @overload
+    async def arecords(
+        self,
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        raw: Literal[True],
+    ) -> list[dict[str, Any]]: ...
 
     async def arecords(
-        self, session_id: SessionId, *, last: int | None = None, first: int | None = None, after: str | None = None
-    ) -> list[Record]:
+        self,
+        session_id: SessionId,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        raw: bool = False,
+    ) -> list[Any]:
         """Async `records`."""
-        return await self._arun(self._read(session_id, last, first, after, envelopes=True))
+        return await self._arun(self._read(session_id, last, first, after, self._decoder(raw=raw)))
 
     def count(self, session_id: SessionId) -> int:
         """Return the number of records of a session."""
@@ -266,32 +325,6 @@ class MessageStore(Calls, MadeAgain, Closing):
     async def acount(self, session_id: SessionId) -> int:
         """Async `count`."""
         return await self._arun(self._count(session_id))
-
-    def replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
-        """Put these messages in place of all messages of a session: all or nothing. The summary of those goes.
-
-        Returns:
-            The new record ids, in order.
-        """
-        return self._run(self._replace(session_id, messages))
-
-    async def areplace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> list[str]:
-        """Async `replace`."""
-        return await self._arun(self._replace(session_id, messages))
-
-    def delete(self, session_id: SessionId, ids: Iterable[str]) -> int:
-        """Remove single records by `Record.id`; unknown ids are ignored. Costs a read of the session.
-
-        A summary that covers one of them goes with it.
-
-        Returns:
-            How many were removed.
-        """
-        return self._run(self._delete(session_id, ids))
-
-    async def adelete(self, session_id: SessionId, ids: Iterable[str]) -> int:
-        """Async `delete`."""
-        return await self._arun(self._delete(session_id, ids))
 
     def clear(self, session_id: SessionId) -> None:
         """Remove a session with its state. Idempotent."""
@@ -453,14 +486,19 @@ class MessageStore(Calls, MadeAgain, Closing):
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
-    def _append(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> Call[list[str]]:
+    def _append(self, session_id: SessionId, messages: Sequence[BaseMessage], after: str | None) -> Call[list[str]]:
         check_is_list(messages)
+        if after is not None:
+            self._check_edits()
         known, messages = (messages.ids if isinstance(messages, Batch) else None), list(messages)
         key, (ids, rows) = self._key(session_id), self.format.encode(messages, known)
         batch = Batch(messages, ids)
 
         async def body(client: Any) -> list[str]:
-            if rows:
+            if after is not None:
+                batch.was_sent = bool(rows)
+                await self._append_behind(client, key, session_id, rows, after)
+            elif rows:
                 batch.was_sent = True
                 await self.operations.append(client, key, rows)
             return ids
@@ -492,18 +530,22 @@ class MessageStore(Calls, MadeAgain, Closing):
 
         return Call("append_records", session_id, body, again=body, grows=True)
 
+    def _decoder(self, *, raw: bool) -> Callable[[Sequence[Row], SessionId], list[Any]]:
+        return self.format.decode_stored if raw else self.format.decode
+
     def _read(
-        self, session_id: SessionId, last: int | None, first: int | None, after: str | None, *, envelopes: bool
-    ) -> Call[list[Any]]:
-        """Read records, or without envelopes messages alone, which is faster."""
+        self,
+        session_id: SessionId,
+        last: int | None,
+        first: int | None,
+        after: str | None,
+        decode: Callable[[Sequence[Row], SessionId], list[T]],
+    ) -> Call[list[T]]:
         key = self._key(session_id)
         limit = check_limit(last, first)
         side = "last" if first is None else "first"
 
-        decode: Callable[[Sequence[Row], SessionId], list[Any]]
-        decode = self.format.decode if envelopes else self.format.decode_messages
-
-        async def body(client: Any) -> list[Any]:
+        async def body(client: Any) -> list[T]:
             read = self.operations.read
             if limit == 0:
                 return []
@@ -524,57 +566,6 @@ class MessageStore(Calls, MadeAgain, Closing):
     def _count(self, session_id: SessionId) -> Call[int]:
         key = self._key(session_id)
         return Call("count", session_id, lambda client: self.operations.count(client, key), nothing=int, is_read=True)
-
-    def _replace(self, session_id: SessionId, messages: Sequence[BaseMessage]) -> Call[list[str]]:
-        key, (ids, rows) = self._key(session_id), self.format.encode(messages)
-
-        async def body(client: Any) -> list[str]:
-            await self._forget(client, key, session_id)
-            await self.operations.replace(client, key, rows)
-            await self._forget(client, key, session_id)
-            return ids
-
-        return Call("replace", session_id, body, grows=True)
-
-    def _delete(self, session_id: SessionId, ids: Iterable[str]) -> Call[int]:
-        key = self._key(session_id)
-        if isinstance(ids, str):
-            raise ConfigurationError("delete takes a list of record ids, not one str.")
-        wanted = set(ids)
-
-        async def body(client: Any) -> int:
-            operations = self.operations
-            rows = await operations.read(client, key) if wanted else []
-            found = self.format.with_ids(rows, wanted)
-            if not found:
-                return 0
-            places = [self.format.record_id(row) for row in rows]
-            deleted = {self.format.record_id(row) for row in found}
-            await self._forget(client, key, session_id, places, deleted)
-            count = await operations.delete(client, key, found)
-            # Another process may have made a summary of them in the meantime.
-            await self._forget(client, key, session_id, places, deleted)
-            return count
-
-        return Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)
-
-    async def _forget(
-        self, client: Any, key: str, session_id: SessionId, ids: Sequence[str] = (), deleted: Collection[str] = ()
-    ) -> None:
-        """Drop the summaries that have words of deleted messages; without ids, whatever they cover."""
-        if Capability.STATE not in self.operations.capabilities:
-            return
-        while (text := await self.operations.get_state(client, key)) is not None:
-            try:
-                state = self.format.decode_state(text, session_id)
-            except CorruptRecordError:  # nobody can read what it says
-                return
-            kept = without_claims(state, ids, deleted)
-            if len(kept or {}) == len(state):
-                return
-            new = None if kept is None else self.format.encode_state(kept)
-            if await self.operations.put_state(client, key, new, expected=text):
-                return
 
     def _clear(self, session_id: SessionId) -> Call[None]:
         key = self._key(session_id)

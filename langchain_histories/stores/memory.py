@@ -122,6 +122,23 @@ class MemoryOperations(Operations[Memory]):
             session.rows = [(next(client.numbers), row) for row in rows]
             self._slide(session)
 
+    async def edit(
+        self, client: Memory, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        with client.lock:
+            # No row gets the number of another one, so equal numbers are equal rows.
+            now = [row.position for row in await self.read(client, key, after=after)]
+            if now != [row.position for row in expected]:
+                return False
+            session = client.get(key) or client.sessions.setdefault(key, _Session())
+            del session.rows[len(session.rows) - len(expected) + kept :]
+            session.rows += [(next(client.numbers), row) for row in rows]
+            if rows:
+                self._slide(session)
+            if not session.rows and session.state is None:
+                del client.sessions[key]
+            return True
+
     async def delete(self, client: Memory, key: str, rows: Sequence[Row]) -> int:
         doomed = {int(row.position) for row in rows}
         with client.lock:

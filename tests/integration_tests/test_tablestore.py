@@ -40,7 +40,7 @@ def store(tablestore_server, table):
 
 
 class TestTablestoreStore(MessageStoreTests):
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.EDIT)
 
     @pytest.fixture
     def open_store(self, tablestore_server, table):

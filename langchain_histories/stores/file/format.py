@@ -45,9 +45,19 @@ class Line(NamedTuple):
         return f"{self.offset}-{zlib.crc32(self.text):08x}"
 
 
-def array(lines: Sequence[Line], batch: Sequence[bytes]) -> bytes:
-    """Return the content of a new file with these records."""
-    parts = [b",\n".join(texts) for texts in ([line.text for line in lines], batch) if texts]
+def array(lines: Sequence[Line], batch: Sequence[bytes], head: bytes = b"") -> bytes:
+    """Return the content of a new file with these records.
+
+    Args:
+        lines: Records that another file has.
+        batch: New ones behind them.
+        head: What is to be in front of them: a file in our form, up to the beginning of any of its records.
+    """
+    head = head.removesuffix(b",").rstrip().removesuffix(b",")[1:]
+    parts = [
+        *([head] if head else []),
+        *(b",\n".join(texts) for texts in ([line.text for line in lines], batch) if texts),
+    ]
     return b"[" + b"\n,".join(parts) + b"\n" + CLOSING if parts else EMPTY
 
 

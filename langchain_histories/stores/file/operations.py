@@ -27,6 +27,7 @@ from langchain_histories.stores.base import (
     Row,
     SessionRow,
     position_number,
+    same_rows,
     time_left,
 )
 from langchain_histories.stores.file.foreign import ForeignRecords, foreign_lines
@@ -237,6 +238,30 @@ class FileOperations(Operations[Path]):
             with file:
                 if not is_own(file):
                     self._foreign_lines(file, files, key)
+
+    async def edit(
+        self, client: Path, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        files = self._files(client, key)
+        batch = self._encode(rows)
+        with self._locked(files):
+            if not same_rows(await self.read(client, key, after=after), expected):
+                return False
+            if not rows and kept == len(expected):
+                return True
+            lines: list[Line] = []
+            head = b""
+            if (file := self._open(files, files.history)) is not None:
+                with file:
+                    end = own_end(file)
+                    if end is None:
+                        lines = self._foreign_lines(file, files, key)
+                        lines = lines[: len(lines) - len(expected) + kept]
+                    else:
+                        cut = end if kept == len(expected) else position_number(expected[kept].position)
+                        head = read_between(file, 0, cut)
+            self._write(files.history, array(lines, batch, head))
+            return True
 
     async def delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
         files = self._files(client, key)

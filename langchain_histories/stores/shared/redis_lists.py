@@ -8,6 +8,7 @@ the cluster slot of the list, and `message_store:*` does not match it.
 from __future__ import annotations
 
 import binascii
+import hashlib
 import itertools
 import re
 from abc import abstractmethod
@@ -42,6 +43,24 @@ if ARGV[1] ~= '0' then
 end
 """
 _REPLACE = "redis.call('DEL', KEYS[1])" + _PUSH
+# The newest rows go if they, and how many rows there are, are still as they were read; hashes tell, so that no text is
+# sent back. The first argument is for `_PUSH`, and the last ones are its rows.
+_EDIT = (
+    """
+local length, read, gone = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if redis.call('LLEN', KEYS[1]) ~= length then return 0 end
+local hashes = {}
+for at, text in ipairs(read > 0 and redis.call('LRANGE', KEYS[1], 0, read - 1) or {}) do
+  hashes[at] = redis.sha1hex(text)
+end
+if redis.sha1hex(table.concat(hashes)) ~= ARGV[5] then return 0 end
+if gone > 0 then redis.call('LTRIM', KEYS[1], gone, -1) end
+if #ARGV == 5 then return 1 end
+for at = 2, 5 do table.remove(ARGV, 2) end
+"""
+    + _PUSH
+    + "return 1"
+)
 _DELETE = """
 local removed = 0
 for at = 1, #ARGV, 2 do
@@ -223,6 +242,21 @@ class RedisListOperations(Operations[Any]):
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
         await self._push(client, _REPLACE, key, rows)
 
+    async def edit(
+        self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        if not expected and after is not None:
+            # The end of the list is the row `after`, wherever that is now.
+            expected = await self.read(client, key, last=1)
+            kept = len(expected)
+            if await self.read(client, key, after=after):
+                return False
+        length = position_number(expected[-1].position) + 1 if expected else 0
+        hashes = "".join(_sha1(row.text) for row in reversed(expected))
+        name = self._list(key)
+        numbers = (self.ttl or 0, length, len(expected), len(expected) - kept, _sha1(hashes))
+        return bool(await self._command(client, "EVAL", _EDIT, 2, name, state_name(name), *numbers, *rows))
+
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         script, texts = _DELETE, [row.text for row in rows]
         if None in map(_text, texts):
@@ -322,6 +356,11 @@ def _text(data: str | bytes) -> str | None:
         return data.decode() if isinstance(data, bytes) else data
     except UnicodeDecodeError:
         return None
+
+
+def _sha1(text: str | bytes) -> str:
+    data = text if isinstance(text, bytes) else text.encode()
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
 def _unhexed(digits: str | bytes | None) -> str | bytes:

@@ -30,6 +30,7 @@ from langchain_histories.stores.base import (
     SessionRow,
     entered,
     position_number,
+    same_rows,
     settle,
     time_left,
 )
@@ -320,16 +321,28 @@ class SQLOperations(EngineOperations):
         first: int | None = None,
         after: str | None = None,
     ) -> Sequence[Row]:
+        key = self._checked_id(self._layout.messages, key)
+        async with entered(EngineUse.of(client).connection()) as connection:
+            return await self._rows(connection, key, last=last, first=first, after=after)
+
+    async def _rows(
+        self,
+        connection: Any,
+        key: str,
+        *,
+        last: int | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> list[Row]:
         table = self._layout.messages
-        parameters: dict[str, Any] = {"s": self._checked_id(table, key)}
+        parameters: dict[str, Any] = {"s": key}
         if after is not None:
             parameters["after"] = min(position_number(after), MAX_ID)
         limit = first if last is None else last
         if limit is not None:
             parameters["limit"] = min(limit, MAX_ID)
         statement = table.read[None if limit is None else last is not None, after is not None]
-        async with entered(EngineUse.of(client).connection()) as connection:
-            found = (await settle(connection.execute(statement, parameters))).all()
+        found = (await settle(connection.execute(statement, parameters))).all()
         decode = table.decode
         rows = [Row(decode(text), str(number)) for number, text in found]
         return rows if last is None else rows[::-1]
@@ -387,6 +400,23 @@ class SQLOperations(EngineOperations):
         await self._remove(connection, table, key)
         if rows:
             await self._insert(connection, layout, table, key, rows)
+
+    async def edit(
+        self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        layout = await self._layout_to_remove(client)
+        table = layout.messages
+        key = self._checked_id(table, key)
+        rows = self._checked_rows(layout, table, key, rows)
+        async with entered(self._locked(EngineUse.of(client), layout, key)) as connection:
+            # The texts too, because SQLite may give the number of a last row that was removed to another one.
+            if not same_rows(await self._rows(connection, key, after=after), expected):
+                return False
+            if rows:
+                # Before the others go, for the same reason.
+                await self._insert(connection, layout, table, key, rows)
+            await self._remove_numbers(connection, table, [int(row.position) for row in expected[kept:]])
+        return True
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         layout = await self._layout_to_remove(client)

@@ -77,7 +77,7 @@ class TablestoreOperations(Operations[Any]):
     """
 
     name = "tablestore"
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.EDIT)
     driver_errors = (OTSClientError, OTSServiceError, urllib3.exceptions.HTTPError, aiohttp.ClientError)
     unavailable_errors = (
         ConnectionError,

@@ -10,6 +10,7 @@
 | `reads.py` | the last, the first, what is behind a position |
 | `removal.py` | expiry, clear, erase, delete, replace |
 | `travel.py` | records that go to another store and come back |
+| `edits.py` | edit, take, insert, fork, rename, beside others |
 | `sessions.py` | session ids, listing |
 | `state.py` | the document beside a transcript |
 | `clients.py` | set-up, connections |
@@ -22,6 +23,7 @@
 from langchain_histories.testing.suite.asynchronous import AsyncTests
 from langchain_histories.testing.suite.batches import BatchTests
 from langchain_histories.testing.suite.clients import ClientTests
+from langchain_histories.testing.suite.edits import EditTests
 from langchain_histories.testing.suite.failures import FailureTests
 from langchain_histories.testing.suite.foreign import ForeignTests
 from langchain_histories.testing.suite.forks import ForkTests
@@ -44,6 +46,7 @@ class MessageStoreTests(
     ReadTests,
     RemovalTests,
     TravelTests,
+    EditTests,
     SessionTests,
     StateTests,
     AsyncTests,
