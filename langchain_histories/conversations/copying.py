@@ -268,19 +268,19 @@ class _Copying:
 
     async def _copy_session(self, session_id: str) -> None:
         stored: set[str] = set()
+        end = await self._look(session_id, stored)
+        async for page in self._source.whole_pages(session_id):
+            texts = self._texts(session_id, page)
+            end = await self._send(session_id, texts, end, stored)
+        await self._copy_state(session_id)
+
+    async def _look(self, session_id: str, stored: set[str]) -> str | None:
+        """Take the ids of the records that are in the destination, and return the end of the session there."""
         end = None
         async for rows in self._destination.pages(session_id):
             stored.update(map(self._destination.format.record_id, rows))
             end = rows[-1].position
-        async for page in self._source.whole_pages(session_id):
-            texts = self._texts(session_id, page)
-            missing = {record_id: text for record_id, text in texts.items() if record_id not in stored}
-            self._add(found=len(texts) - len(missing), records=len(missing))
-            if missing:
-                await self._append(session_id, list(missing.values()))
-                end = await self._compare(session_id, missing, end)
-                stored.update(missing)
-        await self._copy_state(session_id)
+        return end
 
     def _texts(self, session_id: str, page: Mapping[str, Row]) -> dict[str, str]:
         """Return what goes to the destination of a page of the source, by id."""
@@ -300,20 +300,44 @@ class _Copying:
                 texts[found[0]] = found[1]
         return texts
 
-    async def _append(self, session_id: str, texts: list[str]) -> None:
-        operations = self._destination.store.operations
+    async def _send(self, session_id: str, texts: dict[str, str], end: str | None, stored: set[str]) -> str | None:
+        """Add those of the texts that are not stored, compare what arrived, and return the new end of the session."""
+        while True:
+            missing = {record_id: text for record_id, text in texts.items() if record_id not in stored}
+            self._add(found=len(texts) - len(missing))
+            if not missing:
+                return end
+            try:
+                is_sent = await self._append(session_id, list(missing.values()), end)
+            except RecordTooLargeError:
+                if len(missing) == 1:
+                    raise
+                # The batch was too large, and perhaps none of its records is.
+                half = dict(list(missing.items())[: len(missing) // 2])
+                end = await self._send(session_id, half, end, stored)
+                texts = {record_id: text for record_id, text in missing.items() if record_id not in half}
+                continue
+            if is_sent:
+                self._add(records=len(missing))
+                stored.update(missing)
+                return await self._compare(session_id, missing, end)
+            # Somebody else has appended, perhaps another copy of these records.
+            texts, end = missing, await self._look(session_id, stored)
+
+    async def _append(self, session_id: str, texts: list[str], end: str | None) -> bool:
+        """Append where the session ends; where the store can, only if it still ends there."""
+        store = self._destination.store
+        operations = store.operations
         key = operations.key(session_id)
-        try:
-            await self._face.run(
-                self._destination.store, lambda client: operations.append(client, key, texts), session_id
-            )
-        except RecordTooLargeError:
-            if len(texts) == 1:
-                raise
-            # The batch was too large, and perhaps none of its records is.
-            middle = len(texts) // 2
-            await self._append(session_id, texts[:middle])
-            await self._append(session_id, texts[middle:])
+
+        async def body(client: Any) -> bool:
+            if Capability.EDIT in operations.capabilities:
+                return await operations.edit(client, key, texts, expected=(), kept=0, after=end)
+            await operations.append(client, key, texts)
+            return True
+
+        is_sent: bool = await self._face.run(store, body, session_id)
+        return is_sent
 
     async def _compare(self, session_id: str, sent: Mapping[str, str], end: str | None) -> str:
         """Read what arrived behind the old end of the session, and return the new end."""

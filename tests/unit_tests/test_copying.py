@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from sqlalchemy.orm import declarative_base
 
 from langchain_histories import (
+    Capability,
     ConfigurationError,
     CopyError,
     CorruptRecordError,
@@ -229,14 +230,14 @@ class Narrow(MemoryStore):
 
     def __init__(self):
         super().__init__()
-        append = self._operations.append
+        edit = self._operations.edit
 
-        async def narrow(client, key, rows):
+        async def narrow(client, key, rows, **where):
             if len(rows) > 2 or any("long" in row for row in rows):
                 raise RecordTooLargeError("too large")
-            await append(client, key, rows)
+            return await edit(client, key, rows, **where)
 
-        self._operations.append = narrow
+        self._operations.edit = narrow
 
 
 def test_batches_that_are_too_large(source):
@@ -250,15 +251,36 @@ def test_batches_that_are_too_large(source):
     assert texts(target.read("b")) == ["x", "y"]
 
 
-def test_somebody_else_copies_to_it_too(source):
+def test_somebody_else_appends_meanwhile(source):
+    """Another copy too: the two are one copy."""
+    target = MemoryStore()
+    edit = target._operations.edit
+    left = [lambda: copy(source, target), lambda: target.append("b", [HumanMessage("own")])]
+
+    async def late(client, key, rows, **where):
+        if left:
+            left.pop(0)()
+        return await edit(client, key, rows, **where)
+
+    target._operations.edit = late
+    report = copy(source, target)
+    assert (report.records, report.found) == (0, 5)
+    assert not left
+    assert told(target, "a") == told(source, "a")
+    assert sorted(texts(target.read("b"))) == ["own", "x", "y"]
+    assert target.count("a") == 3
+
+
+def test_somebody_else_copies_to_a_store_that_cannot_tell(source):
     target = MemoryStore()
     append = target._operations.append
+    target._operations.capabilities &= ~Capability.EDIT
 
-    async def slow(client, key, rows):
+    async def twice(client, key, rows):
         await append(client, key, rows)
         await append(client, key, rows)
 
-    target._operations.append = slow
+    target._operations.append = twice
     with pytest.raises(CopyError, match="session 'a'") as caught:
         copy(source, target)
     assert caught.value.session_id == "a"
@@ -320,13 +342,14 @@ def stop(progress):
         os.kill(os.getpid(), signal.SIGKILL)
 
 target = FileStore(path=sys.argv[2])
-append = target._operations.append
+edit = target._operations.edit
 
-async def counted(client, key, rows):
-    await append(client, key, rows)
+async def counted(client, key, rows, **where):
+    is_done = await edit(client, key, rows, **where)
     stop(None)
+    return is_done
 
-target._operations.append = counted
+target._operations.edit = counted
 copy(SQLStore(sys.argv[1]), target)
 """
 
