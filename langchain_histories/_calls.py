@@ -296,7 +296,8 @@ class Calls:
         what = late or ("was refused" if is_refused else "could not be reached")
         told = f"{type(error).__name__}: {line}" if line else type(error).__name__
         advice = self._operations.advice(error) or (_CHECK_LOGIN if is_refused else _CHECK_ADDRESS)
-        if batch is not None and batch.was_sent and not (is_refused or _NO_CONNECTION.search(line)):
+        is_undone = self._operations.is_undone(error)
+        if batch is not None and batch.was_sent and not (is_refused or is_undone or _NO_CONNECTION.search(line)):
             advice = f"{advice} {_APPEND_AGAIN}"
         msg = f"{self.name}: {where} {what} ({told})."
         failed = caused(StoreUnavailableError, msg, error, self._secrets, *more, advice=advice)

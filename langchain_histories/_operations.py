@@ -200,6 +200,10 @@ class Operations(ABC, Generic[ClientT]):
         """
         return False
 
+    def is_undone(self, error: Exception) -> bool:
+        """Whether a driver's error ended a transaction of the caller's, so that nothing of the call is stored."""
+        return False
+
     def is_place_gone(self, error: Exception) -> bool:
         """Whether a driver's error means that the place was removed, such as its table, so nothing was done.
 

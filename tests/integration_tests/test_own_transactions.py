@@ -7,9 +7,11 @@ import concurrent.futures
 import contextlib
 import uuid
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from langchain_core.messages import AIMessage, HumanMessage
+from servers._proxy import Proxy
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -19,6 +21,7 @@ from langchain_histories import (
     SQLChatMessageHistory,
     SQLStore,
     StoreError,
+    StoreUnavailableError,
     UnsupportedOperationError,
 )
 
@@ -223,3 +226,76 @@ def test_threads_take_turns_on_a_connection(engine, name):
 def test_a_session_without_an_engine():
     with pytest.raises(ConfigurationError, match="bound to no engine"):
         SQLStore(client=Session())
+
+
+CUT = {
+    "postgresql+psycopg": ("Connection", "Session", "psycopg"),
+    "postgresql+psycopg2": ("Connection",),
+    "mysql+pymysql": ("Connection",),
+    "async postgresql+psycopg": ("AsyncConnection", "AsyncSession", "psycopg"),
+    "async postgresql+asyncpg": ("AsyncConnection",),
+}
+
+
+@pytest.mark.parametrize(("scheme", "kind"), [(scheme, kind) for scheme, kinds in CUT.items() for kind in kinds])
+async def test_a_connection_that_is_cut_in_a_transaction_of_the_callers(request, scheme, kind, name):
+    """Nothing is tried again, because what came before in the transaction is gone too; and the error says so."""
+    is_async, scheme = scheme.startswith("async"), scheme.removeprefix("async ")
+    server = request.getfixturevalue("postgres_server" if scheme.startswith("postgresql") else "mariadb_server")
+    await SQLStore(server.url_with(scheme=scheme), table_name=name).asetup()
+    with Proxy(server.port) as proxy:
+        url = server.url_with(scheme=scheme, port=proxy.port)
+        client, store = await lent(url, kind, name, is_async=is_async)
+
+        async def call(what, *args):
+            found = getattr(store, f"a{what}" if is_async else what)(*args)
+            return await found if is_async else found
+
+        calls = [("read",), ("append", TURN)] if scheme.startswith("postgresql") else [("read",)]
+        for what, *args in calls:
+            assert await call("read", "s") == []
+            proxy.cut()
+            await asyncio.sleep(0.02)
+            proxy.accepted = 0
+            with pytest.raises(StoreUnavailableError, match="transaction of yours") as caught:
+                await call(what, "s", *args)
+            assert "may have been stored" not in str(caught.value)
+            assert "tried again" in str(caught.value)
+            assert proxy.accepted == 0
+            if kind == "psycopg":
+                return
+            found = client.rollback()
+            if is_async:
+                await found
+            if kind.endswith("Connection"):
+                found = client.begin()
+                if is_async:
+                    await found
+        assert await call("read", "s") == []
+        found = client.close()
+        if is_async:
+            await found
+
+
+async def lent(url, kind, name, *, is_async):
+    """A client of the caller's in a transaction, and a store over it."""
+    if kind == "psycopg":
+        url = url.replace("+psycopg", "")
+        if is_async:
+            client = await psycopg.AsyncConnection.connect(url)
+            await client.execute("SELECT 1")
+        else:
+            client = psycopg.connect(url)
+            client.execute("SELECT 1")
+    elif is_async:
+        engine = create_async_engine(url)
+        client = AsyncSession(engine) if kind == "AsyncSession" else await engine.connect()
+        if kind == "AsyncConnection":
+            await client.begin()
+    else:
+        engine = sa.create_engine(url)
+        client = Session(engine) if kind == "Session" else engine.connect()
+        if kind == "Connection":
+            client.begin()
+    options = {"async_client" if is_async else "client": client}
+    return client, SQLStore(table_name=name, **options)

@@ -40,6 +40,7 @@ _UNAVAILABLE_NUMBERS = {
     *(2002, 2003, 2005, 2006, 2012, 2013, 2026, 2055),
 }
 _NO_TABLE_STATE, _NO_TABLE_NUMBER = "42P01", 1146
+_OF_THEIRS = "_was_in_transaction_of_caller"  # an attribute of errors
 _WAIT_FOR_READERS = 100  # milliseconds
 # Up to how many bytes a file of SQLite is written anew when something was removed from it. Writers wait for that: as
 # long as for the checkpoint that follows, and after an erasure about a second.
@@ -155,18 +156,23 @@ class EngineUse:
                 "yours there: commit it before, or give the engine in place of your connection or session."
             )
         self._check_pool()
-        lock = (self._writing if writing else self._reading) or nullcontext()
-        async with entered(lock), entered(self._engine.connect()) as connection:
-            if self._must_be_checked:
-                await self._check_file(connection)
-            try:
-                with busy(connection) if self.is_sqlite else nullcontext():
-                    yield connection
-            except BaseException:
-                if self.has_autocommit:
-                    # It may still be in a transaction, which goes with its connection.
-                    await settle(connection.invalidate())
-                raise
+        lock, is_theirs = (self._writing if writing else self._reading) or nullcontext(), self.is_in_transaction()
+        try:
+            async with entered(lock), entered(self._engine.connect()) as connection:
+                if self._must_be_checked:
+                    await self._check_file(connection)
+                try:
+                    with busy(connection) if self.is_sqlite else nullcontext():
+                        yield connection
+                except BaseException:
+                    if self.has_autocommit:
+                        # It may still be in a transaction, which goes with its connection.
+                        await settle(connection.invalidate())
+                    raise
+        except exc.DBAPIError as error:
+            if is_theirs and error.connection_invalidated:
+                vars(error)[_OF_THEIRS] = True
+            raise
 
     @asynccontextmanager
     async def plain_transaction(self) -> AsyncGenerator[Any]:
@@ -266,7 +272,15 @@ class EngineOperations(Operations[Any]):
             if not is_empty:
                 self._log.what = max(up_to, self._log.what or 0)
 
+    def is_undone(self, error: Exception) -> bool:
+        return hasattr(error, _OF_THEIRS)
+
     def advice(self, error: Exception) -> str | None:
+        if self.is_undone(error):
+            return (
+                "The connection was in a transaction of yours, of which nothing is stored now, and so nothing was "
+                "tried again: roll back, and do all of it anew."
+            )
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         name = str(getattr(cause, "sqlite_errorname", ""))
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
