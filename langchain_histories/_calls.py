@@ -65,13 +65,45 @@ class Call(NamedTuple, Generic[T]):
     """What the store must have for it: a place that is missing is not empty for other calls."""
 
 
-# How drivers tell that a login was refused. None has a class of errors for that alone in all its versions.
-_REFUSED = re.compile(
-    r"authenti|authoriz|password|access ?denied|credential|wrongpass|noauth|logged in|signature|forbidden|invalid token"
-    r"|unrecognizedclient|does not exist|unknown database",
-    re.IGNORECASE,
+class _Reason(NamedTuple):
+    """Why a service was unavailable, so that nothing was done: how drivers say it, what is said here, what to do."""
+
+    said: re.Pattern[str]
+    what: str
+    advice: str
+
+
+# In the order in which they are looked for. No driver has classes of errors for these alone in all its versions.
+_REASONS = (
+    _Reason(
+        re.compile(
+            r"QueuePool limit|no connection available|MaxConnectionsError|couldn't get a connection after"
+            r"|checking out a connection from",
+            re.IGNORECASE,
+        ),
+        "had no free connection",
+        "All connections of the pool were in use: raise max_connections, or the size of your own client's pool.",
+    ),
+    _Reason(
+        re.compile(
+            r"too many (?:clients|(?:open )?connections)|connection slots are reserved|max_user_connections"
+            r"|max number of clients|no more connections allowed|max_client_conn",
+            re.IGNORECASE,
+        ),
+        "has no connection left on the server",
+        "Each process opens up to max_connections for the sync methods, and as many for each event loop: lower "
+        "max_connections, put a pooler before the server, or raise the server's limit.",
+    ),
+    _Reason(
+        re.compile(
+            r"authenti|authoriz|password|access ?denied|credential|wrongpass|noauth|logged in|signature|forbidden"
+            r"|invalid token|unrecognizedclient|does not exist|unknown database",
+            re.IGNORECASE,
+        ),
+        "was refused",
+        "Check the user, the password or token, and the database of the url.",
+    ),
 )
-_CHECK_LOGIN = "Check the user, the password or token, and the database of the url."
 _CHECK_ADDRESS = "Is the server running, and is that its address?"
 
 
@@ -292,12 +324,13 @@ class Calls:
             msg = f"{self.name}: {where} failed ({type(error).__name__})."
             return caused(StoreError, msg, error, self._secrets, *more)
         line = first_line(error, self._secrets)
-        is_refused = _REFUSED.search(f"{type(error).__name__} {line}") is not None
-        what = late or ("was refused" if is_refused else "could not be reached")
+        said = f"{type(error).__name__} {line}"
+        reason = next((reason for reason in _REASONS if reason.said.search(said)), None)
+        what = late or (reason.what if reason else "could not be reached")
         told = f"{type(error).__name__}: {line}" if line else type(error).__name__
-        advice = self._operations.advice(error) or (_CHECK_LOGIN if is_refused else _CHECK_ADDRESS)
+        advice = self._operations.advice(error) or (reason.advice if reason else _CHECK_ADDRESS)
         is_undone = self._operations.is_undone(error)
-        if batch is not None and batch.was_sent and not (is_refused or is_undone or _NO_CONNECTION.search(line)):
+        if batch is not None and batch.was_sent and not (reason or is_undone or _NO_CONNECTION.search(line)):
             advice = f"{advice} {_APPEND_AGAIN}"
         msg = f"{self.name}: {where} {what} ({told})."
         failed = caused(StoreUnavailableError, msg, error, self._secrets, *more, advice=advice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ _OTHERS_BEGIN = "-0123456789abcdef"  # the text of each of them
 # Subclasses of the error of a lost connection: there is no server, or it has not answered in time.
 _NOT_CUT = (errors.ServerSelectionTimeoutError, errors.NetworkTimeout)
 _UNAUTHORIZED = 13
+_CLOSED = re.compile(r"connection (?:is already )?closed|connection reset")
 _INDEX_EXISTS_OTHERWISE = (85, 86)
 
 
@@ -90,6 +92,14 @@ class MongoDBOperations(Operations["Client"]):
 
     def is_unavailable(self, error: Exception) -> bool:
         return is_unavailable(error)
+
+    def advice(self, error: Exception) -> str | None:
+        if not _CLOSED.search(str(error)):
+            return None
+        return (
+            "The server closes new connections, as it does without a word when it has as many as it takes (lower "
+            "max_connections, or raise its net.maxIncomingConnections), or where it wants TLS."
+        )
 
     def is_cut(self, client: Client, error: Exception) -> bool:  # noqa: ARG002  # any client opens another
         return isinstance(error, errors.AutoReconnect) and not isinstance(error, _NOT_CUT)
