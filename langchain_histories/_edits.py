@@ -325,7 +325,7 @@ class Edits(Calls):
         """
         found = await self.operations.read(client, key, last=2)
         where: dict[str, Any] = {"expected": found[-1:], "kept": 1}
-        where["after"] = found[0].position if len(found) > 1 else None
+        where["after"] = found[-2].position if len(found) > 1 else None
         is_last = bool(found) and self.format.record_id(found[-1]) == after
         if not is_last or not await self.operations.edit(client, key, rows, **where):
             raise self._changed("append", session_id)

@@ -37,7 +37,7 @@ from langchain_histories.testing import MessageStoreTests
 
 
 class TestAzureTableStore(MessageStoreTests):
-    capabilities = ~(Capability.TTL | Capability.EDIT)
+    capabilities = ~Capability.TTL
 
     @pytest.fixture
     def open_store(self, azure_table_server):

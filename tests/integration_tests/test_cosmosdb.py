@@ -40,7 +40,7 @@ DATABASE = "histories"
 
 
 class TestCosmosDBStore(MessageStoreTests):
-    capabilities = ~Capability.EDIT
+    capabilities = ~Capability(0)
 
     @pytest.fixture
     def open_store(self, server):
@@ -84,7 +84,7 @@ class TestCosmosDBStore(MessageStoreTests):
 class TestLangChainsContainer(TestCosmosDBStore):
     """Which container it is, only its description says: before, the store says that it can do all."""
 
-    capabilities = ~Capability.TAIL_READ & ~Capability.LARGE_SESSIONS & ~Capability.EDIT
+    capabilities = ~Capability.TAIL_READ & ~Capability.LARGE_SESSIONS
 
     @pytest.fixture
     def open_store(self, server, langchains):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from broken import broken_heads, broken_references
+from edited import Twins
 from langchain_core.messages import HumanMessage
 
 from langchain_histories._neutral import drive
@@ -306,6 +307,13 @@ def test_single_records_of_a_large_batch_are_deleted(store, service):
     assert store.count("s") == len(left)
     assert store.delete("s", [big[1]]) == 1
     assert store.sessions()[0].last_at == store.records("s", last=1)[0].at
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_session_is_as_a_list_to_which_the_same_is_done(store, service, seed):
+    Twins(store, seed).live(25)
+    store.clear("s")
+    assert service.partitions == {}
 
 
 def test_everything_lives_as_long_as_its_session(service, monkeypatch):

@@ -48,7 +48,7 @@ class AzureTableOperations(PartitionOperations[Any]):
     """
 
     name = "azure-table"
-    capabilities = ~(Capability.TTL | Capability.EDIT)
+    capabilities = ~Capability.TTL
     driver_errors = (AzureError,)
     unholdable = _UNHOLDABLE
     max_writes = 100

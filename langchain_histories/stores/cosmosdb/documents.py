@@ -32,6 +32,7 @@ from langchain_histories.stores.base import (
     SessionRow,
     pause,
     position_number,
+    same_rows,
 )
 from langchain_histories.stores.cosmosdb.container import (
     BATCH_ERRORS,
@@ -67,7 +68,7 @@ class DocumentOperations(ContainerOperations):
         ttl: Seconds after its last append at which a session expires.
     """
 
-    capabilities = ~(Capability.TAIL_READ | Capability.LARGE_SESSIONS | Capability.EDIT)
+    capabilities = ~(Capability.TAIL_READ | Capability.LARGE_SESSIONS)
 
     def __init__(self, container: Container, found: Found, ttl: int | None) -> None:
         """Keep the container."""
@@ -118,13 +119,28 @@ class DocumentOperations(ContainerOperations):
         self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> Sequence[Row]:
         """The whole document is read."""
-        rows: list[Row] = [CheckedRow(text, str(n)) for n, text in enumerate(await self._texts(client, key))]
-        if after is not None:
-            rows = rows[_behind(rows, after) :]
+        rows = _rows(await self._texts(client, key), after)
         return rows[:first] if last is None else rows[-last:]
 
     async def count(self, client: Any, key: str) -> int:
         return len(await self._texts(client, key))
+
+    async def edit(
+        self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        new, done = [_message(row) for row in rows], True
+
+        def change(document: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal done
+            messages = _messages(document)
+            stay = len(messages) - len(expected) + kept
+            done = same_rows(_rows(_texts(document), after), expected)
+            if not done or (not new and stay == len(messages)):
+                return document if "_etag" in document else None
+            return self._expiring({**document, "messages": [*messages[:stay], *new]}, slide=bool(new))
+
+        await self._change(client, key, change)
+        return done
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         removed = 0
@@ -323,6 +339,12 @@ def _is_exact(value: Any) -> bool:
     if isinstance(value, float):
         return not value.is_integer()
     return not isinstance(value, int) or abs(value) <= _EXACT
+
+
+def _rows(texts: Sequence[str], after: str | None) -> list[Row]:
+    """The rows behind a position."""
+    rows: list[Row] = [CheckedRow(text, str(number)) for number, text in enumerate(texts)]
+    return rows if after is None else rows[_behind(rows, after) :]
 
 
 def _behind(rows: Sequence[Row], position: str) -> int:

@@ -23,6 +23,7 @@ from langchain_histories.stores.base import (
     SessionRow,
     pause,
     position_number,
+    same_rows,
     settle,
 )
 from langchain_histories.stores.dynamodb.table import TableOperations, code_of
@@ -48,7 +49,7 @@ class OneItemOperations(TableOperations):
         """Keep what the items look like."""
         super().__init__()
         self.found, self.ttl, self._history_size = found, ttl, history_size
-        lacks = Capability.TAIL_READ | Capability.LARGE_SESSIONS | Capability.EDIT
+        lacks = Capability.TAIL_READ | Capability.LARGE_SESSIONS
         if self.table.is_one_session:
             lacks |= Capability.SESSIONS | Capability.ERASE
         self.capabilities = ~lacks
@@ -65,14 +66,33 @@ class OneItemOperations(TableOperations):
         new = [to_value(row) for row in rows]
         for wait in tries(self, key):
             old = self._values(await self._live_item(client, key))
-            change = "SET #h = :rows" + (", #e = :expires" if self.ttl else "")
-            values = {":rows": {"L": (old + new)[-size:]}, **({":old": {"L": old}} if old else {}), **self._expires}
-            condition = "#h = :old" if old else "(attribute_not_exists(#h) OR size(#h) = :zero)"
-            if not old:
-                values[":zero"] = {"N": "0"}
-            if await self._change(client, key, change, condition, values):
+            if await self._exchange(client, key, old, (old + new)[-size:], slide=True):
                 return
             await pause(wait, is_async=self.is_async(client))
+
+    async def _exchange(
+        self, client: Any, key: str, old: list[dict[str, Any]], new: list[dict[str, Any]], *, slide: bool
+    ) -> bool:
+        """Put a list in place of another one; tell whether that was still there."""
+        expires = self._expires if slide else {}
+        values = {":rows": {"L": new}, ":old": {"L": old}, **expires}
+        condition = "#h = :old"
+        if not old:
+            values[":old"], condition = {"N": "0"}, "(attribute_not_exists(#h) OR size(#h) = :old)"
+        return await self._change(
+            client, key, "SET #h = :rows" + (", #e = :expires" if expires else ""), condition, values
+        )
+
+    async def edit(
+        self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        old = self._values(await self._live_item(client, key))
+        if not same_rows(_behind(old, after), expected):
+            return False
+        stay = len(old) - len(expected) + kept
+        if not rows and stay == len(old):
+            return True
+        return await self._exchange(client, key, old, old[:stay] + [to_value(row) for row in rows], slide=bool(rows))
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
         await self._put(client, key, "SET #h = :rows", rows, {})
@@ -81,15 +101,7 @@ class OneItemOperations(TableOperations):
         self, client: Any, key: str, *, last: int | None = None, first: int | None = None, after: str | None = None
     ) -> Sequence[Row]:
         """A position is an index and a checksum, because others may remove rows before it."""
-        start = 0 if after is None else position_number(after) + 1
-        values = self._values(await self._live_item(client, key))
-        rows: list[Row] = [CheckedRow(to_text(value), str(index)) for index, value in enumerate(values)]
-        if after is not None and not (start <= len(rows) and rows[start - 1].position == after):
-            checksum = after.partition("-")[2]
-            same = [index for index, row in enumerate(rows, 1) if row.position.endswith("-" + checksum)]
-            # Removals before a row move it towards the beginning, so rows of the same text behind its index are others.
-            start = max((index for index in same if index <= start), default=0)
-        rows = rows[start:]
+        rows = _behind(self._values(await self._live_item(client, key)), after)
         return rows[:first] if last is None else rows[-last:]
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
@@ -225,6 +237,18 @@ class OneItemOperations(TableOperations):
     def _values(self, item: dict[str, Any]) -> list[dict[str, Any]]:
         values: list[dict[str, Any]] = item.get(self.table.messages, {}).get("L", [])
         return values
+
+
+def _behind(values: list[dict[str, Any]], after: str | None) -> list[Row]:
+    """Return the rows behind a position, wherever the row of that position is now."""
+    start = 0 if after is None else position_number(after) + 1
+    rows: list[Row] = [CheckedRow(to_text(value), str(index)) for index, value in enumerate(values)]
+    if after is not None and not (start <= len(rows) and rows[start - 1].position == after):
+        checksum = after.partition("-")[2]
+        same = [index for index, row in enumerate(rows, 1) if row.position.endswith("-" + checksum)]
+        # Removals before a row move it towards the beginning, so rows of the same text behind its index are others.
+        start = max((index for index in same if index <= start), default=0)
+    return rows[start:]
 
 
 def _is_refused(error: ClientError) -> bool:

@@ -50,7 +50,7 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
         description: What the service said of the table: the same object for all stores of it, with any `item_key`.
     """
 
-    capabilities = ~Capability.EDIT
+    capabilities = ~Capability(0)
     max_writes = 100
     max_text = 400_000
     max_transaction = 4_000_000

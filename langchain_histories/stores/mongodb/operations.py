@@ -55,7 +55,7 @@ class MongoDBOperations(Operations["Client"]):
     """The operations over a client of PyMongo. `MongoDBStore` documents the arguments."""
 
     name = "mongodb"
-    capabilities = ~(Capability.TTL | Capability.EDIT)
+    capabilities = ~Capability.TTL
     driver_errors = (errors.PyMongoError, BSONError)
 
     def __init__(
@@ -188,6 +188,11 @@ class MongoDBOperations(Operations["Client"]):
 
     async def replace(self, client: Client, key: str, rows: Sequence[str]) -> None:
         await self._outbox(client).replace(key, rows)
+
+    async def edit(
+        self, client: Client, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        return await self._outbox(client).edit(key, rows, expected=expected, kept=kept, after=after)
 
     async def delete(self, client: Client, key: str, rows: Sequence[Row]) -> int:
         return await self._outbox(client).delete(key, rows)

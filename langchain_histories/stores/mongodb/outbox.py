@@ -21,8 +21,8 @@ delete the documents in `removing` and those of older generations, and then to u
 | `generation` | a unique name; `replace`, `clear` and the first append after `clear` begin a new one |
 | `start`, `appended` | the records of this generation have `start + 1` to `start + appended` as their `seq` |
 | `pending` | batches that are committed and not delivered: `[{batch, records: [text]}]` |
-| `deleted` | the numbers of the records that `delete` removed last |
-| `removing` | the `_id`s of the documents that `delete` or `replace` still has to delete |
+| `deleted` | the numbers of the records that `delete` and `edit` removed last |
+| `removing` | the `_id`s of the documents that `delete`, `edit` or `replace` still has to delete |
 | `alone` | set by `replace` and `clear`: older generations have no visible records |
 | `state` | the state of the session |
 
@@ -56,7 +56,7 @@ import pymongo
 from pymongo import errors
 
 from langchain_histories.errors import CorruptRecordError, RecordTooLargeError
-from langchain_histories.stores.base import Row, each, position_number, settle
+from langchain_histories.stores.base import Row, each, position_number, same_rows, settle
 from langchain_histories.stores.mongodb.connections import is_unavailable
 from langchain_histories.stores.mongodb.positions import (
     LANGCHAINS,
@@ -504,19 +504,64 @@ class Outbox:
             empty = {"_id": key, "generation": new["generation"], "appended": 0, "state": {"$exists": False}}
             await settle(self._sessions.delete_one(empty))
 
+    async def edit(
+        self, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        """Put `rows` in place of `expected[kept:]` if these are still all records behind a position; tell whether."""
+        check_size(rows)
+        document = await settle(self._sessions.find_one({"_id": key}, {"state": 0}))
+        if not same_rows(await self.read(key, after=after), expected):
+            return False
+        gone = expected[kept:]
+        if not rows and not gone:
+            return True
+        pending = [{"batch": uuid.uuid4().hex, "records": list(rows)}] if rows else []
+        try:
+            if document is None:
+                doomed = [id_of(row.position) for row in gone]
+                new = await self.new_session(key, appended=len(rows), pending=pending, removing=doomed)
+                await settle(self._sessions.insert_one(new))
+            else:
+                # Where nobody has appended, deleted or begun a generation, the records are as they were read.
+                this = {name: document.get(name) for name in ("_id", "generation", "appended")}
+                this["deleted"] = document.get("deleted", {"$exists": False})
+                pushed = {"pending": {"$each": pending}, **_deletion(gone, document["generation"])}
+                change = {"$inc": {"appended": len(rows)}, "$push": pushed}
+                if not (await settle(self._sessions.update_one(this, change))).matched_count:
+                    return False
+        except errors.DuplicateKeyError:
+            return False
+        except errors.OperationFailure:
+            if not await self.make_room(key, rows):
+                raise
+            return False
+        await self._finish(key)
+        return True
+
     async def delete(self, key: str, rows: Sequence[Row]) -> int:
         """Remove records; return how many were still there."""
         await self._finish(key)
         doomed = [id_of(row.position) for row in rows]
         session = await self._session(key)
         if session is not None:
-            numbers = [position_number(row.position) for row in rows if row.position.endswith(session.generation)]
-            deleted = {"$each": numbers, "$slice": -max(_DELETIONS_KEPT, len(numbers))}
-            change = {"$push": {"deleted": deleted, "removing": {"$each": doomed}}}
+            change = {"$push": _deletion(rows, session.generation)}
             await settle(self._sessions.update_one({"_id": key, "generation": session.generation}, change))
         result = await settle(self._messages.delete_many({"_id": {"$in": doomed}, **self._of(key)}))
         await self._finish(key)
         return result.deleted_count
+
+
+def _deletion(rows: Sequence[Row], generation: str) -> Document:
+    """What is pushed into a session when records are removed; LangChain's have the number 0 there."""
+    numbers = [
+        position_number(row.position)
+        for row in rows
+        if is_langchains(row.position) or row.position.endswith(generation)
+    ]
+    return {
+        "deleted": {"$each": numbers, "$slice": -max(_DELETIONS_KEPT, len(numbers))},
+        "removing": {"$each": [id_of(row.position) for row in rows]},
+    }
 
 
 def _size(texts: Sequence[str]) -> int:

@@ -46,6 +46,7 @@ from langchain_histories.stores.base import (
     SessionRow,
     pause,
     position_number,
+    same_rows,
 )
 from langchain_histories.stores.shared.tries import tries
 
@@ -220,18 +221,84 @@ class PartitionOperations(Operations[ClientT]):
             if head.is_new:
                 await self._begin(client, key, head, stored)
                 continue
-            count, kept = len(rows), self._next_kept(head)
-            new = head.next(epoch=_new_epoch(head.epoch), number=count, count=count, at=_time(rows), kept=kept)
-            state = await self._get(client, key, head.state)
-            states = [] if state is None else [Write(new.state, state.text)]
-            writes = [Write(new.row(number), text) for number, text in enumerate(rows)]
-            if not self._fit([*writes, *states]):
-                writes = [_reference(new, 0, count, await self._put_body(client, key, new.epoch, kept, rows))]
-            writes = _expiring(kept, [*writes, *states])
-            if await self._commit(client, key, [self._prolonged(new).write(stored), *writes]):
-                await self._sweep(client, key)
+            if await self._put_all(client, key, head, stored, rows):
                 return
             await pause(seconds, is_async=self.is_async(client))
+
+    async def _put_all(self, client: ClientT, key: str, head: _Head, stored: Item | None, rows: Sequence[str]) -> bool:
+        """Begin an epoch with these rows and the state; tell whether the head was still the same."""
+        count, kept = len(rows), self._next_kept(head)
+        new = head.next(epoch=_new_epoch(head.epoch), number=count, count=count, at=_time(rows), kept=kept)
+        state = await self._get(client, key, head.state)
+        states = [] if state is None else [Write(new.state, state.text)]
+        writes = [Write(new.row(number), text) for number, text in enumerate(rows)]
+        if not self._fit([*writes, *states]):
+            writes = [_reference(new, 0, count, await self._put_body(client, key, new.epoch, kept, rows))]
+        writes = _expiring(kept, [*writes, *states])
+        if not await self._commit(client, key, [self._prolonged(new).write(stored), *writes]):
+            return False
+        await self._sweep(client, key)
+        return True
+
+    async def edit(
+        self, client: ClientT, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        """What is removed goes in the transaction of the head. If that is too much, all rows begin an epoch."""
+        seen = None if after is None else _number_and_epoch(after)
+        for seconds in tries(self, key):
+            head, stored = await self._head(client, key)
+            low = seen[0] + 1 if seen is not None and seen[1] == head.epoch else 0
+            found = await self._numbered(client, key, head, low, None, reverse=False)
+            if not same_rows(found, expected):
+                return False
+            if not rows and kept == len(expected):
+                return True
+            if head.is_new:
+                await self._begin(client, key, head, stored)
+            elif await self._put_for(client, key, head, stored, found[kept:], rows):
+                return True
+            await pause(seconds, is_async=self.is_async(client))
+        return False
+
+    async def _put_for(  # noqa: PLR0917
+        self, client: ClientT, key: str, head: _Head, stored: Item | None, gone: Sequence[Row], rows: Sequence[str]
+    ) -> bool:
+        """Put rows in place of `gone`, the last ones; tell whether the head was still the same."""
+        if len(gone) + 2 > self.max_writes:
+            present = await self._numbered(client, key, head, 0, None, reverse=False)
+            stay = [str(row.text) for row in present[: len(present) - len(gone)]]
+            return await self._put_all(client, key, head, stored, [*stay, *rows])
+        kept, number = await self._prolong(client, key, head) if rows else head.kept, head.number
+        removals, parts = await self._removals(client, key, head, gone)
+        writes = [Write(head.row(at), text) for at, text in enumerate(rows, number)]
+        if not self._fit([*removals, *writes]):
+            body = await self._put_body(client, key, head.epoch, kept, rows)
+            writes = [_reference(head, number, len(rows), body)]
+        count, last = head.count - len(gone) + len(rows), list(rows)
+        if rows:
+            head = self._prolonged(head)
+        else:
+            left = await self._numbered(client, key, head, 0, len(gone) + 1, reverse=True)
+            last = [str(row.text) for row in left[len(gone) :]]
+        new = head.next(number=number + len(rows), count=count, at=_time(last[-1:]), kept=kept)
+        if not await self._commit(client, key, [new.write(stored), *removals, *_expiring(kept, writes)]):
+            return False
+        await self._write_all(client, key, parts)
+        return True
+
+    async def _removals(
+        self, client: ClientT, key: str, head: _Head, rows: Sequence[Row]
+    ) -> tuple[list[Write], list[Write]]:
+        """What removes the last rows: of each its first item, without which readers see nothing of it, and the rest."""
+        if not rows:
+            return [], []
+        numbers = [position_number(row.position) for row in rows]
+        items = await self._query(client, key, head.row(numbers[0]), head.row(head.number - 1) + "b")
+        found = [[item] for item in items]
+        if any(_referenced(item) for item in items):
+            found = [await self._items_of(client, key, head, number) for number in numbers]
+        removals = [Write(some[0].sort, None) for some in found if some]
+        return removals, [Write(item.sort, None) for some in found for item in some[1:]]
 
     async def delete(self, client: ClientT, key: str, rows: Sequence[Row]) -> int:
         return sum([await self._delete_one(client, key, row) for row in rows])
@@ -397,6 +464,8 @@ class PartitionOperations(Operations[ClientT]):
             items = await self._query(client, key, *span, limit=missing, reverse=reverse)
             for item in items:
                 wanted = None if limit is None else limit - len(rows)
+                if wanted == 0:
+                    break
                 rows += await self._rows_of(client, key, head, item, low, wanted, reverse=reverse)
             if missing is None or len(items) < missing:
                 break
