@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
-from langchain_histories.codec import Record, RecordFormat, check_is_list
+from langchain_histories.codec import Record, RecordFormat, check_is_list, encode_message
 from langchain_histories.errors import ConfigurationError, InvalidMessageError, UnsupportedOperationError
 from langchain_histories.stores.base import Capability, MessageStore, entered, position_number
 from langchain_histories.stores.sql.engines import SMALL_FILE, EngineOperations, EngineUse
@@ -94,6 +94,10 @@ class _MessageFormat(RecordFormat):
     def decode_messages(self, rows: Sequence[Any], session_id: Any) -> list[BaseMessage]:  # noqa: ARG002
         """Return the messages."""
         return [row.message for row in rows]
+
+    def decode_stored(self, rows: Sequence[Any], session_id: Any) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Return the records as this package would store them."""
+        return [{**encode_message(row.message), "meta": {"id": row.position}, "position": row.position} for row in rows]
 
     def record_id(self, row: Any) -> str:
         """Return the id of a row."""

@@ -82,6 +82,7 @@ class OtherOperations(EngineOperations):
 
     capabilities = ~(
         Capability.TTL
+        | Capability.EDIT
         | Capability.SESSIONS
         | Capability.ERASE
         | Capability.STATE
