@@ -206,21 +206,23 @@ class Reader:
     def show(self, loaded: Loaded, start: int | None = None) -> Shown:
         """Build the view from the record `start` of the tail on, or from the first one that makes it small enough.
 
-        What yields first is half of the text of the summary, then older turns, then the rest of the text.
+        What yields first is the text of the summary, then older turns; never the system messages or the newest turn.
         """
         laid = self._laid_out(loaded.tail)
         system, summary = loaded.pinned_messages(), self.message_of(loaded.summary)
         whole = size_of([*system, *summary], self.count) + laid.before[-1]
         if start is None:
-            least = whole - Size(tokens=self.count(summary) // 2)
+            least = whole - size_of(summary, self.count)
             tail = messages_of(loaded.tail)
             cuts = [0, *cuts_of(tail)] if loaded.complete else safe_cuts(tail, is_end=True)
             start = next((cut for cut in cuts if not self.trigger.exceeded(least - laid.before[cut])), cuts[-1])
         size = whole - laid.before[start]
-        if summary and (surplus := self.trigger.surplus(size)):
+        if summary and self.trigger.exceeded(size):
+            bare, surplus = size - size_of(summary, self.count), self.trigger.surplus(size)
             shorter = self.message_of(loaded.summary, self.count(summary) - surplus)
-            size = size - size_of(summary, self.count) + size_of(shorter, self.count)
-            summary = shorter
+            is_enough = not self.trigger.exceeded(bare + size_of(shorter, self.count))
+            summary = shorter if is_enough else []
+            size = bare + size_of(summary, self.count)
         shown = laid.behind(start)
         if start or loaded.summary:
             shown = without_bound_reasoning(shown)

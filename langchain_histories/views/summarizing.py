@@ -64,11 +64,11 @@ class SummarizingChatMessageHistory(HistoryView):
     """Shows a summary of the old turns and the newest turns; the transcript stays whole.
 
     `messages` is the system messages at the beginning of the transcript, one message with the summary, and the newest
-    turns. It is never larger than `trigger`, unless the system messages and the newest turn alone are, which are shown
-    all the same; what yields is half of the summary's text, then older turns, then the rest of the text. When an
-    addition makes it larger, all but the newest turns (`keep`) go into the summary. The addition is stored before that,
-    and succeeds even if the summarizer fails: it is called again 2, 4, 8, ... turns later, and until a call succeeds,
-    the view leaves out the oldest turns that do not fit.
+    turns. When an addition makes it larger than `trigger`, all but the newest turns (`keep`) go into the summary. The
+    addition is stored before that, and succeeds even if the summarizer fails: it is called again 2, 4, 8, ... turns
+    later. Until a call succeeds, what does not fit yields, in this order: the text of the summary, then older turns.
+    The system messages and the newest turn never do. Where these alone are larger than `trigger` the view is as large
+    as they are, without a summary: the model knows nothing of what is older, and may refuse so much.
 
     Until a handle writes, all its reads begin at the message where its first read began, because a new summary must not
     move the messages within a turn. So take a handle for each turn, and for each page of a program that only shows.

@@ -22,6 +22,7 @@ from langchain_histories import (
     SummarizingChatMessageHistory,
     WindowedChatMessageHistory,
 )
+from langchain_histories.views._limits import size_of
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
@@ -267,25 +268,35 @@ def test_where_answers_stand(face, store):
     assert len(store.read("1")) == 8, "a stand-in is not stored"
 
 
-def test_half_of_the_summary_yields_before_older_turns(face, store):
+@pytest.mark.parametrize("trigger", [900, ("messages", 31), {"tokens": 900, "messages": 20}])
+def test_the_text_of_the_summary_yields_before_older_turns(face, store, trigger):
+    """And the newest turn never does, nor the system messages, however large they are."""
     view = make_view(
-        store.history("s"), RunnableLambda(lambda _: " words" * 30), trigger=("tokens", 900), mode="manual"
+        store.history("s"), RunnableLambda(lambda _: " words" * 30), trigger=trigger, keep=None, mode="manual"
     )
-    fill(face, view, 14)
+    system = SystemMessage("Be kind.")
+    face.add(view, [system])
+    fill(face, view, 18)
     assert face.run(view, "compact")
-    covered, whole = face.summary(view).covered, count(split(face.messages(view))[1])
-    yielded = False
-    for number in range(14, 60):
+    covered = face.summary(view).covered
+    whole, sizes = count(split(face.messages(view))[1]), []
+    for number in range(18, 60):
         face.messages(view)
         face.add(view, turn(number, 10))
-        [summary] = split(face.messages(view))[1]
-        assert count(face.messages(view)) <= 900
+        pinned, summary, tail = split(face.messages(view))
+        assert not view._trigger.exceeded(size_of([*pinned, *summary, *tail], count))
         where = face.run(view, "coverage")
-        assert whole // 2 - 8 <= count([summary]) <= whole
-        yielded = yielded or count([summary]) < whole
-        assert yielded or not where.trimmed
-    assert where.covered == covered
+        assert where.covered == covered
+        sizes.append(count(summary))
+        if where.trimmed:
+            cut = store.read("s")[covered : covered + where.trimmed][-2:]
+            assert view._trigger.exceeded(size_of([*pinned, *cut, *tail], count)), "not even without the summary"
     assert where.trimmed
+    assert sizes[0] == whole > min(sizes)
+    face.add(view, large := turn("large", 4000))
+    if trigger == 900:
+        assert face.messages(view) == [system, *large], "without a summary"
+    assert face.summary(view).covered == covered, "which is there all the same"
 
 
 @pytest.mark.parametrize(
