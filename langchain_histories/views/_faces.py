@@ -110,6 +110,11 @@ class SyncFace:
         self.slot: StateSlot | None = None
         self.own = history if isinstance(history, StoredChatMessageHistory) else None
 
+    @property
+    def skips_corrupt(self) -> bool:
+        """Whether a summary that cannot be read is left out, as records are."""
+        return self.slot is not None and getattr(self.slot.store.format, "on_corrupt", "raise") == "skip"
+
     def opened(self) -> Any:
         """Return the object whose `records` and `count` read the history: this face, or a snapshot."""
         return self if self.own is not None else Snapshot(list(self.history.messages))

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from langchain_histories._neutral import settle
-from langchain_histories._values import decode_value
-from langchain_histories.codec import decode_message
 from langchain_histories.views._cuts import (
     MARK,
     begins_turn,
@@ -76,7 +74,7 @@ class Loaded(NamedTuple):
     def pinned_messages(self) -> list[BaseMessage]:
         """The system messages at the beginning."""
         if self.summary is not None:
-            return [decode_message(decode_value(message)) for message in self.summary.pinned]
+            return self.summary.pinned_messages()
         return messages_of(self.pinned)
 
 

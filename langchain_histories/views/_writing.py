@@ -25,7 +25,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from langchain_histories._neutral import settle
 from langchain_histories.codec import encode_message
-from langchain_histories.errors import SummaryError
+from langchain_histories.errors import CorruptRecordError, SummaryError
 from langchain_histories.views._clock import Clock, TurnTimeoutError
 from langchain_histories.views._cuts import safe_cuts
 from langchain_histories.views._faces import Call
@@ -113,7 +113,7 @@ class Writer:
         Returns:
             Whether there is a new summary, and the size of the view, if it is known.
         """
-        state = await settle(face.state())
+        state = await self._state(face, anew=anew)
         work = _Work(face, await settle(face.opened()), Summary.of(state), Draft.of(state), Clock(self.timeout))
         size = None
         try:
@@ -126,6 +126,18 @@ class Writer:
             if not work.made:
                 raise
         return work.made, size
+
+    async def _state(self, face: SyncFace, *, anew: bool) -> dict[str, Any] | None:
+        """Return the state; without a summary that cannot be read, where it may be replaced."""
+        try:
+            state: dict[str, Any] | None = await settle(face.state())
+            Summary.of(state)
+        except CorruptRecordError:
+            if not (anew and face.skips_corrupt):
+                raise
+            await drop_summary(face)
+            state = await settle(face.state())
+        return state
 
     async def _has_valid(self, work: _Work) -> bool:
         """Whether there is a summary, of messages that are all there."""
@@ -379,6 +391,14 @@ class Writer:
         tokens_in = new.tokens_in - (old.tokens_in if old else 0)
         tokens_out = new.tokens_out - (old.tokens_out if old else 0)
         self.emit(SummaryEvent("summarized", self.session_id, messages, tokens_in, tokens_out))
+
+
+async def drop_summary(face: SyncFace) -> None:
+    """Remove the summary from the state, and the whole state if that cannot be read."""
+    try:
+        await settle(face.update_state(without_summary))
+    except CorruptRecordError:
+        await settle(face.drop_state())
 
 
 def _clipped(message: BaseMessage, share: float) -> BaseMessage:

@@ -21,9 +21,9 @@ from langchain_histories.views._faces import StateSlot, is_running
 from langchain_histories.views._limits import SHORTEST, Limits, check_room, size_of
 from langchain_histories.views._reading import Reader
 from langchain_histories.views._view import HistoryView, check_choice, context_of
-from langchain_histories.views._writing import Writer
+from langchain_histories.views._writing import Writer, drop_summary
 from langchain_histories.views.summarizers import find_summarizer
-from langchain_histories.views.summary import Summary, SummaryEvent, SummaryStats, local_session, without_summary
+from langchain_histories.views.summary import Summary, SummaryEvent, SummaryStats, local_session
 from langchain_histories.views.tokens import count_tokens
 from langchain_histories.views.tokens import token_counter as find_counter
 
@@ -197,11 +197,11 @@ class SummarizingChatMessageHistory(HistoryView):
     @property
     def summary(self) -> Summary | None:
         """The summary in the state; `None` without one."""
-        return Summary.of(self._sync.state())
+        return drive(self._stored_summary(self._sync))
 
     async def aget_summary(self) -> Summary | None:
         """Async `summary`."""
-        return Summary.of(await self._async.state())
+        return await self._stored_summary(self._async)
 
     @property
     def stats(self) -> SummaryStats:
@@ -231,7 +231,8 @@ class SummarizingChatMessageHistory(HistoryView):
         """Make the summary anew from the messages themselves, so that errors of earlier ones are gone.
 
         Until the new one covers as much, the other is shown. A call that fails or runs out of time loses nothing: the
-        next one, of any process, goes on where it stopped.
+        next one, of any process, goes on where it stopped. A summary that cannot be read is replaced where corrupt
+        records are skipped (`on_corrupt="skip"`), with the whole state if that cannot be read either.
 
         Returns:
             Whether there is a new summary.
@@ -267,7 +268,7 @@ class SummarizingChatMessageHistory(HistoryView):
                 shown = self._reader.show(loaded, start)
                 if not self._trigger.exceeded(shown.size):
                     return shown.messages
-        loaded = await self._reader.load(history, Summary.of(await settle(face.state())))
+        loaded = await self._reader.load(history, await self._stored_summary(face))
         if loaded.stored is not None and loaded.summary is None:
             self._emit(SummaryEvent("lost", self._slot.session_id, loaded.stored.covered))
         shown = self._reader.show(loaded)
@@ -282,7 +283,17 @@ class SummarizingChatMessageHistory(HistoryView):
         return shown.messages
 
     async def _coverage(self, face: SyncFace) -> Coverage:
-        return await self._reader.coverage(await settle(face.opened()), Summary.of(await settle(face.state())))
+        return await self._reader.coverage(await settle(face.opened()), await self._stored_summary(face))
+
+    async def _stored_summary(self, face: SyncFace) -> Summary | None:
+        """Return the summary in the state; one that cannot be read is absent where corrupt records are skipped."""
+        try:
+            return Summary.of(await settle(face.state()))
+        except CorruptRecordError as error:
+            if not face.skips_corrupt:
+                raise
+            logger.warning("Session %r is shown without a summary: %s", self._slot.session_id, error)
+            return None
 
     # Writing.
 
@@ -314,11 +325,7 @@ class SummarizingChatMessageHistory(HistoryView):
     async def _clear(self, face: SyncFace) -> None:
         if face.own is None or face.own.store is not self._slot.store:
             # The summary first: it must not outlive the conversation. A store that keeps both removes both at once.
-            try:
-                await settle(face.update_state(without_summary))
-            except CorruptRecordError:
-                # The state goes with the conversation, whatever it holds.
-                await settle(face.drop_state())
+            await drop_summary(face)
         await super()._clear(face)
         self._first_read = self._size = None
         self._session.begin_anew()

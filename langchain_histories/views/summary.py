@@ -9,16 +9,28 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from langchain_histories._derived import DRAFT_KEY, SUMMARY_KEY
+from langchain_histories._values import decode_value
+from langchain_histories.codec import decode_message
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import Self
 
+    from langchain_core.messages import BaseMessage
+
     from langchain_histories.views._faces import StateSlot
     from langchain_histories.views._limits import Size
 
 _VERSION = 1
+_KINDS: dict[str, Any] = {
+    "text": str,
+    "anchor": list | tuple,
+    "position": str,
+    "after": str | None,
+    "pinned": list | tuple,
+}
+"""What the fields of a summary are that are no numbers."""
 _MAX_SESSIONS = 4096
 
 
@@ -62,20 +74,47 @@ class Summary:
 
         Raises:
             ConfigurationError: A newer release of this package wrote it.
-            CorruptRecordError: A field is missing.
+            CorruptRecordError: It cannot be read.
         """
         if not state or not isinstance(data := state.get(cls.key), dict):
             return None
-        if data.get("v") != _VERSION:
+        version = data.get("v")
+        if isinstance(version, int) and version > _VERSION:
             raise ConfigurationError(
-                f"The state holds a summary of version {data.get('v')!r}; this release knows {_VERSION}. Upgrade."
+                f"The state holds a summary of version {version}; this release knows {_VERSION}. Upgrade."
             )
-        if missing := [field.name for field in dataclasses.fields(cls) if field.name not in data]:
+        try:
+            return cls._read(data)
+        except Exception as error:  # noqa: BLE001  # what is stored may be anything
+            field = str(error.args[0]) if error.args else ""
+            name = field if field in cls.__dataclass_fields__ else type(error).__name__
             raise CorruptRecordError(
-                f"The summary in the state has no {missing[0]!r}. put_state(session_id, None) drops it."
-            )
+                f"The summary in the state cannot be read ({name}). Where corrupt records are skipped a view goes on "
+                "without it and rebuild() replaces it; put_state(session_id, None) drops it."
+            ) from None
+
+    @classmethod
+    def _read(cls, data: dict[str, Any]) -> Self:
+        """Return the summary with these fields.
+
+        Raises:
+            LookupError: A field is missing, or is no such thing; the error names it.
+            Exception: A system message cannot be read.
+        """
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**fields, "anchor": tuple(fields["anchor"]), "pinned": tuple(fields["pinned"])})
+        for name, value in fields.items():
+            if not (isinstance(value, _KINDS.get(name, int)) and (not isinstance(value, int) or value >= 0)):
+                raise LookupError(name)
+        anchor, pinned = tuple(fields["anchor"]), tuple(fields["pinned"])
+        if not anchor or not all(isinstance(record_id, str) for record_id in anchor):
+            raise LookupError("anchor")
+        summary = cls(**{**fields, "anchor": anchor, "pinned": pinned})
+        summary.pinned_messages()
+        return summary
+
+    def pinned_messages(self) -> list[BaseMessage]:
+        """Return the system messages at the beginning."""
+        return [decode_message(decode_value(message)) for message in self.pinned]
 
     def within(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Return `state` with this summary in it."""

@@ -1162,10 +1162,77 @@ def test_a_summary_of_a_newer_release_is_not_touched(face, store):
     assert store.get_state("s") == {"lh:summary": {"v": 2, "anything": 1}}
 
 
-def test_a_summary_with_something_missing_is_named(face, store):
-    store.put_state("s", {"lh:summary": {"v": 1, "text": "x"}})
-    with pytest.raises(CorruptRecordError, match="covered"):
-        face.messages(make_view(store.history("s"), RecordingSummarizer()))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("v", None),
+        ("covered", "many"),
+        ("covered", -1),
+        ("text", None),
+        ("anchor", []),
+        ("anchor", [1]),
+        ("anchor", "id"),
+        ("position", 5),
+        ("pinned", [5]),
+        ("pinned", [{"type": "nobody", "data": {}}]),
+        ("tokens_in", None),
+    ],
+)
+def test_an_unreadable_summary_is_an_absent_one_where_corrupt_records_are_skipped(face, name, value):
+    """It is kept until it is made anew, and no turn asks a model for one that cannot be stored."""
+    store = MemoryStore()
+    fill(face, make_view(store.history("s"), RecordingSummarizer()), 12)
+    state = store.get_state("s")
+    state = {"mine": 1, "lh:summary": {**state["lh:summary"], name: value}}
+    if name == "v":
+        del state["lh:summary"]["v"], state["lh:summary"]["text"]
+    store.put_state("s", state)
+    strict = make_view(store.history("s"), RecordingSummarizer())
+    with pytest.raises(CorruptRecordError, match="summary in the state cannot be read"):
+        face.messages(strict)
+    assert not face.run(strict, "rebuild")
+    view = make_view(MemoryStore(client=store.client, on_corrupt="skip").history("s"), RecordingSummarizer())
+    _, summary, tail = check_view(face.messages(view), store.read("s"))
+    assert not summary
+    assert tail
+    assert face.summary(view) is None
+    assert face.run(view, "coverage").covered == 0
+    fill(face, view, 3, start=12)
+    assert view.summarizer.seen == []
+    assert store.get_state("s") == state
+    assert face.run(view, "rebuild")
+    assert store.get_state("s").keys() == {"mine", "lh:summary"}
+    covered = face.summary(view).covered
+    assert [m.content for m in store.read("s")[:covered]] == list(view.summarizer.covered_by(face.summary(view)))
+
+
+def test_a_summary_whose_key_is_lost(face):
+    """The conversation could not be read at all, not even with `on_corrupt="skip"`."""
+
+    class Key:
+        def __init__(self, key):
+            self.key = key
+
+        def encode(self, text):
+            return self.key + text
+
+        def decode(self, text):
+            if not text.startswith(self.key):
+                raise ValueError
+            return text[1:]
+
+    memory = MemoryStore()
+    old, new = (MemoryStore(client=memory.client, codec=Key(key), on_corrupt="skip") for key in "AB")
+    fill(face, make_view(old.history("s"), RecordingSummarizer()), 12)
+    view = make_view(new.history("s"), RecordingSummarizer())
+    assert face.messages(view) == []
+    fill(face, view, 3, start=20)
+    assert face.messages(view) == [m for n in range(20, 23) for m in turn(n)]
+    assert face.summary(make_view(old.history("s"), RecordingSummarizer())).covered, "when the key is found"
+    fill(face, view, 9, start=23)
+    assert face.run(view, "rebuild")
+    assert face.summary(view).covered
+    check_view(face.messages(view), new.read("s"))
 
 
 def test_a_program_that_only_adds_does_not_read_each_time(face, store):
