@@ -103,7 +103,7 @@ class Summary:
         """
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
         for name, value in fields.items():
-            if not (isinstance(value, _KINDS.get(name, int)) and (not isinstance(value, int) or value >= 0)):
+            if not isinstance(value, _KINDS.get(name, int)) or (name == "covered" and value < 1):
                 raise LookupError(name)
         anchor, pinned = tuple(fields["anchor"]), tuple(fields["pinned"])
         if not anchor or not all(isinstance(record_id, str) for record_id in anchor):

@@ -1206,6 +1206,12 @@ def test_an_unreadable_summary_is_an_absent_one_where_corrupt_records_are_skippe
     assert [m.content for m in store.read("s")[:covered]] == list(view.summarizer.covered_by(face.summary(view)))
 
 
+def test_a_summary_that_saves_nothing_can_be_read(face, store):
+    fill(face, make_view(store.history("s"), RecordingSummarizer()), 12)
+    store.update_state("s", lambda state: {"lh:summary": {**state["lh:summary"], "tokens_saved": -5}})
+    assert face.summary(make_view(store.history("s"), RecordingSummarizer())).tokens_saved == -5
+
+
 def test_a_summary_whose_key_is_lost(face):
     """The conversation could not be read at all, not even with `on_corrupt="skip"`."""
 
