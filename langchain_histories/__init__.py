@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from langchain_histories.conversations.copying import adigest as adigest
     from langchain_histories.conversations.copying import copy as copy
     from langchain_histories.conversations.copying import digest as digest
+    from langchain_histories.conversations.json_lines import aexport_jsonl as aexport_jsonl
+    from langchain_histories.conversations.json_lines import aimport_jsonl as aimport_jsonl
+    from langchain_histories.conversations.json_lines import export_jsonl as export_jsonl
+    from langchain_histories.conversations.json_lines import import_jsonl as import_jsonl
     from langchain_histories.errors import ConfigurationError as ConfigurationError
     from langchain_histories.errors import CopyError as CopyError
     from langchain_histories.errors import CorruptRecordError as CorruptRecordError
+    from langchain_histories.errors import FileFormatError as FileFormatError
     from langchain_histories.errors import HistoryError as HistoryError
     from langchain_histories.errors import InvalidMessageError as InvalidMessageError
     from langchain_histories.errors import MissingExtraError as MissingExtraError
@@ -82,10 +87,12 @@ if TYPE_CHECKING:
 _MODULES = {
     "codec": ("Codec", "Record"),
     "conversations.copying": ("CopyProgress", "CopyReport", "acopy", "adigest", "copy", "digest"),
+    "conversations.json_lines": ("aexport_jsonl", "aimport_jsonl", "export_jsonl", "import_jsonl"),
     "errors": (
         "ConfigurationError",
         "CopyError",
         "CorruptRecordError",
+        "FileFormatError",
         "HistoryError",
         "InvalidMessageError",
         "MissingExtraError",

@@ -436,7 +436,7 @@ class Edits(Calls):
             wanted = limit
             while True:
                 rows = await self.operations.read(client, key, **{side: wanted})  # type: ignore[arg-type]
-                by_id = self._by_id(rows)
+                by_id = self.format.by_id(rows)
                 if len(by_id) < limit:
                     if len(rows) < wanted:
                         return None
@@ -469,15 +469,6 @@ class Edits(Calls):
             new = None if kept is None else self.format.encode_state(kept)
             if await self.operations.put_state(client, key, new, expected=text):
                 return
-
-    def _by_id(self, rows: Sequence[Row]) -> dict[str, Row]:
-        """Return the rows by record id, in order; of two copies of a record, the later one."""
-        found: dict[str, Row] = {}
-        for row in rows:
-            record_id = self.format.record_id(row)
-            found.pop(record_id, None)
-            found[record_id] = row
-        return found
 
 
 def edited(record_format: RecordFormat, rows: Sequence[Row], session_id: SessionId, change: RecordsChange) -> Edit:

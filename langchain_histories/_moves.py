@@ -81,7 +81,7 @@ class Moves(Edits):
             end = len(rows) - 1 if at is None else self._index(rows, at)
             if end is None:
                 raise not_found(session_id, str(at))
-            some = self._by_id(rows[: end + 1])
+            some = self.format.by_id(rows[: end + 1])
             if some and not await self._becomes(client, new_key, [], [*some.values()], session_id):
                 raise _not_empty(new_session)
             if (text := await self._state(client, key)) is not None:
@@ -99,11 +99,11 @@ class Moves(Edits):
             operations, copied, state, is_first = self.operations, set[str](), None, True
             while True:
                 rows = await operations.read(client, key)
-                mine = self._by_id(rows)
+                mine = self.format.by_id(rows)
                 there = await operations.read(client, new_key)
                 copied |= mine.keys()
                 # What others append there meanwhile stays, behind; the rest is left of a rename that was interrupted.
-                others = [row for name, row in self._by_id(there).items() if name not in copied]
+                others = [row for name, row in self.format.by_id(there).items() if name not in copied]
                 old_state, new_state = await self._state(client, key), await self._state(client, new_key)
                 has_state = new_state not in (None, old_state)
                 if is_first and ((rows and others) or ((rows or old_state) and has_state)):

@@ -480,6 +480,15 @@ class RecordFormat:
         except Exception:  # noqa: BLE001  # it may be anything
             return _derived_id(row)
 
+    def by_id(self, rows: Sequence[Row]) -> dict[str, Row]:
+        """Return rows by record id, in order; of two copies of a record, the later one."""
+        found: dict[str, Row] = {}
+        for row in rows:
+            record_id = self.record_id(row)
+            found.pop(record_id, None)
+            found[record_id] = row
+        return found
+
     def with_ids(self, rows: Sequence[Row], ids: Collection[str]) -> list[Row]:
         """Return the rows that have one of these ids: the ids of records, and those that errors give to broken ones."""
         return [row for row in rows if self.record_id(row) in ids or _derived_id(row) in ids]

@@ -155,6 +155,21 @@ class CopyError(HistoryError):
         self.session_id = session_id
 
 
+class FileFormatError(HistoryError, ValueError):
+    """A file that is to be imported is none of its format, or was cut.
+
+    Attributes:
+        path: The file.
+        line: The number of the line, from 1.
+    """
+
+    def __init__(self, message: str, path: str = "", line: int = 0) -> None:
+        """Keep where it is."""
+        super().__init__(message, path, line)
+        self.path = path
+        self.line = line
+
+
 class SummaryError(HistoryError):
     """A summarizer failed or returned no usable text. The messages are stored."""
 

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from langchain_histories._derived import names_positions, with_positions
 from langchain_histories._neutral import drive
 from langchain_histories._options import Capability
 from langchain_histories.codec import Row
+from langchain_histories.conversations._reading import Awaited, Blocking, Reading
 from langchain_histories.errors import ConfigurationError, CopyError, CorruptRecordError, RecordTooLargeError
 from langchain_histories.store import MessageStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
-    from langchain_histories.store import SessionInfo
-
-# Records that are in memory at once.
-_PAGE = 500
-_SESSIONS = 500
+    from langchain_histories.codec import RecordFormat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +96,9 @@ def copy(
         UnsupportedOperationError: The source lists no sessions and `sessions` is not given, or the destination keeps no
             ids of records.
     """
-    return drive(_Copying(source, destination, on_corrupt, on_progress, _Blocking()).copy(sessions))
+    face = Blocking()
+    source_of = _checked(source, destination, face)
+    return drive(Copying(source_of, destination, on_corrupt, on_progress, face).copy(sessions))
 
 
 async def acopy(
@@ -111,7 +110,9 @@ async def acopy(
     on_progress: Callable[[CopyProgress], object] | None = None,
 ) -> CopyReport:
     """Async `copy`. `on_progress` is a plain function, called on the event loop."""
-    return await _Copying(source, destination, on_corrupt, on_progress, _Awaited()).copy(sessions)
+    face = Awaited()
+    source_of = _checked(source, destination, face)
+    return await Copying(source_of, destination, on_corrupt, on_progress, face).copy(sessions)
 
 
 def digest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str:
@@ -126,139 +127,50 @@ def digest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str
     Raises:
         UnsupportedOperationError: The store lists no sessions and `sessions` is not given.
     """
-    return drive(_digest(_Reading(store, _Blocking()), sessions))
+    return drive(_digest(Reading(store, Blocking()), sessions))
 
 
 async def adigest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str:
     """Async `digest`."""
-    return await _digest(_Reading(store, _Awaited()), sessions)
+    return await _digest(Reading(store, Awaited()), sessions)
 
 
-class _Blocking:
-    """The sync face of the stores."""
+class Source(Protocol):
+    """What is copied: a store, or a file."""
 
-    async def run(self, store: MessageStore, body: Any, session_id: str, nothing: Any = None) -> Any:
-        return store.run("copy", body, session_id=session_id, nothing=nothing)
+    format: RecordFormat
 
-    async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
-        return store.sessions(limit=_SESSIONS, after=after)
+    def session_ids(self, given: Iterable[str] | None) -> AsyncGenerator[str]:
+        """Walk the ids of the sessions."""
 
-
-class _Awaited:
-    """The async face of the stores."""
-
-    async def run(self, store: MessageStore, body: Any, session_id: str, nothing: Any = None) -> Any:
-        return await store.arun("copy", body, session_id=session_id, nothing=nothing)
-
-    async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
-        return await store.asessions(limit=_SESSIONS, after=after)
-
-
-class _Reading:
-    """What a copy and a digest read of a store."""
-
-    def __init__(self, store: MessageStore, face: _Blocking | _Awaited) -> None:
-        self.store, self.face, self.format = store, face, store.format
-
-    async def session_ids(self, given: Iterable[str] | None) -> AsyncGenerator[str]:
-        """Walk the ids that are given, each once, or those of all sessions that have messages."""
-        if isinstance(given, str):
-            raise ConfigurationError("sessions must be a list of session ids, not one str.")
-        if given is not None:
-            for session_id in dict.fromkeys(given):
-                yield session_id
-            return
-        page = await self.face.sessions(self.store, None)
-        while page:
-            for info in page:
-                yield info.session_id
-            page = await self.face.sessions(self.store, page[-1].session_id) if len(page) == _SESSIONS else []
-
-    async def rows(self, session_id: str, after: str | None, first: int | None) -> Sequence[Row]:
-        """Return rows of a session behind a position: so many, or all."""
-        operations = self.store.operations
-        key = operations.key(session_id)
-        rows: Sequence[Row] = await self.face.run(
-            self.store, lambda client: operations.read(client, key, first=first, after=after), session_id, list
-        )
-        return rows
-
-    async def pages(self, session_id: str) -> AsyncGenerator[Sequence[Row]]:
-        """Walk all rows of a session."""
-        rows = await self.rows(session_id, None, _PAGE)
-        while rows:
-            yield rows
-            rows = await self.rows(session_id, rows[-1].position, _PAGE) if len(rows) == _PAGE else []
-
-    async def whole_pages(self, session_id: str) -> AsyncGenerator[dict[str, Row]]:
-        """Walk the rows of a session by id, each id once: of what a driver's retry stored twice the later copy counts.
-
-        A session of several pages is read twice, because a later copy may be on a later page.
-        """
-        first = await self.rows(session_id, None, _PAGE)
-        if len(first) < _PAGE:
-            if first:
-                yield self._by_id(first)
-            return
-        seen: set[str] = set()
-        twice: dict[str, str] = {}
-        async for rows in self.pages(session_id):
-            for row in rows:
-                record_id = self.format.record_id(row)
-                if record_id in seen:
-                    twice[record_id] = row.position
-                seen.add(record_id)
-        async for rows in self.pages(session_id):
-            yield {
-                record_id: row
-                for record_id, row in self._by_id(rows).items()
-                if record_id not in twice or twice[record_id] == row.position
-            }
-
-    def _by_id(self, rows: Sequence[Row]) -> dict[str, Row]:
-        found: dict[str, Row] = {}
-        for row in rows:
-            record_id = self.format.record_id(row)
-            found.pop(record_id, None)
-            found[record_id] = row
-        return found
+    def whole_pages(self, session_id: str) -> AsyncGenerator[dict[str, Row]]:
+        """Walk the rows of a session by id, each id once."""
 
     async def state(self, session_id: str) -> str | bytes | None:
-        """Return the text of the state of a session."""
-        if Capability.STATE not in self.store.capabilities:
-            return None
-        operations = self.store.operations
-        key = operations.key(session_id)
-        text: str | bytes | None = await self.face.run(
-            self.store, lambda client: operations.get_state(client, key), session_id, _none
-        )
-        return text
+        """Return the text of the state of a session, when its rows have been walked."""
 
 
-class _Copying:
-    """One call of `copy`."""
+class Copying:
+    """One copy to a store."""
 
     def __init__(
         self,
-        source: MessageStore,
+        source: Source,
         destination: MessageStore,
         on_corrupt: str,
         on_progress: Callable[[CopyProgress], object] | None,
-        face: _Blocking | _Awaited,
+        face: Blocking | Awaited,
     ) -> None:
-        for name, store in (("source", source), ("destination", destination)):
-            if not isinstance(store, MessageStore):
-                raise ConfigurationError(f"{name} must be a store, as open_store makes it, not {type(store).__name__}.")
-        if source.place == destination.place:
-            raise ConfigurationError(f"{source!r} cannot be copied into itself: source and destination are one place.")
+        check_is_store("destination", destination)
         if on_corrupt not in ("raise", "skip"):
             raise ConfigurationError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}.")
         destination.format.encode_records([])  # refused where the ids of records cannot be kept
-        self._source, self._destination, self._face = _Reading(source, face), _Reading(destination, face), face
+        self._source, self._destination, self._face = source, Reading(destination, face), face
         self._skips, self._on_progress = on_corrupt == "skip", on_progress
         self._report = CopyReport()
 
     async def copy(self, sessions: Iterable[str] | None) -> CopyReport:
+        """Copy these sessions, or all that the source has."""
         async for session_id in self._source.session_ids(sessions):
             await self._copy_session(session_id)
             self._add(sessions=1)
@@ -399,7 +311,25 @@ class _Copying:
         )
 
 
-async def _digest(reading: _Reading, sessions: Iterable[str] | None) -> str:
+def check_is_store(name: str, store: object) -> None:
+    """Refuse what is no store.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if not isinstance(store, MessageStore):
+        raise ConfigurationError(f"{name} must be a store, as open_store makes it, not {type(store).__name__}.")
+
+
+def _checked(source: MessageStore, destination: MessageStore, face: Blocking | Awaited) -> Reading:
+    check_is_store("source", source)
+    check_is_store("destination", destination)
+    if source.place == destination.place:
+        raise ConfigurationError(f"{source!r} cannot be copied into itself: source and destination are one place.")
+    return Reading(source, face)
+
+
+async def _digest(reading: Reading, sessions: Iterable[str] | None) -> str:
     digest = hashlib.sha256()
 
     def note(text: str) -> None:
@@ -415,7 +345,3 @@ async def _digest(reading: _Reading, sessions: Iterable[str] | None) -> str:
         if state is not None:
             note(reading.format.canonical_state(state))
     return digest.hexdigest()
-
-
-def _none() -> None:
-    """What a read returns where there is no state."""

@@ -33,7 +33,7 @@ from langchain_histories import (
     copy,
     user_session_id,
 )
-from langchain_histories.conversations import copying
+from langchain_histories.conversations import _reading
 from langchain_histories.testing.messages import ShoutingCodec, numbered, texts
 from langchain_histories.testing.suite.foreign import plant
 
@@ -54,8 +54,8 @@ def source():
 
 @pytest.fixture
 def small_pages(monkeypatch):
-    monkeypatch.setattr(copying, "_PAGE", 4)
-    monkeypatch.setattr(copying, "_SESSIONS", 2)
+    monkeypatch.setattr(_reading, "PAGE", 4)
+    monkeypatch.setattr(_reading, "SESSIONS", 2)
 
 
 def test_all_sessions_of_several_pages(small_pages, tmp_path):
@@ -330,9 +330,9 @@ def test_records_that_are_none(source):
 KILLED = """
 import os, signal, sys
 from langchain_histories import FileStore, SQLStore, copy
-from langchain_histories.conversations import copying
+from langchain_histories.conversations import _reading
 
-copying._PAGE = 3
+_reading.PAGE = 3
 left = int(sys.argv[3])
 
 def stop(progress):
@@ -372,7 +372,7 @@ def test_a_copy_that_is_killed_goes_on(tmp_path):
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
     """A session of twelve megabytes of text is copied in less than half of that, its ids included."""
-    monkeypatch.setattr(copying, "_PAGE", 100)
+    monkeypatch.setattr(_reading, "PAGE", 100)
     source, target = SQLStore(f"sqlite:///{tmp_path}/x.db"), SQLStore(f"sqlite:///{tmp_path}/y.db")
     for _ in range(10):
         source.append("a", [HumanMessage("x" * 4_000)] * 300)
