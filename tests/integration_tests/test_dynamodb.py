@@ -271,12 +271,58 @@ def test_a_key_that_no_table_has(key):
         DynamoDBChatMessageHistory("t", "s", key=key)
 
 
-def test_a_session_id_where_the_key_is_a_number(dynamodb_server, client, session):
+def test_session_ids_where_the_key_is_a_number(dynamodb_server, client, session):
     table = make_table(client, "SessionId", types="N")
     theirs(dynamodb_server, table, 7, session).add_user_message("hi")
-    with pytest.raises(ConfigurationError, match="whole key"):
-        ours(dynamodb_server, table, 7, session).add_user_message("x")
-    assert ours(dynamodb_server, table, 7, session, key={"SessionId": 7}).messages == [HumanMessage("hi")]
+    history = ours(dynamodb_server, table, 7, session)
+    history.add_ai_message("hello")
+    assert theirs(dynamodb_server, table, 7, session).messages == [HumanMessage("hi"), AIMessage("hello")]
+    assert ours(dynamodb_server, table, 7, session, key={"SessionId": 7}).messages == history.messages
+
+
+@pytest.mark.parametrize("sort_key", [(), ("Item",)])
+def test_a_table_whose_sessions_are_numbers(client, sort_key):
+    """Each has one id, the one that is listed."""
+    table = make_table(client, "SessionId", *sort_key, types="NS"[: 1 + len(sort_key)])
+    store = DynamoDBStore(client=client, table_name=table)
+    numbers = ("7", "-12.5", "70", "12345678901234567890123456789012345678")
+    for number in numbers:
+        store.append(number, [HumanMessage(number), AIMessage("yes")])
+        store.put_state(number, {"n": number})
+    for number in numbers:
+        assert (store.read(number)[0].content, store.count(number), store.get_state(number)) == (
+            number,
+            2,
+            {"n": number},
+        )
+    assert [info.session_id for info in store.sessions()] == sorted(numbers)
+    assert [info.session_id for info in store.sessions(prefix="7")] == ["7", "70"]
+    store.delete("7", [store.records("7")[0].id])
+    store.clear("70")
+    assert (store.count("7"), store.count("70")) == (1, 0)
+    assert store.erase(user_id="7") == 0
+    for wrong in ("07", "7.0", "+7", " 7", "seven", "1e3", "@u/7", "NaN"):
+        for call in (store.read, lambda wrong: store.append(wrong, [HumanMessage("x")])):
+            with pytest.raises(ConfigurationError, match="is a number"):
+                call(wrong)
+
+
+def test_many_users_of_one_table_and_client(client, monkeypatch):
+    """Each has one store for all sessions, or one of its own: the client and what is known of the table are shared."""
+    table, described, describe = make_table(client, "UserID", "SessionId"), [], client.describe_table
+    monkeypatch.setattr(client, "describe_table", lambda **request: described.append(request) or describe(**request))
+    keys = [{"UserID": f"u{user}", "SessionId": f"s{number}"} for user in range(5) for number in range(3)]
+
+    def write(key):
+        store = DynamoDBStore(client=client, table_name=table, item_key=key)
+        store.append("any", [HumanMessage(f"{key}")])
+        return store.read("any")
+
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(write, keys)) == [[HumanMessage(f"{key}")] for key in keys]
+    found = {(item["UserID"]["S"], item["SessionId"]["S"]) for item in client.scan(TableName=table)["Items"]}
+    assert found == {tuple(key.values()) for key in keys}
+    assert len(described) <= 5
 
 
 def test_a_table_is_described_once_for_all_keys(client, monkeypatch):

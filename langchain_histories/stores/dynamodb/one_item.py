@@ -133,7 +133,7 @@ class OneItemOperations(TableOperations):
             raise self.unsupported("sessions")
         rows = []
         for item in await self.table.scan(client, prefix):
-            key, values = item[self.table.partition_key]["S"], self._values(item)
+            key, values = self.table.session(item), self._values(item)
             if values and self._is_live(item) and (after is None or key.encode() > after.encode()):
                 rows.append(SessionRow(key, len(values), to_text(values[-1])))
         return sorted(rows, key=lambda row: row.key.encode())[:limit]
@@ -143,7 +143,7 @@ class OneItemOperations(TableOperations):
             raise self.unsupported("erase")
         items = await self.table.scan(client, prefix)
         for item in items:
-            await self._delete_item(client, item[self.table.partition_key]["S"])
+            await self._delete_item(client, self.table.session(item))
         return len(items)
 
     async def get_state(self, client: Any, key: str) -> str | None:

@@ -6,9 +6,8 @@ operations of `one_item.py` serve.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -16,7 +15,7 @@ from botocore.exceptions import ClientError
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import Capability, Found, settle
 from langchain_histories.stores.dynamodb.one_item import OneItemOperations
-from langchain_histories.stores.dynamodb.table import Table, TableOperations, code_of
+from langchain_histories.stores.dynamodb.table import Table, TableOperations, code_of, number_text
 from langchain_histories.stores.shared.partitions import HEAD, Item, PartitionOperations, Write
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 _SORT_KEY = "Item"
 _TEXT = "Message"
-_MAX_EXPONENT = 131  # beyond it DynamoDB has no numbers
 _NOT_WRITTEN = {
     "ConditionalCheckFailed",
     "ConditionalCheckFailedException",
@@ -115,12 +113,14 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
             )
         fixed = {name: self._key_value(name, types[name], value) for name, value in self._item_key.items()}
         for name in {*keys.values()} - given if given else keys.values():
-            if types[name] != "S":
+            if types[name] not in ("SN" if name == keys["HASH"] else "S"):
                 raise ConfigurationError(
-                    f"The key {name!r} of table {self.table_name!r} must be a string, because session ids are. Make "
-                    f"another table, or give the whole key of each session, with the value of {name!r}."
+                    f"The key {name!r} of table {self.table_name!r} must be a string. Make another table, or give the "
+                    f"whole key of each session, with the value of {name!r}."
                 )
-        return Table(self.table_name, keys["HASH"], None if fixed else sort_key, self._expiry, self._messages, fixed)
+        names = {"partition_key": keys["HASH"], "sort_key": None if fixed else sort_key}
+        names |= {"expiry": self._expiry, "messages": self._messages}
+        return Table(self.table_name, **names, is_number=types[keys["HASH"]] == "N", fixed=fixed)
 
     def _key_value(self, name: str, kind: str, value: Any) -> dict[str, Any]:
         """Return a value of the primary key as DynamoDB has it.
@@ -132,12 +132,8 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
             case ("S", str()) | ("B", bytes() | bytearray()) if value:
                 return {kind: value}
             case "N", int() | Decimal() | str() if not isinstance(value, bool):
-                with contextlib.suppress(InvalidOperation):
-                    number = Decimal(value)
-                    if number.is_finite() and abs(number.adjusted()) < _MAX_EXPONENT:
-                        text = format(number, "f")
-                        # As the service shows it, and exactly: `normalize` would round it.
-                        return {kind: text.rstrip("0").rstrip(".") if "." in text else text}
+                if (text := number_text(value)) is not None:
+                    return {kind: text}
         wanted = {"S": "a text that is not empty", "N": "a whole number or a Decimal", "B": "bytes"}[kind]
         raise ConfigurationError(
             f"The key {name!r} of table {self.table_name!r} must be {wanted}, not {type(value).__name__}."
@@ -218,7 +214,7 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
             "TableName": self.table.name,
             "KeyConditionExpression": "#p = :p AND #s BETWEEN :start AND :stop",
             "ExpressionAttributeNames": {"#p": self.table.partition_key, "#s": self.table.sort_key},
-            "ExpressionAttributeValues": {":p": {"S": key}, ":start": {"S": start}, ":stop": {"S": stop}},
+            "ExpressionAttributeValues": {":p": self.table.value(key), ":start": {"S": start}, ":stop": {"S": stop}},
             "ConsistentRead": True,
             "ScanIndexForward": not reverse,
         }
@@ -270,12 +266,12 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
             "ExpressionAttributeValues": {":head": {"S": HEAD}},
         }
         items = await self.table.scan(client, prefix, **options)
-        return [(item[self.table.partition_key]["S"], self._item(item)) for item in items]
+        return [(self.table.session(item), self._item(item)) for item in items]
 
     async def _keys(self, client: Any, prefix: str) -> set[str]:
         names = {"#p": self.table.partition_key}
         items = await self.table.scan(client, prefix, ProjectionExpression="#p", ExpressionAttributeNames=names)
-        return {item[self.table.partition_key]["S"] for item in items}
+        return {self.table.session(item) for item in items}
 
 
 def _reasons(error: ClientError) -> set[str]:

@@ -23,6 +23,7 @@ class DynamoDBStore(MessageStore):
     On a table with a sort key each message is an item. On a table without one, as LangChain's and LlamaIndex's classes
     use it, each session is an item of at most 400 KB: then `capabilities` lacks `TAIL_READ` and `LARGE_SESSIONS`, from
     the first operation or `setup` on. The table's own description decides.
+    Where the partition key is a number, session ids are whole or decimal numbers, written as DynamoDB writes them.
 
     Without credentials and region in the URL or the options, they are found where every AWS program finds them.
 
