@@ -16,12 +16,29 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
 from langchain_histories import ConfigurationError, KafkaChatMessageHistory, KafkaStore, StoreError, open_store
+from langchain_histories._deadlines import Deadline, OutOfTimeError, under
 from langchain_histories.stores.kafka.client import KafkaClient
 from langchain_histories.stores.kafka.connections import topic_and_config
 from langchain_histories.stores.kafka.log import Log
 from langchain_histories.stores.kafka.positions import positions
 from langchain_histories.stores.kafka.topics import escaped, unescaped
 from langchain_histories.testing import odd_session_ids
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 4), ({"max_connections": 6}, 6), ({"max_connections": 1}, 1)])
+def test_as_many_read_at_once_as_there_may_be_connections(given, expected):
+    """Who finds no free consumer waits, until its time is over."""
+    with KafkaStore("kafka://127.0.0.1:1", **given) as store, contextlib.ExitStack() as stack:
+        for _ in range(expected):
+            stack.enter_context(store.client.consumer())
+        with under(Deadline(0.01)), pytest.raises(OutOfTimeError), store.client.consumer():
+            pass
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "5", 1.5])
+def test_a_number_of_connections_that_is_none(wrong):
+    with pytest.raises(ConfigurationError, match="max_connections"):
+        open_store("kafka://127.0.0.1:1", max_connections=wrong)
 
 
 @pytest.mark.parametrize(

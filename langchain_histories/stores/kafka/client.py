@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CONSUMERS = 4
+CONSUMERS = 4
 POLL = 0.01
 """Seconds between two looks, where the driver cannot wait for an event."""
 UNKNOWN_TOPIC = frozenset(
@@ -59,6 +59,7 @@ class KafkaClient:
     Args:
         config: Options of librdkafka.
         timeout: Seconds to wait for an answer or a delivery.
+        consumers: How many consumers there are at most.
 
     Attributes:
         producer: The producer. An error that it cannot recover from replaces it.
@@ -66,7 +67,7 @@ class KafkaClient:
             be out of date.
     """
 
-    def __init__(self, config: dict[str, Any], timeout: float) -> None:
+    def __init__(self, config: dict[str, Any], timeout: float, consumers: int = CONSUMERS) -> None:
         """Make the producer."""
         self._refusals = _Refusals()
         defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, "error_cb": self._refusals.note}
@@ -75,7 +76,7 @@ class KafkaClient:
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
-        for _ in range(_CONSUMERS):
+        for _ in range(consumers):
             self._consumers.put(None)
         self.topics: dict[tuple[str, ...], tuple[str, int]] = {}
         self.producer = self._make_producer()

@@ -9,19 +9,21 @@ from confluent_kafka import KafkaException
 
 from langchain_histories._secrets import refused
 from langchain_histories._urls import bad_url, split_url
-from langchain_histories.stores.base import Clients
-from langchain_histories.stores.kafka.client import KafkaClient
+from langchain_histories.stores.base import Clients, check_max_connections
+from langchain_histories.stores.kafka.client import CONSUMERS, KafkaClient
 from langchain_histories.stores.kafka.topics import is_legal
 
 _FORM = "kafka://[user:password@]host[:9092][,host...][/topic][?option=value]"
 
 
-def clients_at(config: dict[str, Any], timeout: float) -> Clients[KafkaClient]:
+def clients_at(config: dict[str, Any], timeout: float, max_connections: int | None) -> Clients[KafkaClient]:
     """Return the clients for options of librdkafka. There is no async one."""
+    check_max_connections(max_connections)
+    consumers = max_connections or CONSUMERS
 
     async def connect(native: bool) -> KafkaClient:  # noqa: ARG001
         try:
-            return KafkaClient(config, timeout)
+            return KafkaClient(config, timeout, consumers)
         except KafkaException as error:
             failed = refused(
                 f"Kafka's driver refuses the options for {config['bootstrap.servers']}.", error, None, config
@@ -31,7 +33,7 @@ def clients_at(config: dict[str, Any], timeout: float) -> Clients[KafkaClient]:
     async def close(client: KafkaClient) -> None:
         client.close()
 
-    return Clients.shared("kafka", config, timeout, connect=connect, close=close, native=False)
+    return Clients.shared("kafka", config, timeout, consumers, connect=connect, close=close, native=False)
 
 
 def topic_and_config(url: str) -> tuple[str | None, dict[str, Any]]:

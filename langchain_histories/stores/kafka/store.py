@@ -36,6 +36,8 @@ class KafkaStore(MessageStore):
         retention_ms: Milliseconds after which Kafka removes records from a topic that the store makes; -1 for never.
         timeout: Seconds after which a call that gets no answer, no delivery or no turn raises `StoreUnavailableError`;
             10 by default. What may take as long as what is stored is large ends when nothing has arrived for so long.
+        max_connections: How many calls of this process read at once, each over a consumer with a connection to each
+            broker; 4 by default. Who finds none free waits. Appends share one producer.
         client_options: More options for librdkafka.
         **options: See `StoreOptions`. There is no `ttl`.
 
@@ -58,6 +60,7 @@ class KafkaStore(MessageStore):
         replication_factor: int | None = None,
         retention_ms: int = -1,
         timeout: float | None = None,
+        max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -77,7 +80,7 @@ class KafkaStore(MessageStore):
         topics = Topics(self.topic, topic_prefix, partitions, replication_factor, retention_ms)
         config |= client_options or {}
         limit = check_timeout(timeout) or TIMEOUT
-        clients = clients_at(config, limit)
+        clients = clients_at(config, limit, max_connections)
         super().__init__(KafkaOperations(topics), clients, url, driver_options=config, timeout=limit, **options)
 
     def count_partitions(self, session_id: SessionId) -> int:
