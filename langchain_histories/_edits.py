@@ -34,6 +34,8 @@ RecordsChange: TypeAlias = "Callable[[list[Record]], Iterable[Record | BaseMessa
 
 _FIRST_LOOK = 16  # records at the end among which a record is looked for first
 
+_DELETE_TRIES = 3  # an edit may put a record at another position before it is deleted
+
 
 class Part(NamedTuple):
     """The end of a transcript, as it was read.
@@ -411,17 +413,21 @@ class Edits(Calls):
         wanted = set(ids)
 
         async def body(client: Any) -> int:
-            operations = self.operations
-            rows = await operations.read(client, key) if wanted else []
-            found = self.format.with_ids(rows, wanted)
-            if not found:
-                return 0
-            first = next(at for at, row in enumerate(rows) if row is found[0])
-            before = [self.format.record_id(row) for row in rows[:first]]
-            await self._forget(client, key, session_id, before.__contains__)
-            count = await operations.delete(client, key, found)
-            # Another process may have made a summary of them in the meantime.
-            await self._forget(client, key, session_id, before.__contains__)
+            operations, count = self.operations, 0
+            for _ in range(_DELETE_TRIES if wanted else 0):
+                rows = await operations.read(client, key)
+                found = self.format.with_ids(rows, wanted)
+                if not found:
+                    break
+                first = next(at for at, row in enumerate(rows) if row is found[0])
+                before = [self.format.record_id(row) for row in rows[:first]]
+                await self._forget(client, key, session_id, before.__contains__)
+                removed = await operations.delete(client, key, found)
+                # Another process may have made a summary of them in the meantime.
+                await self._forget(client, key, session_id, before.__contains__)
+                count += removed
+                if removed == len(found):
+                    break
             return count
 
         return Call("delete", session_id, body, nothing=int, capability=Capability.DELETE, grows=True)

@@ -40,7 +40,7 @@ def store(tablestore_server, table):
 
 
 class TestTablestoreStore(MessageStoreTests):
-    capabilities = ~(Capability.TTL | Capability.EDIT)
+    capabilities = ~Capability.TTL
 
     @pytest.fixture
     def open_store(self, tablestore_server, table):
@@ -386,3 +386,94 @@ def test_nothing_of_a_message_or_a_key_is_logged(store, tablestore_server, caplo
     assert "private" not in told
     assert "histories-password" not in told
     assert "x-ots-" not in told
+
+
+def before(operations, name, act):
+    """Do something once, before an operation goes on with this step."""
+    step = getattr(operations, name)
+
+    def acting(*args, **options):
+        setattr(operations, name, step)
+        act()
+        return step(*args, **options)
+
+    setattr(operations, name, acting)
+
+
+@pytest.fixture
+def other(tablestore_server, table):
+    with TablestoreStore(tablestore_server.url, table_name=table) as store:
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("act", "left"),
+    {
+        "append": (lambda other, _: other.append("s", [HumanMessage("x")]), "new a b c x"),
+        "delete": (lambda other, ids: other.delete("s", [ids[1]]), "new a c"),
+        "take": (lambda other, _: other.take("s"), "new a b"),
+        "edit": (lambda other, _: other.insert("s", 1, [HumanMessage("x")]), "new a x b c"),
+        "replace": (lambda other, _: other.replace("s", [HumanMessage("x")]), "new x"),
+        "clear": (lambda other, _: other.clear("s"), "new"),
+    }.values(),
+)
+def test_what_comes_between_the_look_of_an_edit_and_its_end(store, other, act, left):
+    store.append("s", [HumanMessage("a")])
+    store.append("s", [HumanMessage("b"), HumanMessage("c")])
+    ids = [record.id for record in store.records("s")]
+    before(store.operations, "_show", lambda: act(other, ids))
+    store.insert("s", 0, [HumanMessage("new")])
+    for reader in (store, other):
+        assert " ".join(texts(reader.read("s"))) == left
+        assert " ".join(texts(reader.read("s", first=9))) == left
+        assert " ".join(texts(reader.read("s", last=9))) == left
+        assert reader.count("s") == len(left.split())
+    store.clear("s")
+    assert rows_of(store) == rows_of(store, 1) == []
+
+
+@pytest.mark.parametrize("step", ["_append", "_superseded", "_show", "_remove_numbers"])
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_message_is_deleted_while_another_one_is_edited(store, other, step, is_taken):
+    """It goes once, and nothing else goes, whatever the edit has done by then."""
+    store.append("s", [HumanMessage("a"), HumanMessage("b")])
+    ids = [record.id for record in store.records("s")]
+    removed = []
+    before(
+        store.operations,
+        step,
+        lambda: removed.append(other.take("s", 0).id if is_taken else other.delete("s", [ids[0]])),
+    )
+    store.edit_message("s", ids[1], HumanMessage("new"))
+    assert removed == [ids[0] if is_taken else 1]
+    assert texts(other.read("s")) == ["new"]
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_message_is_edited_while_another_one_is_deleted(store, other, is_taken):
+    store.append("s", [HumanMessage("a"), HumanMessage("b")])
+    ids = [record.id for record in store.records("s")]
+    before(store.operations, "_delete_one", lambda: other.edit_message("s", ids[1], HumanMessage("new")))
+    removed = store.take("s", 0).id if is_taken else store.delete("s", [ids[0]])
+    assert removed == (ids[0] if is_taken else 1)
+    assert texts(other.read("s")) == ["new"]
+
+
+def test_what_an_edit_that_was_stopped_leaves_is_never_seen(store, other):
+    class StoppedError(Exception):
+        pass
+
+    def stop():
+        raise StoppedError
+
+    ids = store.append("s", [HumanMessage("a"), HumanMessage("b")])
+    for _ in range(2):
+        before(store.operations, "_show", stop)
+        with pytest.raises(StoppedError):
+            store.edit_message("s", ids[0], HumanMessage("new"))
+    assert texts(other.read("s")) == ["a", "b"]
+    assert other.count("s") == 2
+    other.append("s", [HumanMessage("c")])
+    other.edit_message("s", ids[0], HumanMessage("other"))
+    assert texts(store.read("s")) == ["other", "b", "c"]
+    assert len(rows_of(store)) == 1

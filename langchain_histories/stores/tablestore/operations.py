@@ -13,8 +13,10 @@ from tablestore import (
     INF_MIN,
     PK_AUTO_INCR,
     ComparatorType,
+    CompositeColumnCondition,
     Condition,
     Direction,
+    LogicalOperator,
     OTSClientError,
     OTSServiceError,
     ReturnType,
@@ -30,6 +32,7 @@ from langchain_histories.stores.base import (
     Operations,
     Row,
     SessionRow,
+    same_rows,
     settle,
 )
 from langchain_histories.stores.tablestore.rows import (
@@ -48,7 +51,7 @@ from langchain_histories.stores.tablestore.rows import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-_ROWS_PER_DELETION = 200
+_ROWS_PER_WRITE = 200
 _ROWS_PER_PAGE = 5000
 
 _SERVER_FAULT = 500
@@ -65,6 +68,10 @@ _TRANSIENT = {
 }
 
 _ALWAYS = Condition(RowExistenceExpectation.IGNORE)
+_HIDDEN_EDIT = Condition(
+    RowExistenceExpectation.EXPECT_EXIST,
+    SingleColumnCondition("edit", 1, ComparatorType.EQUAL, pass_if_missing=False),
+)
 
 _CUT = (ConnectionResetError, urllib3.exceptions.ProtocolError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
@@ -77,7 +84,7 @@ class TablestoreOperations(Operations[Any]):
     """
 
     name = "tablestore"
-    capabilities = ~(Capability.TTL | Capability.EDIT)
+    capabilities = ~Capability.TTL
     driver_errors = (OTSClientError, OTSServiceError, urllib3.exceptions.HTTPError, aiohttp.ClientError)
     unavailable_errors = (
         ConnectionError,
@@ -197,11 +204,13 @@ class TablestoreOperations(Operations[Any]):
     async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
         await self._append(client, key, rows)
 
-    async def _append(self, client: Any, key: str, rows: Sequence[str], *marks: tuple[str, int]) -> list[int]:
-        """Store a batch; return the numbers of its rows. The last one makes it visible."""
+    async def _append(
+        self, client: Any, key: str, rows: Sequence[str], *marks: tuple[str, int], is_hidden: bool = False
+    ) -> list[int]:
+        """Store a batch; return the numbers of its rows. The last one makes it visible, unless it is to be hidden."""
         *parts, cells = pack(rows)
         numbers = [await self._put_batch(client, key, [("n", 0), *part]) for part in parts]
-        columns = [("n", len(rows)), *marks, *cells]
+        columns = [("n", 0 if is_hidden else len(rows)), *marks, *cells]
         if numbers:
             columns.append(("parts", " ".join(map(str, numbers))))
         return [*numbers, await self._put_batch(client, key, columns)]
@@ -301,18 +310,26 @@ class TablestoreOperations(Operations[Any]):
         """Remove the batches of a session before the key `stop`, but for the numbers in `keep`."""
         start: Any = batch_key(key, INF_MIN)
         while start:
-            batches, start = await self._page(client, start, stop, columns=["n"], limit=_ROWS_PER_DELETION)
-            doomed = [
-                tablestore.DeleteRowItem(tablestore.Row(batch_key(key, batch.number)), _ALWAYS)
-                for batch in batches
-                if batch.number not in keep
-            ]
-            if doomed:
-                request = tablestore.BatchWriteRowRequest()
-                request.add(tablestore.TableInBatchWriteRowItem(self._messages, doomed))
-                answer = await settle(client.batch_write_row(request))
-                if failed := answer.get_failed_of_delete():
-                    raise OTSServiceError(503, failed[0].error_code, failed[0].error_message)
+            batches, start = await self._page(client, start, stop, columns=["n"], limit=_ROWS_PER_WRITE)
+            await self._remove_numbers(client, key, [batch.number for batch in batches if batch.number not in keep])
+
+    async def _remove_numbers(self, client: Any, key: str, numbers: Sequence[int]) -> None:
+        """Remove rows of a session."""
+        rows = [tablestore.Row(batch_key(key, number)) for number in numbers]
+        await self._write_all(client, [tablestore.DeleteRowItem(row, _ALWAYS) for row in rows])
+
+    async def _write_all(self, client: Any, items: Sequence[Any]) -> bool:
+        """Delete or update many rows of the table of messages; tell whether the conditions of all of them held."""
+        for start in range(0, len(items), _ROWS_PER_WRITE):
+            request = tablestore.BatchWriteRowRequest()
+            some = list(items[start : start + _ROWS_PER_WRITE])
+            request.add(tablestore.TableInBatchWriteRowItem(self._messages, some))
+            answer = await settle(client.batch_write_row(request))
+            for failed in [*answer.get_failed_of_delete(), *answer.get_failed_of_update()]:
+                if failed.error_code == "OTSConditionCheckFail":
+                    return False
+                raise OTSServiceError(503, failed.error_code, failed.error_message)
+        return True
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
         # The batch is marked as the first, so it hides what is before it. A reader of only a part of the session may
@@ -325,6 +342,70 @@ class TablestoreOperations(Operations[Any]):
         if not rows:
             await settle(client.delete_row(self._messages, batch_key(key, numbers[-1]), _ALWAYS))
 
+    # No writer locks a session, and an append compares nothing. So an edit stores all that is to be there as one batch,
+    # which nobody sees yet and which has a number, and only then looks whether what is before that number is as it was
+    # read. What others append from then on has a larger number, and comes behind it. What else may come in between
+    # (another edit, a replacement, a clear) removes the batch, and then it cannot be shown. So does a deletion, which
+    # does not touch a row that an edit has sealed before it has given up that edit.
+
+    async def edit(
+        self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
+    ) -> bool:
+        present, behind = await self.read(client, key), batch_and_index(after)
+        before = [row for row in present if batch_and_index(row.position) <= behind]
+        if not same_rows(present[len(before) :], expected):
+            return False
+        if not rows and kept == len(expected):
+            return True
+        texts = [*(str(row.text) for row in [*before, *expected[:kept]]), *rows]
+        numbers = await self._append(client, key, texts, ("edit", 1), is_hidden=True)
+        doomed = await self._superseded(client, key, numbers[-1], present)
+        if doomed is None or not await self._show(client, key, numbers[-1], len(texts)):
+            await self._remove_numbers(client, key, numbers)
+            return False
+        await self._remove_numbers(client, key, doomed if texts else [*doomed, *numbers])
+        return True
+
+    async def _superseded(self, client: Any, key: str, number: int, rows: Sequence[Row]) -> list[int] | None:
+        """Return the numbers of the rows that a batch supersedes if these are all messages before it, else `None`."""
+        doomed: list[int] = []
+        seals: list[Any] = []
+        for batch in await self._marks(client, key, number):
+            if batch.is_hidden_edit and not await self._give_up(client, key, batch.number):
+                return None
+            if batch.size or batch.is_first or batch.is_hidden_edit:
+                doomed += [batch.number, *batch.parts]
+            if batch.size:
+                seals.append(_seal(batch, number))
+        now = [row for row in await self.read(client, key) if batch_and_index(row.position)[0] < number]
+        return doomed if same_rows(now, rows) and await self._write_all(client, seals) else None
+
+    async def _show(self, client: Any, key: str, number: int, size: int) -> bool:
+        """Make the batch of an edit the first one; tell whether it was still there."""
+        # Before, because from then on a reader of a part of the session has to know of it.
+        replaced = tablestore.Row(state_key(key, "replaced"), [("to", number)])
+        await settle(client.put_row(self._states, replaced))
+        changes = {"PUT": [("n", size), ("first", 1)], "DELETE_ALL": ["edit"]}
+        row = tablestore.Row(batch_key(key, number), changes)
+        return await self._write_if(client.update_row, self._messages, row, _HIDDEN_EDIT)
+
+    async def _marks(self, client: Any, key: str, stop: int) -> list[Batch]:
+        """Return the rows before a number, without their texts."""
+        found: list[Batch] = []
+        start: Any = batch_key(key, INF_MIN)
+        while start:
+            page = self._page(client, start, batch_key(key, stop), columns=["n", "first", "parts", "edit"])
+            batches, start = await page
+            found += batches
+        return found
+
+    async def _give_up(self, client: Any, key: str, number: int) -> bool:
+        """Remove the batch of an edit that is not shown yet; tell whether it is not shown."""
+        where = batch_key(key, number)
+        if await self._write_if(client.delete_row, self._messages, where, _HIDDEN_EDIT):
+            return True
+        return not await self._get(client, self._messages, where)
+
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         return sum([await self._delete_one(client, key, *batch_and_index(row.position), str(row.text)) for row in rows])
 
@@ -332,11 +413,14 @@ class TablestoreOperations(Operations[Any]):
         """Mark a message as deleted and remove its text; tell whether it was there without a mark."""
         mark, where = f"d{index}", batch_key(key, number)
         names = [name for name, _ in cells_of(index, text)]
-        unmarked = SingleColumnCondition(mark, 0, ComparatorType.EQUAL, pass_if_missing=True)
         changes = {"PUT": [(mark, 1)], "INCREMENT": [("n", -1)], "DELETE_ALL": names}
-        condition = Condition(RowExistenceExpectation.EXPECT_EXIST, unmarked)
-        if not await self._write_if(client.update_row, self._messages, tablestore.Row(where, changes), condition):
-            return False
+        free = CompositeColumnCondition(LogicalOperator.AND)
+        for column in (mark, "sealed"):
+            free.add_sub_condition(SingleColumnCondition(column, 0, ComparatorType.EQUAL, pass_if_missing=True))
+        condition = Condition(RowExistenceExpectation.EXPECT_EXIST, free)
+        while not await self._write_if(client.update_row, self._messages, tablestore.Row(where, changes), condition):
+            if not await self._unseal(client, key, number, mark):
+                return False
         batch = Batch(key, number, await self._get(client, self._messages, where))
         parts = [batch_key(key, part) for part in batch.parts]
         if batch.columns and batch.size == 0 and not batch.is_first:
@@ -347,6 +431,22 @@ class TablestoreOperations(Operations[Any]):
             for part in parts:
                 row = tablestore.Row(part, {"DELETE_ALL": names})
                 await self._write_if(client.update_row, self._messages, row, exists)
+        return True
+
+    async def _unseal(self, client: Any, key: str, number: int, mark: str) -> bool:
+        """Have an edit that counts on a row begin again; tell whether a deletion may be tried again."""
+        where = batch_key(key, number)
+        columns = await self._get(client, self._messages, where)
+        if not columns or mark in columns:
+            return False
+        if (sealed := columns.get("sealed")) is None:
+            return True
+        if type(sealed) is not int or not await self._give_up(client, key, sealed):
+            return False
+        same = SingleColumnCondition("sealed", sealed, ComparatorType.EQUAL, pass_if_missing=False)
+        row = tablestore.Row(where, {"DELETE_ALL": ["sealed"]})
+        condition = Condition(RowExistenceExpectation.EXPECT_EXIST, same)
+        await self._write_if(client.update_row, self._messages, row, condition)
         return True
 
     # Sessions and their states.
@@ -400,6 +500,14 @@ class TablestoreOperations(Operations[Any]):
             raise RecordTooLargeError(f"tablestore: the state of session {key!r} is larger than {ROW_BYTES} bytes.")
         row = tablestore.Row(where, [("hash", _hash(text)), *cells_of(0, text)])
         return await self._write_if(client.put_row, self._states, row, condition)
+
+
+def _seal(batch: Batch, number: int) -> Any:
+    """What seals a batch for the edit of this number, if no message was deleted from it since it was read."""
+    row = tablestore.Row(batch_key(batch.session_id, batch.number), {"PUT": [("sealed", number)]})
+    size = batch.columns.get("n")
+    same = SingleColumnCondition("n", size, ComparatorType.EQUAL, pass_if_missing=False) if type(size) is int else None
+    return tablestore.UpdateRowItem(row, Condition(RowExistenceExpectation.EXPECT_EXIST, same))
 
 
 def _hash(text: str) -> str:

@@ -11,6 +11,8 @@ transaction, and none of them waits for another. (Local transactions cannot be h
 | `m0`, `m1`, ... | their texts; a long text is cut into `m0_0`, `m0_1`, ... |
 | `d0`, `d1`, ... | marks of the messages that were deleted |
 | `parts` | a batch over the limits of a row: the numbers of rows with `n` 0, written before, that hold the rest of it |
+| `edit` | the batch is that of an edit, with `n` 0, until it is shown by `first` |
+| `sealed` | the number of the edit that counts on no message of the batch being deleted |
 | `first` | the batch replaced what was before it: rows with smaller numbers are hidden |
 
 A row of the table of states has the key `session_id` and `name`.
@@ -78,6 +80,11 @@ class Batch(NamedTuple):
     def is_first(self) -> bool:
         """Whether it replaced what was before it."""
         return "first" in self.columns
+
+    @property
+    def is_hidden_edit(self) -> bool:
+        """Whether it is what an edit is to leave, and nobody sees yet."""
+        return "edit" in self.columns
 
     @property
     def parts(self) -> list[int]:
