@@ -21,6 +21,7 @@ from langchain_histories import (
     StoreUnavailableError,
     TablestoreChatMessageHistory,
     TablestoreStore,
+    TranscriptChangedError,
     open_history,
 )
 from langchain_histories.stores.tablestore import rows as layout
@@ -457,6 +458,23 @@ def test_a_message_is_edited_while_another_one_is_deleted(store, other, is_taken
     removed = store.take("s", 0).id if is_taken else store.delete("s", [ids[0]])
     assert removed == (ids[0] if is_taken else 1)
     assert texts(other.read("s")) == ["new"]
+
+
+def test_an_append_behind_a_record_rewrites_nothing(store, other):
+    (first,) = store.append("s", [HumanMessage("a")])
+    (row,) = rows_of(store)
+    last = store.append("s", [HumanMessage("b"), HumanMessage("c")], after=first)[-1]
+    assert rows_of(store)[0].primary_key == row.primary_key
+    assert len(rows_of(store)) == 2
+    before(store.operations, "_show", lambda: other.delete("s", [last]))
+    with pytest.raises(TranscriptChangedError):
+        store.append("s", [HumanMessage("d")], after=last)
+    before(store.operations, "_append", lambda: other.append("s", [HumanMessage("x")]))
+    with pytest.raises(TranscriptChangedError):
+        store.append("s", [HumanMessage("d")], after=store.records("s")[-1].id)
+    assert texts(other.read("s")) == ["a", "b", "x"]
+    assert store.delete("s", [record.id for record in store.records("s")]) == 3
+    assert rows_of(store) == []
 
 
 def test_what_an_edit_that_was_stopped_leaves_is_never_seen(store, other):

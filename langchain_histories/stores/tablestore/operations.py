@@ -351,60 +351,70 @@ class TablestoreOperations(Operations[Any]):
     async def edit(
         self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
     ) -> bool:
-        present, behind = await self.read(client, key), batch_and_index(after)
-        before = [row for row in present if batch_and_index(row.position) <= behind]
+        # What is only added to rewrites nothing, and compares no more than it was given.
+        is_added, behind = kept == len(expected), batch_and_index(after)
+        present = await self.read(client, key, after=after if is_added else None)
+        before = [] if is_added else [row for row in present if batch_and_index(row.position) <= behind]
         if not same_rows(present[len(before) :], expected):
             return False
-        if not rows and kept == len(expected):
+        if not rows and is_added:
             return True
-        texts = [*(str(row.text) for row in [*before, *expected[:kept]]), *rows]
+        texts = [*([] if is_added else [str(row.text) for row in [*before, *expected[:kept]]]), *rows]
         numbers = await self._append(client, key, texts, ("edit", 1), is_hidden=True)
-        doomed = await self._superseded(client, key, numbers[-1], present)
-        if doomed is None or not await self._show(client, key, numbers[-1], len(texts)):
+        doomed = await self._superseded(client, key, numbers[-1], present, after if is_added else None)
+        shown = [("n", len(texts))] if is_added else [("n", len(texts)), ("first", 1)]
+        if doomed is None or not await self._show(client, key, numbers[-1], shown):
             await self._remove_numbers(client, key, numbers)
             return False
-        await self._remove_numbers(client, key, doomed if texts else [*doomed, *numbers])
+        if not is_added:
+            await self._remove_numbers(client, key, doomed if texts else [*doomed, *numbers])
         return True
 
-    async def _superseded(self, client: Any, key: str, number: int, rows: Sequence[Row]) -> list[int] | None:
-        """Return the numbers of the rows that a batch supersedes if these are all messages before it, else `None`."""
+    async def _superseded(
+        self, client: Any, key: str, number: int, rows: Sequence[Row], after: str | None
+    ) -> list[int] | None:
+        """Seal the batches before a number if `rows` are all their messages behind a position.
+
+        Returns:
+            The numbers of their rows; `None` if other messages are there.
+        """
         doomed: list[int] = []
         seals: list[Any] = []
-        for batch in await self._marks(client, key, number):
+        for batch in await self._marks(client, key, batch_and_index(after)[0], number):
             if batch.is_hidden_edit and not await self._give_up(client, key, batch.number):
                 return None
             if batch.size or batch.is_first or batch.is_hidden_edit:
                 doomed += [batch.number, *batch.parts]
             if batch.size:
                 seals.append(_seal(batch, number))
-        now = [row for row in await self.read(client, key) if batch_and_index(row.position)[0] < number]
+        now = [row for row in await self.read(client, key, after=after) if batch_and_index(row.position)[0] < number]
         return doomed if same_rows(now, rows) and await self._write_all(client, seals) else None
 
-    async def _show(self, client: Any, key: str, number: int, size: int) -> bool:
-        """Make the batch of an edit the first one; tell whether it was still there."""
-        # Before, because from then on a reader of a part of the session has to know of it.
-        replaced = tablestore.Row(state_key(key, "replaced"), [("to", number)])
-        await settle(client.put_row(self._states, replaced))
-        changes = {"PUT": [("n", size), ("first", 1)], "DELETE_ALL": ["edit"]}
-        row = tablestore.Row(batch_key(key, number), changes)
+    async def _show(self, client: Any, key: str, number: int, columns: list[tuple[str, int]]) -> bool:
+        """Have readers see the batch of an edit; tell whether it was still there."""
+        if ("first", 1) in columns:
+            # Before, because from then on a reader of a part of the session has to know of it.
+            replaced = tablestore.Row(state_key(key, "replaced"), [("to", number)])
+            await settle(client.put_row(self._states, replaced))
+        row = tablestore.Row(batch_key(key, number), {"PUT": columns, "DELETE_ALL": ["edit"]})
         return await self._write_if(client.update_row, self._messages, row, _HIDDEN_EDIT)
 
-    async def _marks(self, client: Any, key: str, stop: int) -> list[Batch]:
-        """Return the rows before a number, without their texts."""
+    async def _marks(self, client: Any, key: str, start: int, stop: int) -> list[Batch]:
+        """Return the rows from a number to before another one, without their texts."""
         found: list[Batch] = []
-        start: Any = batch_key(key, INF_MIN)
-        while start:
-            page = self._page(client, start, batch_key(key, stop), columns=["n", "first", "parts", "edit"])
-            batches, start = await page
+        at: Any = batch_key(key, start)
+        while at:
+            page = self._page(client, at, batch_key(key, stop), columns=["n", "first", "parts", "edit"])
+            batches, at = await page
             found += batches
         return found
 
     async def _give_up(self, client: Any, key: str, number: int) -> bool:
-        """Remove the batch of an edit that is not shown yet; tell whether it is not shown."""
+        """Remove the batch of an edit that is not shown yet; tell whether it has not superseded others."""
         where = batch_key(key, number)
         if await self._write_if(client.delete_row, self._messages, where, _HIDDEN_EDIT):
             return True
-        return not await self._get(client, self._messages, where)
+        return "first" not in await self._get(client, self._messages, where)
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         return sum([await self._delete_one(client, key, *batch_and_index(row.position), str(row.text)) for row in rows])
