@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 MARK = "langchain_histories"
 """Key in the `additional_kwargs` of a message that a view made. Stores do not keep such a message."""
 
+_MADE = ("summary", "stand_in", "cleared", "pinned")
 _BOUND_REASONING = ("thinking", "redacted_thinking")
 
 
 def is_view_message(message: object) -> bool:
-    """Whether a view made this message, a summary or a stand-in, or LangChain's `SummarizationMiddleware` a summary."""
+    """Whether a view made this message or a part of it, or LangChain's `SummarizationMiddleware` made it."""
     if not isinstance(message, BaseMessage):
         return False
     mark = message.additional_kwargs.get(MARK)
     theirs = message.additional_kwargs.get("lc_source") == "summarization"
-    return theirs or (isinstance(mark, dict) and any(map(mark.get, ("summary", "stand_in"))))
+    return theirs or (isinstance(mark, dict) and any(map(mark.get, _MADE)))
 
 
 def leading_system(messages: Sequence[BaseMessage]) -> int:

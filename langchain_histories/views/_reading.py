@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_histories.codec import Record
+    from langchain_histories.views._clearing import Clearing
     from langchain_histories.views._faces import Snapshot, SyncFace
     from langchain_histories.views._limits import Limits
     from langchain_histories.views._repairs import Laid
@@ -106,6 +107,7 @@ class Reader:
         batch: The most tokens of messages that one call of the summarizer takes in.
         role: Whether the summary is a human or a system message.
         first: Whether a view may begin with any message.
+        clearing: Which results of tools are shortened.
         own: Whether the history is of this package.
         session: What this process knows of the session.
         count: Counts the tokens of messages.
@@ -117,6 +119,7 @@ class Reader:
     batch: int
     role: Literal["human", "system"]
     first: First
+    clearing: Clearing | None
     own: bool
     session: LocalSession
     count: TokenCounter
@@ -188,9 +191,9 @@ class Reader:
             if len(page) < wanted:
                 return records, True
             after = page[-1].position
-            before = self.sizes_before(records)
-            cuts = self.cuts(messages_of(records), before, complete=False)
-            if cuts and self.trigger.exceeded(before[-1]) and self.asked_before(records)[-1] >= self.batch:
+            cuts = self.cuts(messages_of(records), self.sizes_before(records), complete=False)
+            is_enough = cuts and self.asked_before(records)[-1] >= self.batch
+            if is_enough and self.trigger.exceeded(self._laid_out(records).before[-1]):
                 return records, False
 
     def cuts(self, messages: Sequence[BaseMessage], before: Sequence[Size], *, complete: bool) -> list[int]:
@@ -239,7 +242,11 @@ class Reader:
     def _laid_out(self, records: Sequence[Record]) -> Laid:
         self.sizes_before(records)
         known = {id(record.message): self.session.sizes[record.id] for record in records}
-        return laid_out(messages_of(records), lambda message: known.get(id(message)) or size_of([message], self.count))
+        return laid_out(
+            messages_of(records),
+            lambda message: known.get(id(message)) or size_of([message], self.count),
+            self.clearing,
+        )
 
     async def coverage(self, history: SyncFace | Snapshot, stored: Summary | None) -> Coverage:
         """Return where each stored message is."""

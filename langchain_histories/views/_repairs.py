@@ -13,6 +13,8 @@ from langchain_histories.views._limits import Size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from langchain_histories.views._clearing import Clearing
+
 UNANSWERED = "This call was interrupted; there is no result."
 
 
@@ -62,8 +64,12 @@ def from_human(messages: list[BaseMessage]) -> tuple[list[BaseMessage], int]:
     return messages[start:], sum(not is_stand_in(message) for message in messages[:start])
 
 
-def laid_out(messages: Sequence[BaseMessage], size: Callable[[BaseMessage], Size]) -> Laid:
-    """Repair messages, and keep where each of them stood."""
+def laid_out(
+    messages: Sequence[BaseMessage], size: Callable[[BaseMessage], Size], clearing: Clearing | None = None
+) -> Laid:
+    """Repair messages, shorten long results of tools, and keep where each of them stood."""
+    if clearing is not None:
+        messages = clearing.shortened(messages, lambda message: size(message).tokens)
     places, left_out = _places(messages)
     sizes = (sum(map(size, place), Size()) for place in places)
     return Laid(places, left_out, list(accumulate(sizes, initial=Size())))

@@ -26,6 +26,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_histories._neutral import settle
 from langchain_histories.codec import encode_message
 from langchain_histories.errors import CorruptRecordError, SummaryError
+from langchain_histories.views._clearing import both_ends
 from langchain_histories.views._clock import Clock, TurnTimeoutError
 from langchain_histories.views._cuts import safe_cuts
 from langchain_histories.views._faces import Call
@@ -403,8 +404,6 @@ async def drop_summary(face: SyncFace) -> None:
 
 def _clipped(message: BaseMessage, share: float) -> BaseMessage:
     """Return a message with the beginning and the end of its text."""
-    text = readable(message)
-    half = int(len(text) * share * 0.45)
-    clipped = f"{text[:half]} [\u2026 {len(text) - 2 * half} characters omitted \u2026] {text[len(text) - half :]}"
+    clipped = both_ends(readable(message), share)
     calls: dict[str, Any] = {"tool_calls": [], "invalid_tool_calls": []} if isinstance(message, AIMessage) else {}
     return message.model_copy(update={"content": clipped, **calls})

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_histories._neutral import drive, settle
 from langchain_histories._options import Capability
 from langchain_histories.errors import ConfigurationError, CorruptRecordError, SummaryError
 from langchain_histories.history import StoredChatMessageHistory
+from langchain_histories.views._clearing import Clearing
 from langchain_histories.views._cuts import begins_turn
 from langchain_histories.views._faces import StateSlot, is_running
 from langchain_histories.views._limits import SHORTEST, Limits, check_room, size_of
@@ -30,7 +31,7 @@ from langchain_histories.views.tokens import token_counter as find_counter
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -106,6 +107,10 @@ class SummarizingChatMessageHistory(HistoryView):
         on_event: Called with each `SummaryEvent`.
         first: `"human"` leaves out what precedes the first human message, such as the greeting of a bot, for providers
             that refuse another beginning.
+        clear_tools: Which results of tools the view shortens, such as `{"keep": 3, "over": 500, "exclude": ["ask"]}`:
+            all but the newest `keep` (3), if they have more than `over` tokens (500), have a note in their place; those
+            of the tools `exclude` never do, nor those that the model has not answered yet. One that is larger than
+            `trigger` is shown with its beginning and end. Stored and summarized are whole results.
         state: For a history of another package: a history of this package, whose state keeps the summary.
 
     Raises:
@@ -130,6 +135,7 @@ class SummarizingChatMessageHistory(HistoryView):
         on_summary_error: Literal["serve", "raise"] = "serve",
         on_event: Callable[[SummaryEvent], object] | None = None,
         first: First = "any",
+        clear_tools: Mapping[str, Any] | None = None,
         state: StoredChatMessageHistory | None = None,
     ) -> None:
         """Keep history and options."""
@@ -176,6 +182,7 @@ class SummarizingChatMessageHistory(HistoryView):
             batch=(context or 0) // 2 or self._trigger.smallest("tokens") or 4000,
             role=summary_role,
             first=first,
+            clearing=Clearing.read(clear_tools, self._trigger.smallest("tokens")),
             own=isinstance(history, StoredChatMessageHistory),
             session=self._session,
             count=find_counter(token_counter, chat_model),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_histories._neutral import settle
+from langchain_histories.views._clearing import Clearing
 from langchain_histories.views._cuts import cuts_of, leading_system, safe_cuts, without_bound_reasoning
 from langchain_histories.views._limits import Limits, size_of
 from langchain_histories.views._repairs import from_human, laid_out
@@ -13,7 +14,7 @@ from langchain_histories.views.summarizers import find_model
 from langchain_histories.views.tokens import token_counter as find_counter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -57,6 +58,7 @@ class WindowedChatMessageHistory(HistoryView):
         model: The chat model that is shown the window, or its name: for `("fraction", share)` of its context, and for
             `token_counter="model"`.
         first: As for `SummarizingChatMessageHistory`.
+        clear_tools: As for `SummarizingChatMessageHistory`, with `keep` in the place of `trigger`.
 
     Raises:
         ConfigurationError: `keep` or `history` cannot be used.
@@ -70,12 +72,14 @@ class WindowedChatMessageHistory(HistoryView):
         token_counter: TokenCounter | str | None = None,
         model: Any = None,
         first: First = "any",
+        clear_tools: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep history and size."""
         super().__init__(history, first)
         model = find_model(model) if isinstance(model, str) else model
         self._keep = Limits.read("keep", keep, context_of(model))
         self._count = find_counter(token_counter, model)
+        self._clearing = Clearing.read(clear_tools, self._keep.smallest("tokens"))
 
     async def _show(self, face: SyncFace) -> list[BaseMessage]:
         history = await settle(face.opened())
@@ -121,4 +125,4 @@ class WindowedChatMessageHistory(HistoryView):
         return _Shown([*pinned, *shown], start, left_out)
 
     def _laid_out(self, messages: Sequence[BaseMessage]) -> Laid:
-        return laid_out(messages, lambda message: size_of([message], self._count))
+        return laid_out(messages, lambda message: size_of([message], self._count), self._clearing)

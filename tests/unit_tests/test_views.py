@@ -6,7 +6,7 @@ import itertools
 import random
 
 import pytest
-from conversations import FaultError, RecordingSummarizer, check_valid, count, fill, make_view, split, stored_of, turn
+from conversations import FaultError, RecordingSummarizer, check_valid, count, fill, make_view, split, turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_histories import (
+    ConfigurationError,
     MemoryStore,
     RunnableWithHistory,
     Summarizer,
@@ -72,7 +73,9 @@ def check_counted(face, view, stored):
     assert where.covered + where.trimmed + where.shown + where.repaired == where.stored == len(stored)
     assert min(vars(where).values()) >= 0
     assert where.shown + where.added == len(shown)
-    assert len(stored_of(shown)) >= where.shown
+    assert (
+        len([m for m in shown if not m.additional_kwargs.get("langchain_histories", {}).get("summary")]) >= where.shown
+    )
     system = len(list(itertools.takewhile(lambda m: isinstance(m, SystemMessage), stored)))
     assert [m.content for m in shown[:system]] == [m.content for m in stored[:system]]
     check_valid([m for m in shown if not isinstance(m, FunctionMessage)])
@@ -313,3 +316,114 @@ def test_the_input_of_a_chain_may_be_the_answer(store, given, added):
     check_valid(seen)
     assert len(seen) == 3 + added
     assert [m.type for m in store.read("s")] == ["human", "ai", given.type, "ai"]
+
+
+# Long results of tools.
+
+
+def asked(number, *sizes, name="search"):
+    """A turn whose calls have results of these numbers of characters."""
+    calls = [{"name": name, "args": {}, "id": f"{number}-{i}"} for i in range(len(sizes))]
+    results = [
+        ToolMessage(f"begin {number} " + "x" * size + " end", tool_call_id=call["id"], artifact=number)
+        for size, call in zip(sizes, calls, strict=True)
+    ]
+    return [
+        HumanMessage(f"question {number}"),
+        AIMessage("", tool_calls=calls),
+        *results,
+        AIMessage(f"answer {number}"),
+    ]
+
+
+def make_both(history, budget, **options):
+    """Both views, each with its limit in tokens."""
+    summarizer = RecordingSummarizer()
+    trigger = make_view(history, summarizer, trigger=budget, keep=None, max_summary_tokens=None, **options)
+    return WindowedChatMessageHistory(history, keep=budget, token_counter=count, **options), trigger
+
+
+def test_old_results_of_tools_are_shortened_before_the_budget_is_judged(face, store):
+    """In the view alone: the model keeps the turns, the transcript the results."""
+    stored = [SystemMessage("s")]
+    for number in range(8):
+        stored += asked(number, 4000, 100, name="fetch" if number == 2 else "search")
+    store.append("1", stored)
+    for view in make_both(store.history("1"), 8000, clear_tools={"keep": 3, "over": 100, "exclude": ["fetch"]}):
+        shown = face.messages(view)
+        assert [m.id for m in shown] == [m.id for m in stored]
+        whole = [len(m.content) > 4000 for m in shown if isinstance(m, ToolMessage)][::2]
+        assert whole == [False, False, True, False, False, False, False, True]
+        cleared = [m for m in shown if str(m.content).startswith("[cleared")]
+        assert len(cleared) == 6
+        assert cleared[0].content == "[cleared: 4,012 characters; the transcript has them]"
+        assert (cleared[0].tool_call_id, cleared[0].artifact) == ("0-0", 0)
+        assert face.run(view, "coverage").shown == len(stored)
+        assert face.run(view, "transcript") == stored
+        face.add(view, cleared)
+        assert store.count("1") == len(stored), "what was shortened is not stored"
+    for view in make_both(store.history("1"), 3000):
+        assert len(face.messages(view)) < len(stored), "without it turns are left out"
+
+
+def test_results_that_the_model_has_not_seen_stay(face, store):
+    store.append("1", asked(0, *[4000] * 8)[:-1])
+    for view in make_both(store.history("1"), 20_000, clear_tools={}):
+        assert all(len(m.content) > 4000 for m in face.messages(view) if isinstance(m, ToolMessage))
+    store.append("1", [AIMessage("a")])
+    for view in make_both(store.history("1"), 20_000, clear_tools={}):
+        results = [m for m in face.messages(view) if isinstance(m, ToolMessage)]
+        assert [len(m.content) > 4000 for m in results] == [False] * 5 + [True] * 3
+
+
+def test_as_few_results_as_are_kept_stay(face, store):
+    store.append("1", asked(0, 4000, 4000))
+    for view in make_both(store.history("1"), 20_000, clear_tools={}):
+        assert face.messages(view) == store.read("1")
+
+
+def test_one_result_larger_than_the_budget_shows_its_head_and_tail(face, store):
+    """It was the whole view: 120,024 tokens at a budget of 4,000."""
+    store.append("1", [*turn(0), *turn(1), *asked(2, 400_000)])
+    for view in make_both(store.history("1"), 1000, clear_tools={}):
+        shown = face.messages(view)
+        assert count(shown) <= 1000
+        result = shown[-2].content
+        assert result.startswith("begin 2 x")
+        assert result.endswith("x end")
+        assert "characters omitted" in result
+        assert [m.content for m in shown[:4]] == [m.content for m in [*turn(0), *turn(1)]]
+    for view in make_both(store.history("1"), 1000, clear_tools={"exclude": ["search"]}):
+        assert len(face.messages(view)[-2].content) > 400_000
+
+
+def test_the_summarizer_gets_whole_results(face, store):
+    view = make_view(store.history("1"), summarizer := Shown(), trigger=3000, keep=None, clear_tools={"over": 10})
+    for number in range(70):
+        face.add(view, asked(number, 900))
+        assert count(face.messages(view)) <= 3000
+    assert face.summary(view)
+    assert sum(len(text) > 900 for text in summarizer.texts) > 10
+    assert not any("cleared" in text for text in summarizer.texts)
+
+
+@settings(max_examples=30, **ANY)
+@given(odd_conversations(), st.integers(0, 4), st.integers(60, 2000))
+def test_shortened_results_hide_nothing_uncounted(face, batches, keep, budget):
+    store, stored = MemoryStore(), [message for batch in batches for message in batch]
+    store.append("s", stored)
+    for view in make_both(store.history("s"), max(budget, 200), clear_tools={"keep": keep, "over": 50}):
+        check_counted(face, view, stored)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(True, 5, [], {"kep": 3}, {"keep": -1}, {"keep": "3"}, {"over": 0}, {"over": True}),
+        *({"exclude": "search"}, {"exclude": [5]}, {"exclude": 5}),
+    ],
+)
+def test_a_bad_clearing_is_refused(store, bad):
+    for make in (WindowedChatMessageHistory, lambda h, **o: SummarizingChatMessageHistory(h, "extractive", **o)):
+        with pytest.raises(ConfigurationError, match="clear_tools"):
+            make(store.history("s"), clear_tools=bad)
