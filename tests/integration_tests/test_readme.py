@@ -94,6 +94,8 @@ assert registry.store().count("46") == 2
 assert registry.store().sessions(user_id="ivan") == []
 assert history.messages[0].content == "My order number is 7919."
 assert window.messages == history.messages
+assert report.records == 4
+assert digest(files) == digest(open_store("sqlite:///chat.db"), sessions=["42"])
 registry.close()
 """
 
@@ -119,7 +121,7 @@ def test_the_first_notebook_runs_with_what_it_says_to_install(tmp_path):
 
 
 def test_every_claim_of_a_block_is_run():
-    assert len(blocks("python")) == 13
+    assert len(blocks("python")) == 14
     assert len(blocks("toml")) == 2
 
 
