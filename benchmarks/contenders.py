@@ -47,7 +47,7 @@ with warnings.catch_warnings():
 from langchain_mongodb import MongoDBChatMessageHistory as TheirMongoDBChatMessageHistory
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -431,7 +431,9 @@ class DynamoDB(Contender):
     def ours_of_theirs(self, session: str) -> Any:  # noqa: ARG002  # its table has another key
         return None
 
-    def _statements(self, client: Any, session: str, texts: Sequence[str]) -> Generator[Any, Any]:
+    @staticmethod
+    def statements(client: Any, session: str, texts: Sequence[str]) -> Generator[Any, Any]:
+        """Append to a session that has a head; the answers of the client are sent in."""
         key = {"SessionId": {"S": session}, "Item": {"S": "head"}}
         found = yield client.get_item(TableName="ours", Key=key, ConsistentRead=True)
         old = found["Item"]["Message"]
@@ -451,30 +453,35 @@ class DynamoDB(Contender):
         yield client.transact_write_items(TransactItems=[{"Put": {"TableName": "ours", **put}} for put in puts])
 
     def append(self, session: str, texts: Sequence[str]) -> None:
-        statements = self._statements(self.client, session, texts)
+        statements = self.statements(self.client, session, texts)
         statements.send(next(statements))
 
     async def aappend(self, session: str, texts: Sequence[str]) -> None:
-        statements = self._statements(self.aclient, session, texts)
+        statements = self.statements(self.aclient, session, texts)
         await statements.send(await next(statements))
 
     def tail(self, session: str, count: int) -> Sequence[Any]:
-        key = {"SessionId": {"S": session}, "Item": {"S": "head"}}
-        head = json.loads(self.client.get_item(TableName="ours", Key=key, ConsistentRead=True)["Item"]["Message"]["S"])
-        found = self.client.query(
-            TableName="ours",
-            KeyConditionExpression="SessionId = :session AND #item BETWEEN :start AND :stop",
-            ExpressionAttributeNames={"#item": "Item"},  # a word of its own in expressions
-            ExpressionAttributeValues={
-                ":session": key["SessionId"],
-                ":start": {"S": f"r{head['epoch']}."},
-                ":stop": {"S": f"r{head['epoch']}.~"},
-            },
-            ConsistentRead=True,
-            ScanIndexForward=False,
-            Limit=count,
-        )
+        head, query = self.reading(session)
+        epoch = json.loads(self.client.get_item(**head)["Item"]["Message"]["S"])["epoch"]
+        found = self.client.query(**query(epoch), ScanIndexForward=False, Limit=count)
         return [item["Message"]["S"] for item in found["Items"]][::-1]
+
+    @staticmethod
+    def reading(session: str) -> tuple[dict[str, Any], Callable[[str], dict[str, Any]]]:
+        """The requests for the head of a session, and for what its epoch has."""
+        key = {"SessionId": {"S": session}, "Item": {"S": "head"}}
+
+        def query(epoch: str) -> dict[str, Any]:
+            limits = {":start": {"S": f"r{epoch}."}, ":stop": {"S": f"r{epoch}.~"}}
+            return {
+                "TableName": "ours",
+                "KeyConditionExpression": "SessionId = :session AND #item BETWEEN :start AND :stop",
+                "ExpressionAttributeNames": {"#item": "Item"},  # a word of its own in expressions
+                "ExpressionAttributeValues": {":session": key["SessionId"], **limits},
+                "ConsistentRead": True,
+            }
+
+        return {"TableName": "ours", "Key": key, "ConsistentRead": True}, query
 
 
 class _TheirKafkaChatMessageHistory(community.KafkaChatMessageHistory):

@@ -1,12 +1,13 @@
 """How calls fare where the service is far away, has cut connections, was restarted, or hangs, as a markdown table.
 
-    python benchmarks/services.py [--only redis,postgres] [--rounds 3]
+    python benchmarks/services.py [--only redis,postgres,mariadb,dynamodb] [--rounds 3]
 
 A proxy in a process of its own stands between the programs and each server; it delays what is sent by 25 ms each way.
 
 * 500 sessions have a turn (a read, an append of two messages) at once on one event loop: by our store, by the bare
-  driver with as large a pool (100; 30 on SQL, whose servers have a hundred, there under SQLAlchemy), and by LangChain's
-  class; a round each, in turns, the median of rounds. A class that runs in threads has 50 sessions.
+  driver in the requests of this package with as large a pool (100; 30 on SQL, whose servers have a hundred, there under
+  SQLAlchemy), and by LangChain's class; a round each, in turns, the median of rounds. A class that runs in threads has
+  50 sessions.
 * The first call after all connections were cut, and after the server was away and accepts connections again.
 * The time until a server that hangs is told, with `timeout=2`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import os
 import random
 import statistics
@@ -30,14 +32,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import boto3  # noqa: E402  # behind the path
 import redis.asyncio  # noqa: E402  # behind the path
 import servers  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
+from aiobotocore.config import AioConfig  # noqa: E402
+from aiobotocore.session import get_session  # noqa: E402
+from contenders import DynamoDB as DynamoDBByHand  # noqa: E402
 from contenders import by_hand, community, messages_of  # noqa: E402
 from run import TURN, duration, worst_lag  # noqa: E402
 from sqlalchemy.ext.asyncio import create_async_engine  # noqa: E402
 
-from langchain_histories import RedisStore, SQLStore, StoreUnavailableError  # noqa: E402
+from langchain_histories import DynamoDBStore, RedisStore, SQLStore, StoreUnavailableError  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
 SESSIONS = 500
 DELAY = 0.025
 TIMEOUT = 2.0
+_PATIENCE = 60  # seconds that a call waits in a burst: an emulator of a service is slow
 _PROXY = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -129,7 +136,7 @@ class Redis(Service):
 
     async def open(self, stack: AsyncExitStack) -> None:
         url = self.server.url_with(port=self.port)
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=self.pool, timeout=60)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=self.pool, timeout=_PATIENCE)
         self.client = await stack.enter_async_context(redis.asyncio.Redis.from_pool(pool))
 
     async def floor(self, session: str, texts: list[str]) -> list[Any]:
@@ -153,7 +160,7 @@ class _SQL(Service):
 
     async def open(self, stack: AsyncExitStack) -> None:
         url = self.server.url_with(port=self.port, scheme=self.their_scheme)
-        options = {"pool_size": self.pool, "max_overflow": 0, "pool_timeout": 60}
+        options = {"pool_size": self.pool, "max_overflow": 0, "pool_timeout": _PATIENCE}
         self.bare = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
         self.engine = create_async_engine(url, **options)
         for engine in (self.bare, self.engine):
@@ -189,9 +196,66 @@ class PostgreSQL(_SQL):
         FROM l CROSS JOIN unnest(ARRAY[CAST(:m0 AS text), CAST(:m1 AS text)]) WITH ORDINALITY AS u(m, o) ORDER BY u.o"""
 
 
+class MariaDB(_SQL):
+    name, scheme, their_scheme = "MariaDB", "mariadb+pymysql", "mysql+asyncmy"
+    write = """
+        BEGIN NOT ATOMIC
+          DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; DO RELEASE_LOCK(:lock); RESIGNAL; END;
+          IF GET_LOCK(:lock, 60) IS NOT TRUE THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'lock timeout'; END IF;
+          INSERT INTO ours (session_id, message) VALUES (:s, :m0), (:s, :m1);
+          COMMIT; DO RELEASE_LOCK(:lock);
+        END"""
+
+
+class DynamoDB(Service):
+    name = "DynamoDB Local"
+    their_sessions = 50
+    _LOGIN: ClassVar = {
+        "region_name": "eu-west-1",
+        "aws_access_key_id": "benchmark",
+        "aws_secret_access_key": "benchmark",
+    }
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {**self._LOGIN, "endpoint_url": self.server.url_with(port=self.port)}
+
+    def store(self, **options: Any) -> Any:
+        return DynamoDBStore("dynamodb:///ours", client_options=self._options, create_table=True, **options)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        config = AioConfig(max_pool_connections=self.pool)
+        client = get_session().create_client("dynamodb", config=config, **self._options)
+        self.client = await stack.enter_async_context(client)
+        self.session = boto3.Session(**self._LOGIN)
+        await self.client.create_table(
+            TableName="theirs",
+            AttributeDefinitions=[{"AttributeName": "SessionId", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "SessionId", "KeyType": "HASH"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        # The bare driver finds the heads of its sessions.
+        async with self.store(timeout=_PATIENCE) as store:
+            await asyncio.gather(*(store.aappend(f"bare {one}", TURN) for one in range(SESSIONS)))
+
+    async def floor(self, session: str, texts: list[str]) -> list[Any]:
+        head, query = DynamoDBByHand.reading(session)
+        epoch = json.loads((await self.client.get_item(**head))["Item"]["Message"]["S"])["epoch"]
+        found = await self.client.query(**query(epoch))
+        statements = DynamoDBByHand.statements(self.client, session, texts)
+        await statements.send(await next(statements))
+        return [item["Message"]["S"] for item in found["Items"]]
+
+    def theirs(self, session: str) -> Any:
+        url = self._options["endpoint_url"]
+        return community.DynamoDBChatMessageHistory("theirs", session, endpoint_url=url, boto3_session=self.session)
+
+
 SERVICES: dict[str, type[Service]] = {
     "redis": Redis,
     "postgres": PostgreSQL,
+    "mariadb": MariaDB,
+    "dynamodb": DynamoDB,
 }
 
 
@@ -215,7 +279,7 @@ async def bursts(service: Service, proxy: Proxy, rounds: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in sides}
     gaps: dict[str, list[float]] = {name: [] for name in sides}
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(service.store(max_connections=service.pool))
+        store = await stack.enter_async_context(service.store(max_connections=service.pool, timeout=_PATIENCE))
         await store.asetup()
         await service.open(stack)
         gc.collect()
