@@ -105,6 +105,10 @@ _REASONS = (
     ),
 )
 _CHECK_ADDRESS = "Is the server running, and is that its address?"
+_WAITED = (
+    "Does the service answer others? Then too many calls wait for its connections or for this session: give them a "
+    "longer timeout, or more connections (max_connections) where the store has them."
+)
 
 
 def none() -> None:
@@ -309,9 +313,10 @@ class Calls:
             error: The error.
             late: What is to be said of a call that took too long.
         """
-        batch = call.batch
+        batch, usual = call.batch, _CHECK_ADDRESS
         if isinstance(error, OutOfTimeError) or (late is not None and batch is not None and not batch.was_sent):
             batch, late = None, f"got no turn within {self._timeout or 0:g} seconds, and nothing was done"
+            usual = _WAITED
         unavailable = late is not None or self._operations.is_unavailable(error)
         if late is None:
             # The next call looks at the place again: somebody may have dropped the table.
@@ -328,7 +333,7 @@ class Calls:
         reason = next((reason for reason in _REASONS if reason.said.search(said)), None)
         what = late or (reason.what if reason else "could not be reached")
         told = f"{type(error).__name__}: {line}" if line else type(error).__name__
-        advice = self._operations.advice(error) or (reason.advice if reason else _CHECK_ADDRESS)
+        advice = self._operations.advice(error) or (reason.advice if reason else usual)
         is_undone = self._operations.is_undone(error)
         if batch is not None and batch.was_sent and not (reason or is_undone or _NO_CONNECTION.search(line)):
             advice = f"{advice} {_APPEND_AGAIN}"

@@ -932,6 +932,8 @@ def test_a_lock_that_is_not_let_go(store, tmp_path):
     assert caught.value.operation == "append"
     impatient.append("s", humans("b"))
     assert "got no turn within 0.1 seconds, and nothing was done" in str(caught.value)
+    assert "longer timeout" in str(caught.value)
+    assert "address" not in str(caught.value)
     for bad in (0, -1, "5", True, float("nan")):
         with pytest.raises(ConfigurationError, match="timeout"):
             FileStore(path=tmp_path, timeout=bad)
