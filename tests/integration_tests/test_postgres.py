@@ -511,7 +511,8 @@ async def test_an_async_pool_of_the_callers(dsn, name):
 
 
 def test_a_pool_that_has_no_connection_to_give(dsn, name):
-    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, timeout=0.05) as pool:
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, timeout=0.2) as pool:
+        pool.wait()  # to connect takes longer than that on a busy machine
         store = SQLStore(client=pool, table_name=name)
         store.append("s", [HumanMessage("x")])
         with pool.connection(), pytest.raises(StoreUnavailableError):

@@ -10,7 +10,15 @@ import pytest
 import sqlalchemy as sa
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_histories import ConfigurationError, PostgresChatMessageHistory, SQLStore, open_history, open_store
+from langchain_histories import (
+    ConfigurationError,
+    DefaultMessageConverter,
+    PostgresChatMessageHistory,
+    SQLChatMessageHistory,
+    SQLStore,
+    open_history,
+    open_store,
+)
 
 TURN = [HumanMessage("q"), AIMessage("a")]
 SCHEMES = {
@@ -173,3 +181,31 @@ def test_names_that_are_none(tmp_path):
     for name in ("", "a\0b", 5, "x" * 64):
         with pytest.raises(ConfigurationError, match="schema"):
             SQLStore("postgresql+psycopg://u@localhost/d", schema=name)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg", "mysql+pymysql"], indirect=True)
+@pytest.mark.parametrize("has_default", [False, True])
+def test_an_engine_that_translates_schemas(url, schemas, name, has_default):
+    """SQLAlchemy's way to give each tenant a schema: what is stored is where LangChain's class has it on this engine."""
+    from langchain_community.chat_message_histories import SQLChatMessageHistory as Theirs
+
+    plain = sa.create_engine(url)
+    if has_default:
+        SQLStore(client=plain, table_name=name).append("s", [HumanMessage("of nobody")])
+    for schema in schemas:
+        engine = plain.execution_options(schema_translate_map={None: schema})
+        with engine.connect() as connection:
+            for client in (engine, connection):
+                history = SQLChatMessageHistory("s", name, connection=client)
+                history.add_messages(TURN)
+                assert history.messages[-2:] == TURN
+                history.store.put_state("s", {"of": schema})
+                assert SQLStore(client=client, table_name=name).get_state("s") == {"of": schema}
+        named = SQLStore(client=plain, table_name=name, schema=schema)
+        assert (named.read("s"), named.get_state("s")) == (TURN * 2, {"of": schema})
+        assert SQLStore(client=engine, table_name=name, schema=schema).read("s") == TURN * 2
+        assert Theirs("s", connection=engine, table_name=name).messages == TURN * 2
+        of_model = {"custom_message_converter": DefaultMessageConverter(name), "connection": engine}
+        assert SQLChatMessageHistory("s", **of_model).messages == TURN * 2
+    assert SQLStore(client=plain, table_name=name).read("s") == [HumanMessage("of nobody")] * has_default
+    plain.dispose()

@@ -7,7 +7,7 @@ import functools
 import importlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -64,6 +64,7 @@ class Database:
         named_by: URL, async URL, arguments, number of connections and time-out of the engines, as they were given;
             `None` for the caller's engines.
         timeout: Seconds that a call may take; `None` for any.
+        schemas: SQLAlchemy's `schema_translate_map` of the engines: the schema that takes the place of another.
     """
 
     url: str
@@ -75,6 +76,7 @@ class Database:
     given_async_engine: AsyncEngine | None = None
     named_by: tuple[Any, ...] | None = None
     timeout: float | None = None
+    schemas: dict[str | None, str | None] = field(default_factory=dict)
 
     def __deepcopy__(self, _: Any) -> Database:
         """Join the same engines."""
@@ -89,6 +91,10 @@ class Database:
         if self.is_memory or self.named_by is None:
             raise TypeError("A database in memory and the engines of the caller cannot be pickled: give a url.")
         return _named, self.named_by
+
+    def schema(self, name: str | None) -> str | None:
+        """The schema that is meant where `name` is said; `None` stands for the one that a connection has."""
+        return self.schemas.get(name, name)
 
     def async_engine(self) -> AsyncEngine:
         """Return the caller's `AsyncEngine`; for a URL a new one without a pool, which works on any event loop.
@@ -201,6 +207,7 @@ def _given(engine: sa.Engine | None, async_engine: AsyncEngine | None, timeout: 
         [given.url.render_as_string(hide_password=False) for given in engines],
         given_async_engine=async_engine,
         timeout=timeout,
+        schemas=one.get_execution_options().get("schema_translate_map") or {},
     )
 
 
@@ -284,6 +291,7 @@ def _named(
         [args, async_url],
         named_by=named_by,
         timeout=timeout,
+        schemas=(args.get("execution_options") or {}).get("schema_translate_map") or {},
     )
 
 

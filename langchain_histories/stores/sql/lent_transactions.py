@@ -74,6 +74,11 @@ class LentEngine:
     def _is_in_transaction(self) -> bool:
         return self._is_session or bool(self._given.in_transaction())
 
+    def get_execution_options(self) -> Any:
+        """Those of the caller's connection; of a session, of its engine."""
+        given = self.engine if self._is_session else self._given
+        return getattr(given, "sync_connection", given).get_execution_options()
+
     def execution_options(self) -> LentEngine:
         """The options of the caller's connection stay."""
         return self

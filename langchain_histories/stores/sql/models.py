@@ -132,7 +132,7 @@ class ModelOperations(EngineOperations):
     @property
     def place(self) -> Hashable:
         """The tables that set-up makes, by name: a converter made per request brings equal tables in new classes."""
-        return tuple(sorted(self._model.metadata.tables))
+        return self.database.schema(None), *sorted(self._model.metadata.tables)
 
     def key(self, session_id: Any) -> Any:
         """Return the session id itself, as the column has it."""
@@ -142,9 +142,10 @@ class ModelOperations(EngineOperations):
         if EngineUse.of(client).lacks_file():
             return False
         table = self._model.__table__
+        schema = self.database.schema(table.schema)
 
         def has_table(connection: sa.Connection) -> bool:
-            return sa.inspect(connection).has_table(table.name, schema=table.schema)
+            return sa.inspect(connection).has_table(table.name, schema=schema)
 
         return await self._in_transaction(client, has_table)
 

@@ -106,14 +106,14 @@ class OtherOperations(EngineOperations):
     @property
     def place(self) -> Hashable:
         """The table."""
-        return "other", self._name, self._session_id.name
+        return "other", self.database.schema(None), self._name, self._session_id.name
 
     async def look(self, client: Any) -> bool:
         async with entered(EngineUse.of(client).plain_connection()) as connection:
             return await self._in_sync(connection, self._is_there)
 
     def _is_there(self, connection: sa.Connection) -> bool:
-        return sa.inspect(connection).has_table(self._name)
+        return sa.inspect(connection).has_table(self._name, schema=self.database.schema(None))
 
     async def setup(self, client: Any, *, upgrade: bool = False) -> None:  # noqa: ARG002  # there is nothing to add
         if self.found.what is None:

@@ -48,7 +48,8 @@ class SQLStore(MessageStore):
         table_name: The table, with a name as long as the database takes; `<table_name>_state` holds the states.
         session_id_field_name: Its column of session ids.
         schema: Where both tables are, on a server; a database on MySQL and MariaDB. It has to exist. Without it the
-            tables are where the connection looks for them: PostgreSQL's `search_path`, the database of the URL.
+            tables are where the connection looks for them: in PostgreSQL's `search_path`, the database of the URL, or
+            where the `schema_translate_map` of your engine says.
         jsonb: If the table is missing, make its messages `JSONB` and give it a `created_at`, as langchain-postgres
             does; on PostgreSQL. A table that exists is used as it is, with texts, JSON or UUIDs.
         timeout: Seconds after which a call that gets no answer, no lock, no turn or no free connection raises
@@ -107,6 +108,8 @@ class SQLStore(MessageStore):
             max_connections=max_connections,
             timeout=timeout,
         )
+        if (schema := database.schema(schema)) is not None:
+            names["schema"] = schema
         for what, name in names.items():
             if not fits(name, database.backend):
                 raise ConfigurationError(
