@@ -27,6 +27,7 @@ from langchain_histories import (
     PostgresChatMessageHistory,
     SQLChatMessageHistory,
     SQLStore,
+    StoreUnavailableError,
     open_history,
     open_store,
 )
@@ -453,3 +454,29 @@ def test_what_is_known_of_the_callers_engine_ends_with_it(url):
     del engine, store
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("FATAL:  sorry, too many clients already", "lower max_connections"),
+        (
+            "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            "lower max_connections",
+        ),
+        ('FATAL:  too many connections for database "d"', "lower max_connections"),
+        ("FATAL:  no more connections allowed (max_client_conn)", "lower max_connections"),
+        ("(1040, 'Too many connections')", "lower max_connections"),
+        ("QueuePool limit of size 15 overflow 0 reached, connection timed out, timeout 10.00", "raise max_connections"),
+        ('FATAL:  password authentication failed for user "u"', "Check the user"),
+        ("connection timeout expired", "Is the server running"),
+    ],
+)
+def test_why_there_is_no_connection(says, told, monkeypatch):
+    def connect(*_, **__):
+        raise sa.exc.OperationalError("", None, Exception(says))
+
+    store = SQLStore("postgresql+psycopg://u@127.0.0.1:1/d")
+    monkeypatch.setattr(sa.Engine, "connect", connect)
+    with pytest.raises(StoreUnavailableError, match=told):
+        store.read("s")
