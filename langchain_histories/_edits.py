@@ -399,9 +399,9 @@ class Edits(Calls):
         key, (ids, rows) = self._key(session_id), self.format.encode(messages)
 
         async def body(client: Any) -> list[str]:
-            await self._forget(client, key, session_id, lambda _: False)
+            await self._forget(client, key, session_id, _none_is_kept, _none_is_kept)
             await self.operations.replace(client, key, rows)
-            await self._forget(client, key, session_id, lambda _: False)
+            await self._forget(client, key, session_id, _none_is_kept, _none_is_kept)
             return ids
 
         return Call("replace", session_id, body, grows=True)
@@ -421,10 +421,11 @@ class Edits(Calls):
                     break
                 first = next(at for at, row in enumerate(rows) if row is found[0])
                 before = [self.format.record_id(row) for row in rows[:first]]
-                await self._forget(client, key, session_id, before.__contains__)
+                is_there = _not_in([self.format.record_id(row) for row in found])
+                await self._forget(client, key, session_id, before.__contains__, is_there)
                 removed = await operations.delete(client, key, found)
                 # Another process may have made a summary of them in the meantime.
-                await self._forget(client, key, session_id, before.__contains__)
+                await self._forget(client, key, session_id, before.__contains__, is_there)
                 count += removed
                 if removed == len(found):
                     break
@@ -452,16 +453,24 @@ class Edits(Calls):
                 record_id = ids[-limit if side == "last" else limit - 1]
                 (record,) = self._strict.decode([by_id[record_id]], session_id)
                 is_kept = _not_in(ids[-limit:]) if side == "last" else ids[: limit - 1].__contains__
-                await self._forget(client, key, session_id, is_kept)
+                is_there = _not_in([record_id])
+                await self._forget(client, key, session_id, is_kept, is_there)
                 copies = [row for row in rows if self.format.record_id(row) == record_id]
                 if await self.operations.delete(client, key, copies):
-                    await self._forget(client, key, session_id, is_kept)
+                    await self._forget(client, key, session_id, is_kept, is_there)
                     return record
 
         return Call("take", session_id, body, nothing=none, capability=Capability.DELETE, grows=True)
 
-    async def _forget(self, client: Any, key: str, session_id: SessionId, is_kept: Callable[[Any], bool]) -> None:
-        """Drop the summaries that have words of messages that go."""
+    async def _forget(
+        self,
+        client: Any,
+        key: str,
+        session_id: SessionId,
+        is_kept: Callable[[Any], bool],
+        is_there: Callable[[Any], bool] | None = None,
+    ) -> None:
+        """Drop the summaries that have words of messages that go, and the pins of these."""
         if Capability.STATE not in self.operations.capabilities:
             return
         while (text := await self.operations.get_state(client, key)) is not None:
@@ -469,8 +478,8 @@ class Edits(Calls):
                 state = self.format.decode_state(text, session_id)
             except CorruptRecordError:  # nobody can read what it says
                 return
-            kept = without_claims(state, is_kept)
-            if len(kept or {}) == len(state):
+            kept = without_claims(state, is_kept, is_there)
+            if (kept or {}) == state:
                 return
             new = None if kept is None else self.format.encode_state(kept)
             if await self.operations.put_state(client, key, new, expected=text):
@@ -535,6 +544,10 @@ def _is_same(old: BaseMessage, new: BaseMessage) -> bool:
 
 def _not_in(ids: list[str]) -> Callable[[Any], bool]:
     return lambda record_id: record_id not in ids
+
+
+def _none_is_kept(record_id: Any) -> bool:  # noqa: ARG001
+    return False
 
 
 def _none_stay(part: Part) -> Edit:  # noqa: ARG001

@@ -85,7 +85,8 @@ class Moves(Edits):
             if some and not await self._becomes(client, new_key, [], [*some.values()], session_id):
                 raise _not_empty(new_session)
             if (text := await self._state(client, key)) is not None:
-                kept = without_claims(self.format.decode_state(text, session_id), [*some].__contains__)
+                is_there = [*some].__contains__
+                kept = without_claims(self.format.decode_state(text, session_id), is_there, is_there)
                 if kept is not None:
                     await operations.put_state(client, new_key, self.format.encode_state(kept), expected=None)
             return [*some]

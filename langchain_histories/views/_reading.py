@@ -23,6 +23,7 @@ from langchain_histories.views._cuts import (
     without_bound_reasoning,
 )
 from langchain_histories.views._limits import Size, size_of
+from langchain_histories.views._pins import Pinned, read_pinned
 from langchain_histories.views._repairs import from_human, laid_out
 from langchain_histories.views._view import Coverage, pinned_records
 from langchain_histories.views.summarizers import escape, readable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from langchain_histories.views._clearing import Clearing
     from langchain_histories.views._faces import Snapshot, SyncFace
     from langchain_histories.views._limits import Limits
+    from langchain_histories.views._pins import Pin
     from langchain_histories.views._repairs import Laid
     from langchain_histories.views._view import First
     from langchain_histories.views.summary import LocalSession, Summary
@@ -57,6 +59,7 @@ class Loaded(NamedTuple):
         before: The position before the tail.
         tail: The records that the summary does not cover: all of them, or one end, which alone is too large for a view.
         complete: Whether the tail has all of them.
+        pins: The messages that were pinned.
     """
 
     history: SyncFace | Snapshot
@@ -66,6 +69,7 @@ class Loaded(NamedTuple):
     before: str | None
     tail: list[Record]
     complete: bool
+    pins: Pinned = Pinned()
 
     @property
     def covered(self) -> int:
@@ -207,7 +211,8 @@ class Reader:
     def show(self, loaded: Loaded, start: int | None = None) -> Shown:
         """Build the view from the record `start` of the tail on, or from the first one that makes it small enough.
 
-        What yields first is the text of the summary, then older turns; never the system messages or the newest turn.
+        What yields first is the text of the summary, then older turns; never the system messages, pins or the newest
+        turn.
         """
         laid = self._laid_out(loaded.tail)
         system, summary = loaded.pinned_messages(), self.message_of(loaded.summary)
@@ -216,8 +221,9 @@ class Reader:
             least = whole - size_of(summary, self.count)
             tail = messages_of(loaded.tail)
             cuts = [0, *cuts_of(tail)] if loaded.complete else safe_cuts(tail, is_end=True)
-            start = next((cut for cut in cuts if not self.trigger.exceeded(least - laid.before[cut])), cuts[-1])
-        size = whole - laid.before[start]
+            least_from = ((cut, least - laid.before[cut] + loaded.pins.size(cut)) for cut in cuts)
+            start = next((cut for cut, size in least_from if not self.trigger.exceeded(size)), cuts[-1])
+        size = whole - laid.before[start] + loaded.pins.size(start)
         if summary and self.trigger.exceeded(size):
             bare, surplus = size - size_of(summary, self.count), self.trigger.surplus(size)
             shorter = self.message_of(loaded.summary, self.count(summary) - surplus)
@@ -225,19 +231,24 @@ class Reader:
             summary = shorter if is_enough else []
             size = bare + size_of(summary, self.count)
         shown = laid.behind(start)
+        pins = loaded.pins.before(start)
         if start or loaded.summary:
             shown = without_bound_reasoning(shown)
         left_out = sum(i >= start for i in laid.left_out)
-        if self.first == "human" and not any(map(begins_turn, summary)):
+        if self.first == "human" and not any(map(begins_turn, [*pins, *summary])):
             shown, dropped = from_human(shown)
             left_out += dropped
         saved = loaded.summary.tokens - self.count(summary) if loaded.summary else 0
-        return Shown([*system, *summary, *shown], size, start, left_out, saved)
+        return Shown([*system, *pins, *summary, *shown], size, start, left_out, saved)
 
     def size(self, loaded: Loaded) -> Size:
         """Return the size of the view if nothing of it yields."""
         head = [*loaded.pinned_messages(), *self.message_of(loaded.summary)]
-        return size_of(head, self.count) + self._laid_out(loaded.tail).before[-1]
+        return size_of(head, self.count) + loaded.pins.size(0) + self._laid_out(loaded.tail).before[-1]
+
+    async def with_pins(self, loaded: Loaded, pins: Sequence[Pin]) -> Loaded:
+        """Return a session with the messages of these pins."""
+        return loaded._replace(pins=await read_pinned(loaded.history, pins, loaded.tail, self.count))
 
     def _laid_out(self, records: Sequence[Record]) -> Laid:
         self.sizes_before(records)
@@ -248,10 +259,10 @@ class Reader:
             self.clearing,
         )
 
-    async def coverage(self, history: SyncFace | Snapshot, stored: Summary | None) -> Coverage:
+    async def coverage(self, history: SyncFace | Snapshot, stored: Summary | None, pins: Sequence[Pin]) -> Coverage:
         """Return where each stored message is."""
         records: list[Record] = await settle(history.records())
-        loaded = self._found(history, stored, records)
+        loaded = await self.with_pins(self._found(history, stored, records), pins)
         shown = self.show(loaded)
         alone = [] if loaded.summary else loaded.pinned
         covered = len(records) - len(alone) - len(loaded.tail)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._copies import MadeAgain
+from langchain_histories._edits import not_found
 from langchain_histories._neutral import drive, settle
+from langchain_histories._options import Capability
 from langchain_histories.errors import ConfigurationError, UnsupportedOperationError
 from langchain_histories.history import StoredChatMessageHistory, TurnChatMessageHistory
 from langchain_histories.views._cuts import is_view_message, leading_system
-from langchain_histories.views._faces import AsyncFace, Snapshot, SyncFace, check_history
+from langchain_histories.views._faces import AsyncFace, Snapshot, StateSlot, SyncFace, check_history
+from langchain_histories.views._pins import pins_of, with_pins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +39,9 @@ class Coverage:
         shown: Those that the view has.
         repaired: Those that were left out because a provider would refuse them: answers without a call and, with
             `first="human"`, what precedes the first human message.
-        added: Messages of the view beyond `shown`: the summary, stand-ins for answers that are missing, and messages of
-            the covered part that are shown all the same, such as system messages at the beginning.
+        added: Messages of the view beyond `shown`: the summary, stand-ins for answers that are missing, and messages
+            that are covered or trimmed and shown all the same: pins, and behind a summary the system messages at the
+            beginning.
     """
 
     stored: int
@@ -73,6 +77,9 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
         self.history = history
         self._sync = SyncFace(history)
         self._async = AsyncFace(history)
+        if isinstance(history, StoredChatMessageHistory) and Capability.STATE in history.store.capabilities:
+            self._sync.slot = self._async.slot = StateSlot(history.store, history.session_id)
+        self._has_moved_pins = False
         self._frozen: list[BaseMessage] | None = None
 
     def __repr__(self) -> str:
@@ -170,6 +177,35 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
         """Async `clear`."""
         await self._clear(self._async)
 
+    def pin(self, record_id: str) -> None:
+        """Show a message of the transcript in every view, behind the system messages and inside the budget.
+
+        A pin is kept in the session's state, for views of all kinds and processes, until `unpin`, or until the record
+        is gone. A message of the model or of a tool is shown quoted where it is not in its own place. Costs a read of
+        the session.
+
+        Args:
+            record_id: The id of the record, as `store.records` has it. The system messages at the beginning are always
+                shown, so nothing is done for those.
+
+        Raises:
+            RecordNotFoundError: There is no such record.
+            UnsupportedOperationError: The history is not of this package, or its store has no state.
+        """
+        drive(self._change_pins(self._sync, add=record_id))
+
+    async def apin(self, record_id: str) -> None:
+        """Async `pin`."""
+        await self._change_pins(self._async, add=record_id)
+
+    def unpin(self, record_id: str) -> None:
+        """Show a message in its own place alone. One that is not pinned is left as it is."""
+        drive(self._change_pins(self._sync, remove=record_id))
+
+    async def aunpin(self, record_id: str) -> None:
+        """Async `unpin`."""
+        await self._change_pins(self._async, remove=record_id)
+
     @abstractmethod
     async def _show(self, face: SyncFace) -> list[BaseMessage]:
         """Return the messages for the model."""
@@ -177,6 +213,30 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
     @abstractmethod
     async def _coverage(self, face: SyncFace) -> Coverage:
         """Return where each stored message is."""
+
+    async def _change_pins(self, face: SyncFace, *, add: str | None = None, remove: str | None = None) -> None:
+        """Change the pins, and note where those stand that stay."""
+        if face.own is None or face.slot is None:
+            raise UnsupportedOperationError(
+                f"{type(self.history).__name__} has no place for pins: they need a history of this package, in a store "
+                "with Capability.STATE."
+            )
+        records: list[Record] = await settle(face.records())
+        system = leading_system([record.message for record in records])
+        if add is not None and all(record.id != add for record in records):
+            raise not_found(face.own.session_id, add)
+
+        def change(state: dict[str, Any] | None) -> dict[str, Any] | None:
+            pinned = {*(pin.id for pin in pins_of(state)), *([add] if add else [])}
+            return with_pins(state, pinned - {remove, *(record.id for record in records[:system])}, records)
+
+        await settle(face.update_state(change))
+        self._has_moved_pins = False
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        """Let the next read show what is there now."""
+        self._frozen = None
 
     async def _messages(self, face: SyncFace) -> list[BaseMessage]:
         if self._frozen is not None:
@@ -189,6 +249,9 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
     async def _add(self, face: SyncFace, messages: Sequence[BaseMessage]) -> None:
         await settle(face.add([message for message in messages if not is_view_message(message)]))
         self._frozen = None
+        if self._has_moved_pins:
+            # Each read would look through the whole session for them.
+            await self._change_pins(face)
 
     async def _clear(self, face: SyncFace) -> None:
         await settle(face.clear())

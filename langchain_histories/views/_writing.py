@@ -30,6 +30,7 @@ from langchain_histories.views._clearing import both_ends
 from langchain_histories.views._clock import Clock, TurnTimeoutError
 from langchain_histories.views._cuts import safe_cuts
 from langchain_histories.views._faces import Call
+from langchain_histories.views._pins import pins_of
 from langchain_histories.views._reading import OMITTED, cut_short, messages_of
 from langchain_histories.views.summarizers import readable
 from langchain_histories.views.summary import Draft, Summary, SummaryEvent, without_draft, without_summary
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from langchain_histories.codec import Record
     from langchain_histories.views._faces import Change, Snapshot, SyncFace
     from langchain_histories.views._limits import Size
+    from langchain_histories.views._pins import Pin
     from langchain_histories.views._reading import Loaded, Reader
     from langchain_histories.views.summarizers import Summarizer
 
@@ -56,6 +58,7 @@ class _Work:
         stored: The summary in the state.
         draft: The one that is under way in the state.
         clock: The time that is left.
+        pins: The pins in the state.
         made: Whether there is a new summary.
         is_rebuilding: Whether the draft begins with the messages themselves.
     """
@@ -65,6 +68,7 @@ class _Work:
     stored: Summary | None
     draft: Draft | None
     clock: Clock
+    pins: Sequence[Pin] = ()
     made: bool = False
     is_rebuilding: bool = False
 
@@ -115,7 +119,8 @@ class Writer:
             Whether there is a new summary, and the size of the view, if it is known.
         """
         state = await self._state(face, anew=anew)
-        work = _Work(face, await settle(face.opened()), Summary.of(state), Draft.of(state), Clock(self.timeout))
+        clock, pins = Clock(self.timeout), pins_of(state)
+        work = _Work(face, await settle(face.opened()), Summary.of(state), Draft.of(state), clock, pins)
         size = None
         try:
             if not anew or not await self._has_valid(work):
@@ -156,6 +161,7 @@ class Writer:
             if base is not work.stored and loaded.summary is None:
                 work.draft = None
                 continue
+            loaded = await self.reader.with_pins(loaded, work.pins)
             chunk = self._chunk(loaded, force=force)
             if not work.clock.allows_another():
                 return None

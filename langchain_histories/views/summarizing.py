@@ -20,6 +20,7 @@ from langchain_histories.views._clearing import Clearing
 from langchain_histories.views._cuts import begins_turn
 from langchain_histories.views._faces import StateSlot, is_running
 from langchain_histories.views._limits import SHORTEST, Limits, check_room, size_of
+from langchain_histories.views._pins import pins_of
 from langchain_histories.views._reading import Reader
 from langchain_histories.views._view import HistoryView, check_choice, context_of
 from langchain_histories.views._writing import Writer, drop_summary
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from langchain_histories._compat import BaseChatMessageHistory
     from langchain_histories.views._faces import SyncFace
     from langchain_histories.views._limits import ContextSize, Size
+    from langchain_histories.views._pins import Pin
     from langchain_histories.views._view import Coverage, First
     from langchain_histories.views.summarizers import Model
     from langchain_histories.views.tokens import TokenCounter
@@ -53,23 +55,26 @@ class _FirstRead(NamedTuple):
         start: Position of the first message behind that.
         saved: Tokens that the summary saved.
         trimmed: Messages that were left out for lack of room.
+        pins: The pins that it showed.
     """
 
     summary: Summary | None
     start: str | None
     saved: int
     trimmed: int
+    pins: list[Pin]
 
 
 class SummarizingChatMessageHistory(HistoryView):
     """Shows a summary of the old turns and the newest turns; the transcript stays whole.
 
-    `messages` is the system messages at the beginning of the transcript, one message with the summary, and the newest
-    turns. When an addition makes it larger than `trigger`, all but the newest turns (`keep`) go into the summary. The
-    addition is stored before that, and succeeds even if the summarizer fails: it is called again 2, 4, 8, ... turns
-    later. Until a call succeeds, what does not fit yields, in this order: the text of the summary, then older turns.
-    The system messages and the newest turn never do. Where these alone are larger than `trigger` the view is as large
-    as they are, without a summary: the model knows nothing of what is older, and may refuse so much.
+    `messages` is the system messages at the beginning of the transcript, what was pinned, one message with the summary,
+    and the newest turns. When an addition makes it larger than `trigger`, all but the newest turns (`keep`) go into the
+    summary. The addition is stored before that, and succeeds even if the summarizer fails: it is called again
+    2, 4, 8, ... turns later. Until a call succeeds, what does not fit yields, in this order: the text of the summary,
+    then older turns. The system messages, the pins and the newest turn never do. Where these alone are larger than
+    `trigger` the view is as large as they are, without a summary: the model knows nothing of what is older, and may
+    refuse so much.
 
     Until a handle writes, all its reads begin at the message where its first read began, because a new summary must not
     move the messages within a turn. So take a handle for each turn, and for each page of a program that only shows.
@@ -204,11 +209,11 @@ class SummarizingChatMessageHistory(HistoryView):
     @property
     def summary(self) -> Summary | None:
         """The summary in the state; `None` without one."""
-        return drive(self._stored_summary(self._sync))
+        return drive(self._state(self._sync))[0]
 
     async def aget_summary(self) -> Summary | None:
         """Async `summary`."""
-        return await self._stored_summary(self._async)
+        return (await self._state(self._async))[0]
 
     @property
     def stats(self) -> SummaryStats:
@@ -272,10 +277,13 @@ class SummarizingChatMessageHistory(HistoryView):
             loaded = await self._reader.load(history, first.summary)
             start = next((i for i, record in enumerate(loaded.tail) if record.position == first.start), None)
             if loaded.summary == first.summary and start is not None:
+                loaded = await self._reader.with_pins(loaded, first.pins)
                 shown = self._reader.show(loaded, start)
                 if not self._trigger.exceeded(shown.size):
                     return shown.messages
-        loaded = await self._reader.load(history, await self._stored_summary(face))
+        stored, pins = await self._state(face)
+        loaded = await self._reader.with_pins(await self._reader.load(history, stored), pins)
+        self._has_moved_pins = loaded.pins.has_moved
         if loaded.stored is not None and loaded.summary is None:
             self._emit(SummaryEvent("lost", self._slot.session_id, loaded.stored.covered))
         shown = self._reader.show(loaded)
@@ -285,22 +293,28 @@ class SummarizingChatMessageHistory(HistoryView):
         if trimmed:
             self._emit(SummaryEvent("trimmed", self._slot.session_id, trimmed))
         position = loaded.tail[shown.start].position if shown.start < len(loaded.tail) else None
-        self._first_read = _FirstRead(loaded.summary, position, shown.saved, trimmed)
+        self._first_read = _FirstRead(loaded.summary, position, shown.saved, trimmed, pins)
         self._size = None if trimmed else self._reader.size(loaded)
         return shown.messages
 
     async def _coverage(self, face: SyncFace) -> Coverage:
-        return await self._reader.coverage(await settle(face.opened()), await self._stored_summary(face))
+        return await self._reader.coverage(await settle(face.opened()), *await self._state(face))
 
-    async def _stored_summary(self, face: SyncFace) -> Summary | None:
-        """Return the summary in the state; one that cannot be read is absent where corrupt records are skipped."""
+    async def _state(self, face: SyncFace) -> tuple[Summary | None, list[Pin]]:
+        """Return the summary and the pins; where corrupt records are skipped, what cannot be read is absent."""
+        state = None
         try:
-            return Summary.of(await settle(face.state()))
+            state = await settle(face.state())
+            return Summary.of(state), pins_of(state)
         except CorruptRecordError as error:
             if not face.skips_corrupt:
                 raise
             logger.warning("Session %r is shown without a summary: %s", self._slot.session_id, error)
-            return None
+            return None, pins_of(state)
+
+    def _read_anew(self) -> None:
+        super()._read_anew()
+        self._first_read = self._size = None
 
     # Writing.
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_histories._neutral import settle
+from langchain_histories.errors import CorruptRecordError
 from langchain_histories.views._clearing import Clearing
-from langchain_histories.views._cuts import cuts_of, leading_system, safe_cuts, without_bound_reasoning
+from langchain_histories.views._cuts import begins_turn, cuts_of, leading_system, safe_cuts, without_bound_reasoning
 from langchain_histories.views._limits import Limits, size_of
+from langchain_histories.views._pins import pins_of, read_pinned
+from langchain_histories.views._reading import messages_of
 from langchain_histories.views._repairs import from_human, laid_out
 from langchain_histories.views._view import Coverage, HistoryView, context_of, pinned_records
 from langchain_histories.views.summarizers import find_model
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories._compat import BaseChatMessageHistory
+    from langchain_histories.codec import Record
     from langchain_histories.views._faces import SyncFace
     from langchain_histories.views._limits import ContextSize
+    from langchain_histories.views._pins import Pin
     from langchain_histories.views._repairs import Laid
     from langchain_histories.views._view import First
     from langchain_histories.views.tokens import TokenCounter
@@ -41,10 +46,11 @@ class _Shown(NamedTuple):
 class WindowedChatMessageHistory(HistoryView):
     """Shows the newest messages of a history; the transcript stays whole.
 
-    `messages` is the system messages at the beginning of the transcript, then as many of the newest messages as fit.
+    `messages` is the system messages at the beginning of the transcript, what was pinned, and as many of the newest
+    messages as fit.
     What is cut begins with a human message and never in the middle of a tool call, because providers demand both; what
     fits is shown from its first message on, also the greeting of a bot. The newest turn is shown whole even if it alone
-    does not fit. A read costs what it returns.
+    does not fit. A read costs what it returns, and a look at the state for pins.
 
     Unlike `trim_messages(strategy="last")`, no tool result is shown without its call, and a last turn that is too
     large does not leave the model without the question.
@@ -86,21 +92,21 @@ class WindowedChatMessageHistory(HistoryView):
         # A guess of how many records are shown. While it is too low, twice as many are read.
         wanted = min(max(int(n * _RECORDS[unit]) for unit, n in clause.items()) for clause in self._keep.clauses) + 8
         while True:
-            tail = [record.message for record in await settle(history.records(last=wanted))]
+            tail: list[Record] = await settle(history.records(last=wanted))
             if len(tail) < wanted:
-                return self._shown(tail).messages
-            laid, cuts = self._laid_out(tail), safe_cuts(tail, is_end=True)
+                return (await self._shown(face, tail)).messages
+            laid, cuts = self._laid_out(tail), safe_cuts(messages_of(tail), is_end=True)
             if cuts and self._keep.exceeded(laid.before[-1] - laid.before[cuts[0]]):
-                pinned = [record.message for record in await pinned_records(history)]
-                return self._shown(tail, pinned).messages
+                return (await self._shown(face, tail, messages_of(await pinned_records(history)))).messages
             wanted *= 2
 
     async def _coverage(self, face: SyncFace) -> Coverage:
-        messages: list[BaseMessage] = await settle(face.transcript())
-        shown = self._shown(messages)
-        seen = len(messages) - shown.start - shown.left_out
+        history = await settle(face.opened())
+        records: list[Record] = await settle(history.records())
+        shown = await self._shown(face, records)
+        seen = len(records) - shown.start - shown.left_out
         return Coverage(
-            stored=len(messages),
+            stored=len(records),
             covered=0,
             trimmed=shown.start,
             shown=seen,
@@ -108,21 +114,32 @@ class WindowedChatMessageHistory(HistoryView):
             added=len(shown.messages) - seen,
         )
 
-    def _shown(self, messages: list[BaseMessage], pinned: list[BaseMessage] | None = None) -> _Shown:
+    async def _shown(self, face: SyncFace, records: list[Record], system: list[BaseMessage] | None = None) -> _Shown:
         """Build the view of a whole transcript; with the system messages at its beginning, of its end."""
-        head = leading_system(messages) if pinned is None else None
-        pinned, tail = (messages[:head], messages[head:]) if pinned is None else (pinned, messages)
-        laid = self._laid_out(tail)
-        cuts = [0, *cuts_of(tail)] if head is not None else safe_cuts(tail, is_end=True)
-        start = next((cut for cut in cuts if not self._keep.exceeded(laid.before[-1] - laid.before[cut])), cuts[-1])
-        shown = laid.behind(start)
+        head = leading_system(messages_of(records)) if system is None else None
+        system, tail = (messages_of(records[:head]), records[head:]) if system is None else (system, records)
+        pinned = await read_pinned(face, await self._pins(face), tail, self._count)
+        self._has_moved_pins = pinned.has_moved
+        laid, messages = self._laid_out(tail), messages_of(tail)
+        cuts = [0, *cuts_of(messages)] if head is not None else safe_cuts(messages, is_end=True)
+        sizes = ((cut, laid.before[-1] - laid.before[cut] + pinned.size(cut)) for cut in cuts)
+        start = next((cut for cut, size in sizes if not self._keep.exceeded(size)), cuts[-1])
+        shown, pins = laid.behind(start), pinned.before(start)
         if start or head is None:
             shown = without_bound_reasoning(shown)
         left_out = sum(i >= start for i in laid.left_out)
-        if self._first == "human":
+        if self._first == "human" and not any(map(begins_turn, pins)):
             shown, dropped = from_human(shown)
             left_out += dropped
-        return _Shown([*pinned, *shown], start, left_out)
+        return _Shown([*system, *pins, *shown], start, left_out)
 
-    def _laid_out(self, messages: Sequence[BaseMessage]) -> Laid:
-        return laid_out(messages, lambda message: size_of([message], self._count), self._clearing)
+    async def _pins(self, face: SyncFace) -> list[Pin]:
+        try:
+            return pins_of(await settle(face.state()))
+        except CorruptRecordError:
+            if not face.skips_corrupt:
+                raise
+            return []
+
+    def _laid_out(self, records: Sequence[Record]) -> Laid:
+        return laid_out(messages_of(records), lambda message: size_of([message], self._count), self._clearing)

@@ -6,7 +6,17 @@ import itertools
 import random
 
 import pytest
-from conversations import FaultError, RecordingSummarizer, check_valid, count, fill, make_view, split, turn
+from conversations import (
+    FaultError,
+    RecordingSummarizer,
+    check_valid,
+    count,
+    counting_reads,
+    fill,
+    make_view,
+    split,
+    turn,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.chat_history import InMemoryChatMessageHistory as Foreign
@@ -17,11 +27,16 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_histories import (
     ConfigurationError,
+    CorruptRecordError,
     MemoryStore,
+    RecordNotFoundError,
     RunnableWithHistory,
     Summarizer,
     SummarizingChatMessageHistory,
+    UnsupportedOperationError,
     WindowedChatMessageHistory,
+    copy,
+    open_store,
 )
 from langchain_histories.views._limits import size_of
 
@@ -427,3 +442,161 @@ def test_a_bad_clearing_is_refused(store, bad):
     for make in (WindowedChatMessageHistory, lambda h, **o: SummarizingChatMessageHistory(h, "extractive", **o)):
         with pytest.raises(ConfigurationError, match="clear_tools"):
             make(store.history("s"), clear_tools=bad)
+
+
+# Pins.
+
+
+def pinned_in(shown):
+    return [m for m in shown if m.additional_kwargs.get("langchain_histories", {}).get("pinned")]
+
+
+def pin(face, view, number):
+    [record] = [r for r in view.store.records("s") if str(r.message.content).startswith(f"question {number} ")]
+    face.run(view, "pin", record.id)
+    return record
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["window", "summary"])
+def test_a_pinned_message_is_shown_behind_the_system_messages(face, any_store, kind):
+    """Inside the budget, once, for every handle and process, until it is unpinned."""
+    store = any_store
+    view, other = (make_both(store.history("s"), 600)[kind] for _ in range(2))
+    system = SystemMessage("Be kind.")
+    face.add(view, [system])
+    fill(face, view, 4)
+    records = [pin(face, view, number) for number in (2, 1)][::-1]
+    assert not pinned_in(face.messages(view)), "each is shown in its own place"
+    face.run(view, "pin", store.records("s")[0].id)
+    for number in range(4, 30):
+        face.add(view, turn(number))
+        shown = face.messages(view)
+        assert count(shown) <= 600
+        assert shown[-2:] == turn(number)
+        assert [m.content for m in shown].count(records[0].message.content) == 1
+        assert [m.content for m in shown].count("Be kind.") == 1
+        assert face.messages(other)[: len(pinned_in(shown)) + 1] == shown[: len(pinned_in(shown)) + 1]
+    assert [m.content for m in shown[:3]] == ["Be kind.", *(r.message.content for r in records)]
+    where = face.run(view, "coverage")
+    assert where.covered + where.trimmed + where.shown + where.repaired == where.stored == 61
+    assert where.shown + where.added == len(shown)
+    face.add(view, shown[:3][1:])
+    assert store.count("s") == 61, "what is shown as pinned is not stored again"
+    face.run(view, "unpin", records[0].id)
+    face.run(view, "unpin", "nobody")
+    assert [m.content for m in pinned_in(face.messages(view))] == [records[1].message.content]
+    if kind:
+        assert face.summary(view)
+        assert face.run(view, "rebuild")
+        assert len(pinned_in(face.messages(view))) == 1
+    face.run(view, "clear")
+    assert face.messages(view) == []
+    assert store.get_state("s") is None
+
+
+@pytest.fixture(params=["memory", "file", "sqlite"])
+def any_store(request, tmp_path):
+    url = {"memory": "memory://", "file": f"file:{tmp_path}", "sqlite": f"sqlite:///{tmp_path}/h.db"}[request.param]
+    with open_store(url) as store:
+        yield store
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["window", "summary"])
+def test_pins_of_what_is_gone_and_what_has_moved(face, any_store, kind):
+    store = any_store
+    view = make_both(store.history("s"), 600)[kind]
+    fill(face, view, 30)
+    first, second = (pin(face, view, number) for number in (1, 2))
+    store.delete("s", [store.records("s")[0].id])
+    reads = counting_reads(store)
+    assert [m.content for m in pinned_in(face.messages(view))] == [r.message.content for r in (first, second)]
+    face.add(view, turn(30))
+    del reads[:]
+    assert len(pinned_in(face.messages(view))) == 2
+    assert sum(reads) < 59 or kind == 0, "where they stand now is known"
+    store.delete("s", [first.id])
+    assert [pin["id"] for pin in store.get_state("s")["lh:pins"]["pins"]] == [second.id]
+    assert [m.content for m in pinned_in(face.messages(view))] == [second.message.content]
+    store.replace("s", [m for n in range(30) for m in turn(n)])
+    assert "lh:pins" not in (store.get_state("s") or {})
+    state = {"lh:pins": {"v": 1, "pins": [{"id": "gone", "after": None}, {"id": 5}, 5]}, "mine": 1}
+    for bad in (state, {**state, "lh:pins": 5}, {**state, "lh:pins": {"v": 1, "pins": 5}}, {"lh:pins": {"v": 2}}):
+        store.put_state("s", bad)
+        assert not pinned_in(face.messages(make_both(store.history("s"), 600)[kind]))
+    store.put_state("s", state)
+    pin(face, view, 3)
+    assert store.get_state("s")["mine"] == 1
+    assert len(store.get_state("s")["lh:pins"]["pins"]) == 1
+
+
+def test_a_pin_of_a_message_that_was_edited_says_the_new(face, store):
+    view = make_both(store.history("s"), 600)[0]
+    fill(face, view, 30)
+    record = pin(face, view, 1)
+    store.edit_message("s", record.id, HumanMessage("corrected"))
+    assert [m.content for m in pinned_in(face.messages(view))] == ["corrected"]
+
+
+def test_pins_go_with_a_fork_and_a_copy(face, store):
+    view = make_both(store.history("s"), 600)[0]
+    fill(face, view, 30)
+    first, last = pin(face, view, 1), pin(face, view, 20)
+    store.fork("s", "fork", at=last.position)
+    store.fork("s", "short", at=store.records("s")[10].id)
+    for session, expected in (("fork", [first.id, last.id]), ("short", [first.id])):
+        assert [pin["id"] for pin in store.get_state(session)["lh:pins"]["pins"]] == expected
+    with MemoryStore() as other:
+        copy(store, other)
+        there = make_both(other.history("s"), 600)[0]
+        assert [m.content for m in pinned_in(face.messages(there))] == [r.message.content for r in (first, last)]
+        assert not there._has_moved_pins
+
+
+def test_what_cannot_be_pinned(face, store):
+    view = WindowedChatMessageHistory(store.history("s"))
+    with pytest.raises(RecordNotFoundError, match="nobody"):
+        face.run(view, "pin", "nobody")
+    for it in (WindowedChatMessageHistory(Foreign()), make_view(Foreign(), Shown(), state=store.history("t"))):
+        with pytest.raises(UnsupportedOperationError, match="no place for pins"):
+            face.run(it, "pin", "id")
+
+
+def test_a_window_of_a_session_whose_state_cannot_be_read(face, store):
+    store.append("s", turn(1))
+    store.put_state("s", {"a": 1})
+    store.client.sessions["s"].state = "not JSON"
+    with pytest.raises(CorruptRecordError):
+        face.messages(WindowedChatMessageHistory(store.history("s")))
+    skipping = MemoryStore(client=store.client, on_corrupt="skip")
+    assert face.messages(WindowedChatMessageHistory(skipping.history("s"))) == turn(1)
+
+
+@pytest.mark.parametrize("first", ["any", "human"])
+def test_pinned_results_and_calls_are_quoted(face, store, first):
+    """Alone, a provider refuses them."""
+    store.append("s", [*asked(0, 50), *(m for n in range(30) for m in turn(n))])
+    for view in make_both(store.history("s"), 600, first=first):
+        for record in store.records("s")[1:4]:
+            face.run(view, "pin", record.id)
+        shown = face.messages(view)
+        check_valid(shown)
+        assert [m.type for m in shown[:3]] == ["human"] * 3
+        assert "[calls search {}]" in shown[0].content
+        assert "begin 0 x" in shown[1].content
+        assert count(shown) <= 600
+
+
+@settings(max_examples=25, **ANY)
+@given(odd_conversations(), st.lists(st.integers(0, 30), max_size=4), st.lists(st.sampled_from(["ok", "raise"])))
+def test_pins_hide_nothing_uncounted(face, batches, numbers, schedule):
+    store, stored = MemoryStore(), []
+    view = make_view(store.history("s"), RecordingSummarizer(schedule))
+    for batch in batches:
+        face.add(view, batch)
+        stored += batch
+        for number in numbers:
+            if number == len(stored) // 2 and stored:
+                face.run(view, "pin", store.records("s")[number].id)
+    check_counted(face, view, stored)
+    window = WindowedChatMessageHistory(store.history("s"), keep=300, token_counter=count)
+    check_counted(face, window, stored)

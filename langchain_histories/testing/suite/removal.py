@@ -250,17 +250,20 @@ class RemovalTests(StoreFixtures):
         assert texts(read(store).read("new")) == ["n"]
 
     def test_a_summary_goes_with_what_it_covers(self, store: MessageStore, face: Face) -> None:
-        """Rule 9: what is deleted or replaced lives on in no summary; the rest of the state stays."""
+        """Rule 9: what is deleted or replaced lives on in no summary and no pin; the rest of the state stays."""
         self.needs(Capability.STATE)
         call = face(store)
         ids = call.append("s", numbered(4))
+        state: dict[str, Any]
         state = {"mine": 1, "lh:summary": {"v": 1, "anchor": [ids[2]]}, "lh:rebuild": {"v": 1, "anchor": [ids[1]]}}
+        pins = [{"id": ids[0], "after": None}, {"id": ids[2], "after": None}]
+        state["lh:pins"] = {"v": 1, "pins": pins}
         call.put_state("s", state)
         if self.has(Capability.DELETE):
             call.delete("s", [ids[3]])
             assert call.get_state("s") == state, "neither covers the last one"
             call.delete("s", [ids[2]])
-            del state["lh:summary"]
+            del state["lh:summary"], pins[1]
             assert call.get_state("s") == state, "one does not cover the third"
             call.delete("s", [ids[0]])
             assert call.get_state("s") == {"mine": 1}
