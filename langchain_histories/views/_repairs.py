@@ -54,7 +54,8 @@ def repaired(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
 
 def without_stand_ins(messages: Iterable[BaseMessage], answers: Iterable[BaseMessage]) -> list[BaseMessage]:
     """Leave out the stand-ins for those answers that a program brings."""
-    brought = {message.tool_call_id for message in answers if isinstance(message, ToolMessage)}
+    given = (message for message in answers if isinstance(message, ToolMessage) and not is_stand_in(message))
+    brought = {message.tool_call_id for message in given}
     return [m for m in messages if not (isinstance(m, ToolMessage) and is_stand_in(m) and m.tool_call_id in brought)]
 
 

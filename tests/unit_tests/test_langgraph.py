@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from conversations import check_valid
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.chat_history import BaseChatMessageHistory, InMemoryChatMessageHistory
@@ -32,6 +33,8 @@ from langchain_histories import (
     MemoryStore,
     MissingExtraError,
     StoredChatMessageHistory,
+    SummarizingChatMessageHistory,
+    WindowedChatMessageHistory,
 )
 from langchain_histories.integrations.langgraph import (
     aimport_thread,
@@ -496,6 +499,56 @@ class TestNodes:
         )
         result = graph.invoke({"messages": [("human", "a")]}, config())
         assert registry.history("t").messages == result["messages"]
+
+    @pytest.mark.parametrize("kind", ["window", "summary"])
+    @pytest.mark.parametrize("is_one_thread", [False, True])
+    async def test_the_model_gets_what_a_view_repairs_and_nothing_of_it_is_stored(
+        self, kind: str, is_one_thread: bool
+    ) -> None:
+        """Calls without an answer, answers without a call, turns that interleave, long results, pins."""
+        store = MemoryStore()
+        call = AIMessage("", tool_calls=[{"name": "rm", "args": {}, "id": "c1"}])
+        other = AIMessage("", tool_calls=[{"name": "find", "args": {}, "id": "c2"}])
+        stored = [
+            *(HumanMessage("Delete a.txt"), call, HumanMessage("No, never mind"), AIMessage("ok")),
+            *(
+                HumanMessage("A"),
+                other,
+                HumanMessage("B"),
+                AIMessage("to B"),
+                ToolMessage("x" * 5000, tool_call_id="c2"),
+            ),
+            *(ToolMessage("stray", tool_call_id="gone"), AIMessage("to A")),
+        ]
+        pinned = store.append("42", stored)[0]
+        options: dict[str, Any] = {"clear_tools": {"keep": 0, "over": 20}}
+
+        def view(session_id: str) -> Any:
+            history = store.history(session_id)
+            if kind == "window":
+                return WindowedChatMessageHistory(history, keep=("turns", 4), **options)
+            return SummarizingChatMessageHistory(history, "extractive", trigger=150, **options)
+
+        view("42").pin(pinned)
+        shown = view("42").messages
+        assert any(str(message.content).startswith("[cleared") for message in shown) or kind == "summary"
+
+        def model(state: Any) -> dict[str, Any]:
+            check_valid(state["messages"])
+            return {"messages": [AIMessage("fine")]}
+
+        graph = chat(
+            InMemorySaver() if is_one_thread else None,
+            load=load_history_node(view),
+            model=model,
+            save=save_history_node(view),
+        )
+        for number in range(6):
+            thread = config("42" if is_one_thread else uuid.uuid4().hex, session_id="42")
+            question = {"messages": [("human", f"question {number}")]}
+            _ = graph.invoke(question, thread) if number % 2 else await graph.ainvoke(question, thread)
+        assert store.read("42")[: len(stored)] == stored
+        assert texts(store.read("42")[len(stored) :]) == [it for n in range(6) for it in (f"question {n}", "fine")]
 
     @pytest.mark.parametrize("mode", ["messages", "updates", "values"])
     def test_only_what_is_new_is_streamed(self, registry: Any, mode: str) -> None:
