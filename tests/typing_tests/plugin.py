@@ -116,14 +116,14 @@ class ShelfStore(MessageStore):
             clients = Clients.shared("shelf", url, connect=connect, native=False)
         super().__init__(ShelfOperations(), clients, url, **options)
 
-    def rename(self, old: SessionId, new: SessionId) -> None:
-        """Rename a session: an operation of the service's own."""
+    def move(self, old: SessionId, new: SessionId) -> None:
+        """Move a session: an operation of the service's own."""
         before, after = (self.operations.key(session_id) for session_id in (old, new))
 
         async def body(client: Shelf) -> None:
             client.rows[after] = client.rows.pop(before)
 
-        self.run("rename", body, session_id=old)
+        self.run("move", body, session_id=old)
 
 
 async def main() -> None:
@@ -131,7 +131,7 @@ async def main() -> None:
     store.append("1", [HumanMessage("hi")])
     await store.aput_state("1", {"title": "Words"})
     assert isinstance(store, ShelfStore)
-    store.rename("1", 2)
+    store.move("1", 2)
     assert store.count(2) == ShelfStore("shelf://top").count("2") == 1
     assert ShelfStore(client=Shelf()).sessions() == []
     assert [info.session_id for info in store.sessions()] == ["2"]
