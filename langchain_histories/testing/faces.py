@@ -18,25 +18,26 @@ class Face:
 
     def __init__(self, runner: asyncio.Runner | None = None) -> None:
         """Without a runner: the sync face."""
-        self._runner = runner
+        # Not `runner.run`, which before Python 3.12 describes each result in a text that nobody sees.
+        self._finish = runner and runner.get_loop().run_until_complete
 
     def __call__(self, store: MessageStore) -> Any:
         """Return the store's methods of this face."""
-        return _Caller(store, self._runner)
+        return _Caller(store, self._finish)
 
     def either(self, function: Callable[..., T], twin: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
         """Return the function of this face: the plain one, or its async twin run to its end."""
-        runner = self._runner
-        return function if runner is None else lambda *args, **options: runner.run(twin(*args, **options))
+        finish = self._finish
+        return function if finish is None else lambda *args, **options: finish(twin(*args, **options))
 
 
 class _Caller:
-    def __init__(self, store: MessageStore, runner: asyncio.Runner | None) -> None:
-        self._store, self._runner = store, runner
+    def __init__(self, store: MessageStore, finish: Callable[[Coroutine[Any, Any, Any]], Any] | None) -> None:
+        self._store, self._finish = store, finish
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        runner = self._runner
-        if runner is None:
+        finish = self._finish
+        if finish is None:
             return getattr(self._store, name)  # type: ignore[no-any-return]
         method = getattr(self._store, "a" + name)
-        return lambda *args, **options: runner.run(method(*args, **options))
+        return lambda *args, **options: finish(method(*args, **options))
