@@ -140,14 +140,16 @@ class MemoryOperations(Operations[Memory]):
             return True
 
     async def delete(self, client: Memory, key: str, rows: Sequence[Row]) -> int:
-        doomed = {int(row.position) for row in rows}
         with client.lock:
             session = client.get(key)
             if session is None:
                 return 0
-            kept = [row for row in session.rows if row[0] not in doomed]
-            removed = len(session.rows) - len(kept)
-            session.rows = kept
+            removed = 0
+            for number in {int(row.position) for row in rows}:
+                at = bisect.bisect_left(session.rows, number, key=lambda row: row[0])
+                if at < len(session.rows) and session.rows[at][0] == number:
+                    del session.rows[at]
+                    removed += 1
             return removed
 
     async def sessions(

@@ -251,26 +251,42 @@ class FileOperations(Operations[Path]):
                 return True
             lines: list[Line] = []
             head = b""
-            if (file := self._open(files, files.history)) is not None:
+            if (file := self._open(files, files.history, "r+b")) is not None:
                 with file:
                     end = own_end(file)
                     if end is None:
                         lines = self._foreign_lines(file, files, key)
                         lines = lines[: len(lines) - len(expected) + kept]
+                    elif kept == len(expected):
+                        write_batch(file, end, batch, fsync=self.fsync)
+                        return True
                     else:
-                        cut = end if kept == len(expected) else position_number(expected[kept].position)
-                        head = read_between(file, 0, cut)
+                        head = read_between(file, 0, position_number(expected[kept].position))
             self._write(files.history, array(lines, batch, head))
             return True
 
     async def delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
         files = self._files(client, key)
         with self._locked(files):
+            if len(rows) == 1 and (content := self._without(files, rows[0])) is not None:
+                self._write(files.history, content)
+                return 1
             lines = self._lines(files, key)
             doomed = doomed_offsets(lines, [row.position for row in rows])
             if doomed:
                 self._write(files.history, array([line for line in lines if line.offset not in doomed], []))
             return len(doomed)
+
+    def _without(self, files: SessionFiles, row: Row) -> bytes | None:
+        """Return the content of a file in our form without a row; `None` if that is not where it was."""
+        if (file := self._open(files, files.history)) is None:
+            return None
+        with file:
+            end, offset = own_end(file), position_number(row.position)
+            lines = [] if end is None else lines_between(file, offset, end)
+            if not lines or lines[0].position != row.position:
+                return None
+            return array(lines[1:], [], read_between(file, 0, offset))
 
     async def get_state(self, client: Path, key: str) -> bytes | None:
         files = self._files(client, key)

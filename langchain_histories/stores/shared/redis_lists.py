@@ -62,18 +62,23 @@ for at = 2, 5 do table.remove(ARGV, 2) end
     + "return 1"
 )
 _DELETE = """
-local removed = 0
+local removed, last = 0, 0
 for at = 1, #ARGV, 2 do
   local place = -1 - ARGV[at]
   if redis.call('LINDEX', KEYS[1], place) ~= ARGV[at + 1] then
     place = redis.call('LPOS', KEYS[1], ARGV[at + 1])
   end
   if place then
+    place = place < 0 and place + redis.call('LLEN', KEYS[1]) or place
     redis.call('LSET', KEYS[1], place, 'lh:deleted')
-    removed = removed + 1
+    removed, last = removed + 1, math.max(last, place)
   end
 end
-redis.call('LREM', KEYS[1], 0, 'lh:deleted')
+-- From the end that is nearer, so that the newest or the oldest record costs no look at the others.
+if removed > 0 then
+  local is_near = 2 * last < redis.call('LLEN', KEYS[1])
+  redis.call('LREM', KEYS[1], is_near and removed or -removed, 'lh:deleted')
+end
 return removed
 """
 # What is no UTF-8 goes through a client that takes and gives text alone as hexadecimal digits.
