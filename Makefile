@@ -30,6 +30,7 @@ benchmarks: packages servers  ## the tables of the README
 	$(RUN) python benchmarks/summaries.py
 	$(RUN) python benchmarks/services.py
 	$(RUN) python benchmarks/copying.py
+	$(RUN) python benchmarks/editing.py
 
 # What these consist of.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import assert_type
+from typing import Any, assert_type
 
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -93,6 +93,10 @@ def one_store() -> None:
             state = store.update_state(session_id, lambda old: {**(old or {}), "rating": 5})
             assert state == store.get_state(session_id) == {"title": "Words", "rating": 5}
             assert_type(store.history(session_id), StoredChatMessageHistory)
+            assert_type(store.records(session_id, raw=True), list[dict[str, Any]])
+            assert_type(store.edit(session_id, lambda records: [*records, HumanMessage("more")]), list[str])
+            assert_type(store.edit(session_id, lambda records: records[:-1], exact=True), list[str])
+            assert_type(store.take(session_id), Record | None)
             store.clear(session_id)
         store.append(user_session_id("ivan", 1), [HumanMessage("hi")])
         assert_type(store.sessions(user_id="ivan", limit=10), list[SessionInfo])
@@ -107,6 +111,8 @@ async def one_store_async() -> None:
         assert_type(await store.aread("43"), list[BaseMessage])
         assert_type(await store.arecords("43", first=2, after=None), list[Record])
         assert_type(await store.asessions(after="42"), list[SessionInfo])
+        assert_type(await store.arecords("43", raw=True), list[dict[str, Any]])
+        assert_type(await store.aedit("43", lambda records: records[1:]), list[str])
         history = store.history("43")
         assert_type(await history.aget_messages(), list[BaseMessage])
         await history.aadd_message(AIMessage("hello"))

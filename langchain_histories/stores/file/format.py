@@ -45,20 +45,33 @@ class Line(NamedTuple):
         return f"{self.offset}-{zlib.crc32(self.text):08x}"
 
 
-def array(lines: Sequence[Line], batch: Sequence[bytes], head: bytes = b"") -> bytes:
+def array(lines: Sequence[Line], batch: Sequence[bytes], *, begins: bool = True) -> bytes:
     """Return the content of a new file with these records.
 
     Args:
         lines: Records that another file has.
         batch: New ones behind them.
-        head: What is to be in front of them: a file in our form, up to the beginning of any of its records.
+        begins: Whether they are the first ones; else this is what comes behind others.
     """
-    head = head.removesuffix(b",").rstrip().removesuffix(b",")[1:]
-    parts = [
-        *([head] if head else []),
-        *(b",\n".join(texts) for texts in ([line.text for line in lines], batch) if texts),
-    ]
+    parts = [b",\n".join(texts) for texts in ([line.text for line in lines], batch) if texts]
+    if not begins:
+        return b"".join(b"\n," + part for part in parts) + b"\n" + CLOSING
     return b"[" + b"\n,".join(parts) + b"\n" + CLOSING if parts else EMPTY
+
+
+def end_before(file: IO[bytes], offset: int) -> int:
+    """Return where the records before that at an offset end, without what is between them; 0 if there are none."""
+    start = max(0, offset - 64)
+    data = read_between(file, start, offset).removesuffix(b",").rstrip().removesuffix(b",")
+    return start + len(data) if start + len(data) > 1 else 0
+
+
+def copy_start(file: IO[bytes], length: int, new: IO[bytes]) -> None:
+    """Write the first bytes of a file to another one."""
+    file.seek(0)
+    while length and (block := file.read(min(length, 64 * _BLOCK))):
+        new.write(block)
+        length -= len(block)
 
 
 def encode_row(text: str, encoding: str, *, ensure_ascii: bool) -> bytes:

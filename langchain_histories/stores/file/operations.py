@@ -35,9 +35,11 @@ from langchain_histories.stores.file.format import (
     EMPTY,
     Line,
     array,
+    copy_start,
     count_lines,
     doomed_offsets,
     encode_row,
+    end_before,
     first_lines,
     is_own,
     last_lines,
@@ -250,7 +252,7 @@ class FileOperations(Operations[Path]):
             if not rows and kept == len(expected):
                 return True
             lines: list[Line] = []
-            head = b""
+            kept_bytes = 0
             if (file := self._open(files, files.history, "r+b")) is not None:
                 with file:
                     end = own_end(file)
@@ -261,15 +263,14 @@ class FileOperations(Operations[Path]):
                         write_batch(file, end, batch, fsync=self.fsync)
                         return True
                     else:
-                        head = read_between(file, 0, position_number(expected[kept].position))
-            self._write(files.history, array(lines, batch, head))
+                        kept_bytes = end_before(file, position_number(expected[kept].position))
+            self._write(files.history, array(lines, batch, begins=not kept_bytes), kept_bytes)
             return True
 
     async def delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
         files = self._files(client, key)
         with self._locked(files):
-            if len(rows) == 1 and (content := self._without(files, rows[0])) is not None:
-                self._write(files.history, content)
+            if len(rows) == 1 and self._delete_one(files, rows[0]):
                 return 1
             lines = self._lines(files, key)
             doomed = doomed_offsets(lines, [row.position for row in rows])
@@ -277,16 +278,18 @@ class FileOperations(Operations[Path]):
                 self._write(files.history, array([line for line in lines if line.offset not in doomed], []))
             return len(doomed)
 
-    def _without(self, files: SessionFiles, row: Row) -> bytes | None:
-        """Return the content of a file in our form without a row; `None` if that is not where it was."""
+    def _delete_one(self, files: SessionFiles, row: Row) -> bool:
+        """Remove a row of a file in our form, without a look at those before it; tell whether it was where it was."""
         if (file := self._open(files, files.history)) is None:
-            return None
+            return False
         with file:
             end, offset = own_end(file), position_number(row.position)
             lines = [] if end is None else lines_between(file, offset, end)
             if not lines or lines[0].position != row.position:
-                return None
-            return array(lines[1:], [], read_between(file, 0, offset))
+                return False
+            kept_bytes = end_before(file, offset)
+        self._write(files.history, array(lines[1:], [], begins=not kept_bytes), kept_bytes)
+        return True
 
     async def get_state(self, client: Path, key: str) -> bytes | None:
         files = self._files(client, key)
@@ -306,13 +309,22 @@ class FileOperations(Operations[Path]):
                 self._write(files.state, text.encode())
             return True
 
-    def _write(self, path: Path, content: bytes) -> None:
-        """Replace the file at `path`: readers see the old one or the new one, whole."""
+    def _write(self, path: Path, content: bytes, kept_bytes: int = 0) -> None:
+        """Replace the file at `path`: readers see the old one or the new one, whole.
+
+        Args:
+            path: The file.
+            content: What it is to hold.
+            kept_bytes: How much of what it holds now is to be in front of that.
+        """
         make_folder(path.parent, file_mode=self.file_mode, fsync=self.fsync)
         beside = path.with_name(path.name + ".tmp")
         beside.unlink(missing_ok=True)
         try:
             with open(beside, "xb", opener=open_new) as file:
+                if kept_bytes:
+                    with open(path, "rb", buffering=0, opener=open_itself) as old:
+                        copy_start(old, kept_bytes, file)
                 file.write(content)
                 file.flush()
                 if self.fsync:
