@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 from langchain_histories import (
     Capability,
     ConfigurationError,
+    CorruptRecordError,
     InvalidMessageError,
     RecordNotFoundError,
     TranscriptChangedError,
@@ -249,6 +250,29 @@ class EditTests(StoreFixtures):
         plant(store, "t", [json.dumps(message_to_dict(message)) for message in messages])
         before = call.records("t")
         assert call.fork("t", "u") == [record.id for record in before] == ids_of(call, "u")
+
+    def test_broken_records(self, store: MessageStore, face: Face) -> None:
+        """A broken record ends only an edit that would write it again, and can be cut off."""
+        self.needs(Capability.EDIT)
+        call = face(store)
+        call.append("s", [HumanMessage("a")])
+        plant(store, "s", ['{"type": "nothing", "data": {}}'])
+        call.append("s", [HumanMessage("b"), AIMessage("c")])
+        ids = [call.records("s", first=1)[0].id, *(record.id for record in call.records("s", last=2))]
+        call.edit_message("s", ids[2], AIMessage("changed"))
+        assert _texts(call.pop_turn("s")) == ["b", "changed"]
+        refusals: Sequence[Callable[[], Any]] = (
+            lambda: call.edit_message("s", ids[0], HumanMessage("x")),
+            lambda: call.edit("s", lambda _: []),
+            lambda: call.pop_turn("s"),
+            lambda: call.take("s"),
+        )
+        for refused in refusals:
+            with pytest.raises(CorruptRecordError):
+                refused()
+        assert call.count("s") == 2
+        call.truncate("s", after=ids[0])
+        assert texts(call.read("s")) == ["a"]
 
     def test_fork(self, store: MessageStore, face: Face) -> None:
         """Another session begins with the records of one; both go on alone."""
