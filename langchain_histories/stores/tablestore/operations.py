@@ -404,8 +404,8 @@ class TablestoreOperations(Operations[Any]):
         found: list[Batch] = []
         at: Any = batch_key(key, start)
         while at:
-            page = self._page(client, at, batch_key(key, stop), columns=["n", "first", "parts", "edit"])
-            batches, at = await page
+            end, columns = batch_key(key, stop), ["n", "first", "parts", "edit"]
+            batches, at = await self._page(client, at, end, columns=columns)
             found += batches
         return found
 
