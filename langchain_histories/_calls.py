@@ -277,8 +277,8 @@ class Calls:
                     return call.nothing()
                 found.is_there = is_there and not found.is_provisional
         limit = deadline()
-        if call.grows and limit is not None:
-            limit.lift()
+        if call.grows:
+            self._lift(limit)
         try:
             result: T = await operations.run(client, call.body)
         except self._expected_errors() as error:
@@ -291,11 +291,20 @@ class Calls:
     async def _set_up_in_time(self, client: Any) -> None:
         """Set up, which may take its time; the call begins behind it."""
         limit = deadline()
-        if limit is not None:
-            limit.lift()
+        self._lift(limit)
         await self._set_up(client)
         if limit is not None:
+            limit.is_renewed = False
             limit.begin()
+
+    def _lift(self, limit: Deadline | None) -> None:
+        """Have a call take as long as answers come."""
+        if limit is None:
+            return
+        if self._operations.is_paged:
+            limit.is_renewed = True
+        else:
+            limit.lift()
 
     async def _set_up(self, client: Any, **options: Any) -> None:
         found = self._operations.found

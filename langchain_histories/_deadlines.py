@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class OutOfTimeError(TimeoutError):
@@ -30,14 +30,17 @@ class Deadline:
     Attributes:
         seconds: As given.
         is_idle: Whether it ends only when nothing has arrived for so long, of which the driver tells.
+        is_renewed: Whether each answer renews it: no answer is large, however many of them the call takes.
+        on_answer: What is to be done at the next answer.
         scope: What ends it on its event loop; `None` in a thread.
     """
 
-    __slots__ = ("_at", "_began", "is_idle", "scope", "seconds")
+    __slots__ = ("_at", "_began", "is_idle", "is_renewed", "on_answer", "scope", "seconds")
 
     def __init__(self, seconds: float) -> None:
         """Begin now."""
-        self.seconds, self.is_idle = seconds, False
+        self.seconds, self.is_idle, self.is_renewed = seconds, False, False
+        self.on_answer: Callable[[], None] | None = None
         self.scope: asyncio.Timeout | None = None
         self._began = time.monotonic()
         self._at = self._began + seconds
@@ -85,6 +88,18 @@ def time_left() -> float | None:
     """The seconds that a wait of this call may take; `None` for any."""
     found = _current.get()
     return None if found is None else found.left()
+
+
+def answered() -> None:
+    """Tell the deadline of the call that is under way here that an answer has come."""
+    found = _current.get()
+    if found is None:
+        return
+    if found.on_answer is not None:
+        done, found.on_answer = found.on_answer, None
+        done()
+    if found.is_renewed:
+        found.begin()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import time
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from langchain_histories._deadlines import in_turn
+from langchain_histories._deadlines import answered, in_turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Coroutine, Iterable
@@ -54,7 +54,8 @@ async def settle(result: T) -> T: ...
 async def settle(result: Awaitable[T] | T) -> T:
     """What a client call resolves to; a blocking client has already returned it."""
     if hasattr(type(result), "__await__"):
-        return await cast("Awaitable[T]", result)
+        result = await cast("Awaitable[T]", result)
+    answered()
     return cast("T", result)
 
 
@@ -74,9 +75,11 @@ async def each(items: AsyncIterable[T]) -> AsyncGenerator[T]:
     """Walk a cursor or a pager, of either kind."""
     if hasattr(items, "__aiter__"):
         async for item in items:
+            answered()
             yield item
     else:
         for item in cast("Iterable[T]", items):
+            answered()
             yield item
 
 

@@ -83,6 +83,8 @@ class Operations(ABC, Generic[ClientT]):
     """Which of them mean that the store could not be reached; they become `StoreUnavailableError`."""
     unholdable: ClassVar[str] = ""
     """Characters that a session id cannot have in this service; ids with them are escaped."""
+    is_paged: ClassVar[bool] = False
+    """Whether each answer of the service is of limited size, so that a call that takes many waits for each as long."""
     ttl: int | None = None
     """Seconds after its last append at which a session expires. The store sets it, if `capabilities` has `TTL`."""
 

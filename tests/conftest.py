@@ -144,6 +144,11 @@ def upstash_server(servers: Servers) -> Any:
 
 
 @pytest.fixture(scope="session")
+def cosmosdb_server(servers: Servers) -> Any:
+    return servers.get("cosmosdb")
+
+
+@pytest.fixture(scope="session")
 def azure_table_server(servers: Servers) -> Any:
     return servers.get("azure_table")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from langchain_histories.store import MessageStore
 
@@ -29,6 +31,42 @@ class Face:
         """Return the function of this face: the plain one, or its async twin run to its end."""
         finish = self._finish
         return function if finish is None else lambda *args, **options: finish(twin(*args, **options))
+
+    def at_once(
+        self, store: MessageStore, calls: Sequence[tuple[str, tuple[Any, ...]]]
+    ) -> list[tuple[float, Exception | None]]:
+        """Make calls at the same time, from threads or on the loop; return the seconds and the error of each.
+
+        Args:
+            store: The store.
+            calls: The sync name of each method, and its arguments.
+        """
+        if self._runner is None:
+            with ThreadPoolExecutor(len(calls)) as pool:
+                return list(pool.map(lambda call: _timed(getattr(store, call[0]), call[1]), calls))
+
+        async def run() -> list[tuple[float, Exception | None]]:
+            return await asyncio.gather(*(_atimed(getattr(store, "a" + name), args) for name, args in calls))
+
+        return self._runner.run(run())
+
+
+def _timed(method: Callable[..., Any], args: tuple[Any, ...]) -> tuple[float, Exception | None]:
+    began, found = time.monotonic(), None
+    try:
+        method(*args)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the test says what it should have been
+        found = error
+    return time.monotonic() - began, found
+
+
+async def _atimed(method: Callable[..., Any], args: tuple[Any, ...]) -> tuple[float, Exception | None]:
+    began, found = time.monotonic(), None
+    try:
+        await method(*args)
+    except Exception as error:  # noqa: BLE001  # as above
+        found = error
+    return time.monotonic() - began, found
 
 
 class _Caller:

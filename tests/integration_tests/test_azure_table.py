@@ -17,6 +17,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 from azure.data.tables import TableServiceClient, generate_account_sas
 from azure.data.tables.aio import TableServiceClient as AsyncTableServiceClient
+from behind import Quiet
 from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import BUSY
@@ -54,6 +55,11 @@ class TestAzureTableStore(MessageStoreTests):
     @pytest.fixture
     def server(self, azure_table_server):
         return azure_table_server
+
+    @pytest.fixture
+    def quiet_server(self, azure_table_server):
+        with Quiet("azure_table", azure_table_server) as server:
+            yield server
 
     def traces(self, store):
         return sorted((entity["PartitionKey"], entity["RowKey"]) for entity in table_of(store).list_entities())

@@ -17,6 +17,7 @@ import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from azure.cosmos.aio import CosmosClient as AsyncCosmosClient
 from azure.cosmos.exceptions import CosmosResourceNotFoundError
+from behind import Quiet
 from broken import broken_heads, broken_references
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import BUSY
@@ -58,6 +59,11 @@ class TestCosmosDBStore(MessageStoreTests):
     def server(self, servers):
         return servers.get("cosmosdb")
 
+    @pytest.fixture
+    def quiet_server(self, server):
+        with Quiet("cosmosdb", server) as quiet:
+            yield quiet
+
     def traces(self, store):
         return sorted(f"{item.get('session_id')} {item['id']} {item.get('text')}" for item in items(store))
 
@@ -85,6 +91,10 @@ class TestLangChainsContainer(TestCosmosDBStore):
     """Which container it is, only its description says: before, the store says that it can do all."""
 
     capabilities = ~Capability.TAIL_READ & ~Capability.LARGE_SESSIONS
+
+    @pytest.fixture
+    def quiet_server(self):
+        """The time-outs are those of the other container."""
 
     @pytest.fixture
     def open_store(self, server, langchains):

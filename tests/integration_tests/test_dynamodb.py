@@ -9,6 +9,7 @@ from decimal import Decimal
 import boto3
 import pytest
 from aiobotocore.session import get_session
+from behind import Quiet
 from blockbuster import blockbuster_ctx
 from botocore.config import Config
 from botocore.exceptions import ClientError, ParamValidationError
@@ -59,6 +60,11 @@ class TestDynamoDBStore(MessageStoreTests):
     @pytest.fixture
     def server(self, dynamodb_server):
         return dynamodb_server
+
+    @pytest.fixture
+    def quiet_server(self, dynamodb_server):
+        with Quiet("dynamodb", dynamodb_server) as server:
+            yield server
 
     def traces(self, store):
         pages = store.client.get_paginator("scan").paginate(TableName=store.table_name)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import pytest
+from behind import Quiet
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from langchain_core.messages import AIMessage, HumanMessage
@@ -59,6 +60,11 @@ class TestKafkaStore(MessageStoreTests):
     @pytest.fixture
     def server(self, kafka_server):
         return kafka_server
+
+    @pytest.fixture
+    def quiet_server(self, kafka_server):
+        with Quiet("kafka", kafka_server) as server:
+            yield server
 
     def traces(self, store):
         topics = store.client.admin.list_topics(timeout=10).topics

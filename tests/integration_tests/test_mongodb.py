@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import bson
 import pymongo
 import pytest
+from behind import Quiet
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import BUSY, WRONG_PASSWORD
 
@@ -66,6 +67,11 @@ class TestMongoDBStore(MessageStoreTests):
     @pytest.fixture
     def server(self, mongodb_server):
         return mongodb_server
+
+    @pytest.fixture
+    def quiet_server(self, mongodb_server):
+        with Quiet("mongodb", mongodb_server) as server:
+            yield server
 
     def traces(self, store):
         database = store.client[DATABASE]

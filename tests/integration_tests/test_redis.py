@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 import redis
 import redis.asyncio
+from behind import Quiet
 from broken import broken_lists, pushes
 from langchain_core.messages import AIMessage, HumanMessage
 from redis.backoff import NoBackoff
@@ -53,6 +54,11 @@ class TestRedisStore(MessageStoreTests):
     @pytest.fixture
     def server(self, redis_server):
         return redis_server
+
+    @pytest.fixture
+    def quiet_server(self, redis_server):
+        with Quiet("redis", redis_server) as server:
+            yield server
 
     def traces(self, store):
         return sorted(key.decode() for key in store.client.scan_iter(f"*{store.operations.key_prefix}*"))

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
+from behind import Quiet
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import BUSY, WRONG_PASSWORD
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -122,6 +123,11 @@ class ServerTests(SQLStoreTests):
     @pytest.fixture
     def wrong_password_store(self, server):
         return SQLStore(server.url_with(scheme=self.scheme, password=WRONG_PASSWORD))
+
+    @pytest.fixture
+    def quiet_server(self, server):
+        with Quiet(self.scheme, server) as quiet:
+            yield quiet
 
 
 class TestPostgreSQLWithPsycopg(ServerTests):

@@ -9,6 +9,7 @@ import uuid
 
 import pytest
 import tablestore
+from behind import Quiet
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import BUSY, ODD_PASSWORD, ODD_USER, WRONG_PASSWORD
 from tablestore import INF_MAX, INF_MIN, PK_AUTO_INCR, Direction, OTSServiceError
@@ -58,6 +59,11 @@ class TestTablestoreStore(MessageStoreTests):
     @pytest.fixture
     def server(self, tablestore_server):
         return tablestore_server
+
+    @pytest.fixture
+    def quiet_server(self, tablestore_server):
+        with Quiet("tablestore", tablestore_server) as server:
+            yield server
 
     def traces(self, store):
         return sorted(repr((row.primary_key, names(row))) for table in (0, 1) for row in rows_of(store, table))

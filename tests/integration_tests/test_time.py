@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -14,6 +16,7 @@ import redis
 import redis.asyncio
 from behind import server_of, store_behind
 from langchain_core.messages import HumanMessage
+from servers._machinery import HOST
 from servers._proxy import Proxy
 
 from langchain_histories import ConfigurationError, RedisStore, StoreUnavailableError
@@ -37,19 +40,46 @@ def store(redis_server, proxy):
         yield store
 
 
-BOTH = (
+KINDS = (
     *("redis", "postgresql+psycopg", "mariadb+pymysql", "mongodb"),
-    *("upstash", "dynamodb", "azure_table", "tablestore"),
+    *("upstash", "dynamodb", "azure_table", "cosmosdb", "tablestore"),
 )
-ASYNC = ("postgresql+asyncpg", "mysql+aiomysql")
-"""Whose sync faces are those of the others."""
+HASTE, TRIES = 0.3, 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "is_async"),
-    [*itertools.product(BOTH, [False, True]), *itertools.product(ASYNC, [True])],
-    ids=lambda value: value if isinstance(value, str) else "async" if value else "sync",
-)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_drips_keeps_no_thread(kind, request):
+    """The waits of a sync call have one deadline, though each byte comes before the time-out of its own wait."""
+    server = request.getfixturevalue(server_of(kind))
+    name = f"t{uuid4().hex}"
+    with (
+        Proxy(server.port) as proxy,
+        store_behind(proxy, kind, server, name) as patient,
+        store_behind(proxy, kind, server, name, timeout=HASTE) as store,
+    ):
+        patient.append("s", [HumanMessage("1")])
+        for _ in range(TRIES):  # on a machine with other work one may be late
+            in_the_end(lambda: store.read("s", last=1))
+            proxy.drip = 0.1
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailableError):
+                store.read("s", last=1)
+            took, proxy.drip = time.monotonic() - began, 0.0
+            proxy.cut()
+            if took < HASTE + 1:
+                break
+        assert took < HASTE + 1
+
+
+def in_the_end(call):
+    """Call what may not be done in time at once: to connect may take longer on a machine with other work."""
+    for _ in range(20):
+        with contextlib.suppress(StoreUnavailableError):
+            return call()
+    return call()
+
+
+@pytest.mark.parametrize(("kind", "is_async"), [("mysql+aiomysql", True)])
 def test_a_server_that_hangs_is_told(kind, is_async, request):
     """On a connection that is open and on a new one, whether the call costs what is stored or not.
 
@@ -158,3 +188,33 @@ def test_a_client_of_the_caller(redis_server, proxy):
 def test_a_timeout_is_checked(wrong):
     with pytest.raises(ConfigurationError, match="timeout must be a finite number of seconds above 0"):
         RedisStore("redis://h", timeout=wrong)
+
+
+@pytest.fixture
+def nowhere():
+    """A port of a machine that is not there: what is sent to it is neither taken nor refused."""
+    with socket.socket() as listening, contextlib.ExitStack() as stack:
+        listening.bind((HOST, 0))
+        listening.listen(0)
+        for _ in range(3):  # until the queue of those that nobody accepts is full
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield SimpleNamespace(port=listening.getsockname()[1])
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", [*KINDS, "postgresql+asyncpg", "mysql+aiomysql", "kafka"])
+def test_connecting_takes_no_longer_than_its_own_time(kind, is_async, nowhere, request, monkeypatch):
+    """That is shorter than the time of a call, whatever the driver tries again."""
+    server = request.getfixturevalue(server_of(kind))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("langchain_histories") and hasattr(module, "CONNECT_TIMEOUT"):
+            monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.5)
+    with asyncio.Runner() as runner, store_behind(nowhere, kind, server, timeout=20) as store:
+        face = Face(runner if is_async else None)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            face(store).count("s")
+        assert time.monotonic() - began < LONG
+        face(store).close()

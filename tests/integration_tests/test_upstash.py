@@ -13,6 +13,7 @@ import pytest
 import redis
 import upstash_redis
 import upstash_redis.asyncio
+from behind import Quiet
 from broken import broken_lists, pushes
 from langchain_core.messages import AIMessage, HumanMessage
 from servers import BUSY, WRONG_PASSWORD
@@ -58,6 +59,11 @@ class TestUpstashStore(MessageStoreTests):
     @pytest.fixture
     def server(self, upstash_server):
         return upstash_server if upstash_server.managed else None
+
+    @pytest.fixture
+    def quiet_server(self, upstash_server):
+        with Quiet("upstash", upstash_server) as server:
+            yield server
 
     def traces(self, store):
         cursor, names = -1, []

@@ -25,6 +25,7 @@ from servers._machinery import (
     system_program,
     temporary_directory,
 )
+from servers._proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +42,18 @@ class KafkaServer(Server):
 
     Attributes:
         login_url: How to connect with SASL PLAIN, to another port of the same broker, if it has one.
+        proxied: A port of the same broker, and the one that it tells clients to connect to instead, if it has such.
     """
 
     login_url: str | None = None
+    proxied: tuple[int, int] | None = None
+
+    def proxy(self) -> Proxy:
+        """Return a proxy past which no client comes."""
+        if self.proxied is None:
+            raise RuntimeError(f"{self} tells its clients another address than that of a proxy")
+        port, at = self.proxied
+        return Proxy(port, at=at)
 
 
 @contextlib.contextmanager
@@ -69,15 +79,17 @@ def kafka() -> Iterator[Server]:
 
 def _kafka_server(java: Path, jar: Path, directory: Path) -> KafkaServer:
     """Make a formatted log directory and describe the broker for it."""
-    port, login_port, controller = free_port(), free_port(), free_port()
+    port, login_port, controller, proxied, proxy = (free_port() for _ in range(5))
     login = "org.apache.kafka.common.security.plain.PlainLoginModule"
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@{HOST}:{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAIN://{HOST}:{port},LOGIN://{HOST}:{login_port},CONTROLLER://{HOST}:{controller}",
-        "listener.security.protocol.map": "PLAIN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": f"PLAIN://{HOST}:{port},LOGIN://{HOST}:{login_port},PROXIED://{HOST}:{proxied},"
+        f"CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": f"PLAIN://{HOST}:{port},LOGIN://{HOST}:{login_port},PROXIED://{HOST}:{proxy}",
+        "listener.security.protocol.map": "PLAIN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "PLAIN",
         "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.login.plain.sasl.jaas.config": f'{login} required user_{ODD_USER}="{ODD_PASSWORD}";',
@@ -104,6 +116,7 @@ def _kafka_server(java: Path, jar: Path, directory: Path) -> KafkaServer:
         name="kafka",
         version=f"Apache Kafka {jar.stem.rpartition('-')[2]}",
         url=url,
+        proxied=(proxied, proxy),
         login_url=f"kafka://{ODD_USER}:{quote(ODD_PASSWORD, safe='')}@{HOST}:{login_port}",
         _process=Process(
             [*command, "kafka.Kafka", config],

@@ -1,4 +1,4 @@
-"""A TCP proxy before a server: it delays, cuts, refuses, swallows, and counts round trips."""
+"""A TCP proxy before a server: it delays, drips, cuts, refuses, swallows, and counts round trips."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Proxy:
     Attributes:
         port: Where it listens, on 127.0.0.1.
         delay: Seconds that what is sent is on its way, in each direction. Connecting is not delayed.
+        drip: Seconds between two bytes of what the server sends; 0 for all at once.
         swallow_requests: Whether the server gets nothing of what clients send.
         swallow_answers: Whether clients get nothing of what the server sends.
         cut_requests: How many of the next requests the server does not get: their connections are cut instead.
@@ -32,11 +33,12 @@ class Proxy:
         most_waiting: The most connections on which an answer was waited for at once.
     """
 
-    def __init__(self, port: int, *, delay: float = 0.0) -> None:
-        """A proxy before the server that listens on `port` on 127.0.0.1."""
+    def __init__(self, port: int, *, delay: float = 0.0, at: int | None = None) -> None:
+        """A proxy before the server that listens on `port` on 127.0.0.1; `at` another port than a free one."""
         self._server_port = port
-        self.port = free_port()
+        self.port = free_port() if at is None else at
         self.delay = delay
+        self.drip = 0.0
         self.swallow_requests = False
         self.swallow_answers = False
         self.cut_requests = 0
@@ -185,7 +187,10 @@ class _Side(asyncio.Protocol):
             connection.cut()
             return
         other = connection.other(self)
-        if proxy.delay:
+        if proxy.drip and not is_request:
+            for number in range(len(data)):
+                asyncio.get_running_loop().call_later(proxy.drip * number, other.send, data[number : number + 1])
+        elif proxy.delay:
             asyncio.get_running_loop().call_later(proxy.delay, other.send, data)
         else:
             other.send(data)

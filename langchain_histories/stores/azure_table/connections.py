@@ -13,6 +13,7 @@ from urllib.parse import quote
 import azure.data.tables
 import azure.data.tables.aio
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
 from azure.core.utils import parse_connection_string
 
 from langchain_histories._secrets import refused
@@ -28,6 +29,7 @@ from langchain_histories.stores.base import (
     needs_extra,
     settle,
 )
+from langchain_histories.stores.shared.azure_transport import with_transport
 
 _FORM = (
     "azure-table://[account:key@]account.table.core.windows.net/table, or with a shared access signature behind the "
@@ -139,11 +141,12 @@ class _Connections:
 
     def _open(self, *, native: bool) -> Any:
         package: Any = azure.data.tables.aio if native else azure.data.tables
+        options = with_transport(self._options, AioHttpTransport if native else RequestsTransport)
         try:
             if self._connection_string is not None:
-                return package.TableServiceClient.from_connection_string(self._connection_string, **self._options)
+                return package.TableServiceClient.from_connection_string(self._connection_string, **options)
             credential = self._credential or _default_credential(native=native)
-            return package.TableServiceClient(self._endpoint, credential=credential, **self._options)
+            return package.TableServiceClient(self._endpoint, credential=credential, **options)
         except ValueError as error:
             account = self._endpoint or "of the connection string"
             failed = refused(f"The driver cannot use the account {account}.", error, None, self.given)

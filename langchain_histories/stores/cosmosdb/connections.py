@@ -11,6 +11,7 @@ from typing import Any
 
 import azure.cosmos
 import azure.cosmos.aio
+from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
 
 from langchain_histories._urls import bad_url, split_url
 from langchain_histories.errors import ConfigurationError
@@ -24,6 +25,7 @@ from langchain_histories.stores.base import (
     needs_extra,
     settle,
 )
+from langchain_histories.stores.shared.azure_transport import with_transport
 
 _MAX_CONNECTIONS = 50
 _FORM = "cosmosdb://[:key@]account.documents.azure.com/database/container"
@@ -121,7 +123,8 @@ class _Connections:
 
     def _open(self, kind: Any, credential: Any, *, native: bool) -> Any:
         own = _default_credential(native=native) if credential is None else None
-        client = kind(self._endpoint, own or credential, **self._options)
+        options = with_transport(self._options, AioHttpTransport if native else RequestsTransport)
+        client = kind(self._endpoint, own or credential, **options)
         if own is not None:
             self._own_credentials[client] = own
         return client

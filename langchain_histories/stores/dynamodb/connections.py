@@ -14,7 +14,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.exceptions import NoRegionError, ProfileNotFound, ReadTimeoutError
+from botocore.exceptions import ConnectTimeoutError, NoRegionError, ProfileNotFound
 from botocore.loaders import Loader, create_loader
 
 from langchain_histories._secrets import refused
@@ -29,6 +29,7 @@ from langchain_histories.stores.base import (
     deadline,
     settle,
 )
+from langchain_histories.stores.shared.sockets import pools_in_time
 
 # The driver's own retries, with backoff and jitter, of requests that were throttled or did not arrive. The service
 # recognizes a transaction that it has already done.
@@ -119,11 +120,11 @@ class _Connections:
                 else:
                     options = {"config": Config(**self._defaults), **self._options}
                     client = self._session.client("dynamodb", **options)
-                client.meta.events.register("before-send.dynamodb", _end_in_time)
-                return client
-            # Reading configuration and descriptions from files takes too long for an event loop.
-            aio_session = await asyncio.to_thread(self._aio_session)
-            return await self._create(aio_session, AioConfig).__aenter__()
+                pools_in_time(client._endpoint.http_session._manager)  # noqa: SLF001  # botocore has no name for it
+            else:
+                # Reading configuration and descriptions from files takes too long for an event loop.
+                aio_session = await asyncio.to_thread(self._aio_session)
+                client = await self._create(aio_session, AioConfig).__aenter__()
         except (NoRegionError, ProfileNotFound, TypeError, ValueError) as error:
             failed = refused(
                 "The driver refuses the options for DynamoDB, or there is no region: dynamodb://eu-west-1/table.",
@@ -131,6 +132,9 @@ class _Connections:
                 None,
                 self._options,
             )
+        else:
+            client.meta.events.register_first("needs-retry.dynamodb", _end_in_time)
+            return client
         raise failed
 
     def _aio_session(self) -> AioSession:
@@ -149,15 +153,16 @@ class _Connections:
         await settle(client.close())
 
 
-def _end_in_time(request: Any, **_: Any) -> None:
-    """Send no second try when the time of the call is over: botocore has three tries, and each has its own time.
+def _end_in_time(caught_exception: Exception | None, **_: Any) -> None:
+    """Try no more when the time of the call is over, or of connecting: botocore has three tries, and waits before each.
 
     Raises:
-        ReadTimeoutError: It is over.
+        Exception: What was caught.
     """
     limit = deadline()
-    if limit is not None and not limit.is_idle and limit.is_over():
-        raise ReadTimeoutError(endpoint_url=request.url)
+    is_over = limit is not None and not limit.is_idle and limit.is_over()
+    if caught_exception is not None and (is_over or isinstance(caught_exception, ConnectTimeoutError)):
+        raise caught_exception
 
 
 def parts_of(url: str | None) -> tuple[str, dict[str, str]]:

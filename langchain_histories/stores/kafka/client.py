@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from langchain_histories.stores.base import OutOfTimeError, deadline, time_left
+from langchain_histories.stores.base import CONNECT_TIMEOUT, OutOfTimeError, deadline, time_left
 from langchain_histories.stores.kafka.log import HEADER
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ class KafkaClient:
         """Make the producer."""
         self._refusals = _Refusals()
         defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, "error_cb": self._refusals.note}
+        defaults["socket.connection.setup.timeout.ms"] = int(max(1, min(timeout, CONNECT_TIMEOUT)) * 1000)
         # Otherwise a broker makes a topic whenever somebody asks whether there is one.
         self._config, self._timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
+        self._is_connected = False
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
@@ -131,7 +133,9 @@ class KafkaClient:
         """The partitions of a topic, as the producer or consumer `client` knows it; none if there is no such topic."""
         self._refusals.last = None
         try:
-            found = client.list_topics(topic, timeout=self.timeout).topics[topic]
+            timeout = self.timeout if self._is_connected else min(self.timeout, CONNECT_TIMEOUT)
+            found = client.list_topics(topic, timeout=timeout).topics[topic]
+            self._is_connected = True
         except KafkaException as error:
             client.poll(0)
             # The exception tells of a failed transport alone, and the driver's callback of a refused login.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections import Counter
@@ -16,6 +17,7 @@ from pymongo.write_concern import WriteConcern
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 from langchain_histories.stores.base import (
     ANY_STATE,
+    CONNECT_TIMEOUT,
     Capability,
     ExpectedState,
     Operations,
@@ -84,10 +86,18 @@ class MongoDBOperations(Operations["Client"]):
 
     async def run(self, client: Client, body: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
         limit = deadline()
-        if limit is None or limit.is_idle:
+        if limit is None:
             return await settle(body(client))
+        if isinstance(client, pymongo.MongoClient | pymongo.AsyncMongoClient) and not client.nodes:
+            # No server is known, and with a time-out PyMongo would look for one as long as that.
+            with pymongo.timeout(min(limit.left(), CONNECT_TIMEOUT)):
+                await settle(client.admin.command("ping"))
         # All waits of PyMongo together, and its second tries. A connection without an answer is closed.
-        with pymongo.timeout(limit.left()):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(pymongo.timeout(limit.left()))
+            if limit.is_idle:
+                # Behind the first answer each has the time-out of its socket, because the others may be large.
+                limit.on_answer = stack.close
             return await settle(body(client))
 
     def is_unavailable(self, error: Exception) -> bool:
@@ -122,12 +132,12 @@ class MongoDBOperations(Operations["Client"]):
 
     async def look(self, client: Client) -> bool:
         # A collection that is missing is empty for the service too.
-        await self._check_collation(client)
+        await self.run(client, self._check_collation)
         return True
 
     async def setup(self, client: Client, *, upgrade: bool = False) -> None:  # noqa: ARG002  # nothing to upgrade
         if not self.found.is_there:
-            await self._check_collation(client)
+            await self.run(client, self._check_collation)
         if not self._create_index:
             return
         messages, _ = self._collections(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -22,7 +23,9 @@ from langchain_histories.stores.base import (
     check_given_clients,
     check_max_connections,
     settle,
+    time_left,
 )
+from langchain_histories.stores.shared.sockets import in_time
 
 if TYPE_CHECKING:
     from langchain_histories._urls import StoreUrl
@@ -103,7 +106,8 @@ class _Connections:
         if self._sentinels is not None:
             return await self._sentinels.connect(package, options)
         # redis-py's own pool does not wait for a free connection, and would refuse many histories at once.
-        client = package.Redis.from_pool(package.BlockingConnectionPool.from_url(self._url, **options))
+        kind: Any = redis.asyncio.BlockingConnectionPool if native else _Pool
+        client = package.Redis.from_pool(kind.from_url(self._url, **options))
         try:
             server = await settle(client.info("cluster"))
         except exceptions.NoPermissionError:
@@ -112,7 +116,7 @@ class _Connections:
             return client
         await self.close(client)
         # A cluster client needs its retries to follow moved slots; what they store twice is read once.
-        waiting = {} if native else {"connection_pool_class": redis.BlockingConnectionPool}
+        waiting = {} if native else {"connection_pool_class": _Pool}
         client = package.RedisCluster.from_url(self._url, **waiting, **named, **self._client_options)
         if native:
             await settle(client.initialize())
@@ -135,7 +139,44 @@ def _sees_cuts() -> dict[str, Any]:
     return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
-class _SentinelPool(sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+class _Pool(redis.BlockingConnectionPool):
+    """Waits for a free connection, and has connections that wait, no longer than the call that waits."""
+
+    def __init__(self, *, connection_class: Any = redis.Connection, **options: Any) -> None:
+        make: Any = super().__init__
+        make(connection_class=_in_time(connection_class), **options)
+
+    @property
+    def timeout(self) -> float:
+        """How long it waits for a free connection."""
+        left = time_left()
+        return self._timeout if left is None else min(self._timeout, left)
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._timeout = seconds
+
+
+@functools.cache
+def _in_time(connection_class: Any) -> Any:
+    """Return a class of connections that wait no longer than the call that waits, for an answer or to connect."""
+
+    class Connection(connection_class):  # type: ignore[misc]  # whichever it is
+        socket_connect_timeout: float | None
+
+        def _connect(self) -> Any:
+            usual, left = self.socket_connect_timeout, time_left()
+            if left is not None and usual is not None:
+                self.socket_connect_timeout = min(usual, max(left, 0.001))
+            try:
+                return in_time(super()._connect())
+            finally:
+                self.socket_connect_timeout = usual
+
+    return Connection
+
+
+class _SentinelPool(sentinel.SentinelConnectionPool, _Pool):
     """Waits for a free connection, as the pool of a single server does."""
 
 
@@ -177,6 +218,9 @@ class _Sentinels:
         pool = _SentinelPool if package is redis else _AsyncSentinelPool
         for number, sentinel_options in enumerate(tries):
             finder = package.sentinel.Sentinel(self._addresses, sentinel_kwargs=sentinel_options, **options)
+            for one in finder.sentinels if package is redis else ():
+                asking = one.connection_pool
+                asking.connection_class = _in_time(asking.connection_class)
             client = finder.master_for(self._service, db=self._db, connection_pool_class=pool)
             # Made to be thrown away: redis-py would look at the options when it connects.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)

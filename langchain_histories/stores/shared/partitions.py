@@ -139,6 +139,8 @@ class _Head:
 class PartitionOperations(Operations[ClientT]):
     """The operations over the requests and the limits of a service, which a subclass knows."""
 
+    is_paged = True
+
     max_writes: ClassVar[int]
     """Items in one transaction."""
     max_text: ClassVar[int]

@@ -49,12 +49,16 @@ def _interval(limit: Deadline) -> float:
     return min(_LOOKS, max(limit.left(), 0.001))
 
 
+def _connecting(waits: Any) -> Any:
+    """Connect in time: psycopg's connect_timeout is of two seconds at least."""
+    limit = deadline()
+    return waits if limit is None else _until(waits, limit)
+
+
 class _Connection(psycopg.Connection[Any]):
     @classmethod
     def _connect_gen(cls, *args: Any, **options: Any) -> Any:
-        # psycopg's connect_timeout is of two seconds at least.
-        waits, limit = super()._connect_gen(*args, **options), deadline()
-        return waits if limit is None else _until(waits, limit)
+        return _connecting(super()._connect_gen(*args, **options))
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         limit = deadline()
@@ -71,6 +75,10 @@ class _Connection(psycopg.Connection[Any]):
 
 
 class _AsyncConnection(psycopg.AsyncConnection[Any]):
+    @classmethod
+    def _connect_gen(cls, *args: Any, **options: Any) -> Any:
+        return _connecting(super()._connect_gen(*args, **options))
+
     async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         limit = deadline()
         try:
@@ -87,6 +95,12 @@ class _AsyncConnection(psycopg.AsyncConnection[Any]):
             finally:
                 await self.close()
             raise
+
+
+def in_time(connection: Any) -> None:
+    """Have a connection that somebody else has opened with psycopg wait no longer than the call that waits."""
+    if type(connection) is psycopg.Connection:
+        connection.__class__ = _Connection
 
 
 connect = _Connection.connect

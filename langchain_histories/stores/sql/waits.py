@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from langchain_histories.stores.base import CONNECT_TIMEOUT, deadline, time_left
+from langchain_histories.stores.shared.sockets import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,13 +59,17 @@ def limit(engine: Any, timeout: float, *, has_creator: bool) -> None:
             _connect_by(blocking.dialect, _in_time(blocking.dialect, min(timeout, CONNECT_TIMEOUT)))
         sa.event.listen(blocking, "connect", lambda _, record: _watch(record, timeout))
         sa.event.listen(blocking, "checkin", lambda _, record: _stop_watching(record))
-    elif driver == "psycopg" and blocking.dialect.name == "postgresql" and not has_creator:
-        from langchain_histories.stores.sql.psycopg_waits import aconnect, connect
+    elif driver == "pymysql":
+        sa.event.listen(blocking, "connect", lambda connection, _: in_time(connection._sock))  # noqa: SLF001  # it has no public name
+    elif driver == "psycopg" and blocking.dialect.name == "postgresql":
+        from langchain_histories.stores.sql import psycopg_waits
 
-        if blocking.dialect.is_async:
-            _connect_by(blocking.dialect, aconnect)
+        if has_creator:
+            sa.event.listen(blocking, "connect", lambda connection, _: psycopg_waits.in_time(connection))
+        elif blocking.dialect.is_async:
+            _connect_by(blocking.dialect, psycopg_waits.aconnect)
         else:
-            blocking.dialect.connect = connect
+            blocking.dialect.connect = psycopg_waits.connect
 
 
 def _connect_by(dialect: Any, connect: Callable[..., Any]) -> None:

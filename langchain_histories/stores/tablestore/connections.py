@@ -11,6 +11,7 @@ import tablestore  # type: ignore[import-untyped]  # the SDK has no types
 from langchain_histories._urls import split_url
 from langchain_histories.errors import ConfigurationError
 from langchain_histories.stores.base import (
+    CONNECT_TIMEOUT,
     TIMEOUT,
     Clients,
     check_given_clients,
@@ -18,6 +19,7 @@ from langchain_histories.stores.base import (
     check_timeout_of_client,
     settle,
 )
+from langchain_histories.stores.shared.sockets import pools_in_time
 
 _MAX_CONNECTIONS = 50
 _FORM = "tablestore://[access_key_id:access_key_secret@]instance.region.ots.aliyuncs.com[/instance]"
@@ -67,7 +69,13 @@ def clients_of(
         )
 
     async def connect(native: bool) -> Any:
-        return (tablestore.AsyncOTSClient if native else tablestore.OTSClient)(**options)
+        if native:
+            waits = options["socket_timeout"]
+            each = (min(waits, CONNECT_TIMEOUT), waits) if isinstance(waits, int | float) else waits
+            return tablestore.AsyncOTSClient(**{**options, "socket_timeout": each})
+        client = tablestore.OTSClient(**options)
+        pools_in_time(client.connection.pool)
+        return client
 
     # Not by the URL, because its access key may be in the environment.
     clients: Clients[Any]

@@ -84,6 +84,7 @@ class TablestoreOperations(Operations[Any]):
     """
 
     name = "tablestore"
+    is_paged = True
     capabilities = ~Capability.TTL
     driver_errors = (OTSClientError, OTSServiceError, urllib3.exceptions.HTTPError, aiohttp.ClientError)
     unavailable_errors = (

@@ -23,6 +23,7 @@ from langchain_histories.stores.base import (
     settle,
     time_left,
 )
+from langchain_histories.stores.shared.sockets import in_time
 
 URL_VARIABLE = "UPSTASH_REDIS_REST_URL"
 TOKEN_VARIABLE = "UPSTASH_REDIS_REST_TOKEN"  # noqa: S105  # its name
@@ -110,10 +111,17 @@ class _Connections:
 
 
 def _end_in_time(request: httpx.Request) -> None:
-    """Give a request what is left of the time of its call."""
+    """Give a request, however slowly the answer comes, what is left of the time of its call."""
+    request.extensions["trace"] = _opened
     if (left := time_left()) is not None:
         waits = request.extensions["timeout"]
         request.extensions["timeout"] = {name: min(wait, max(left, 0.001)) for name, wait in waits.items()}
+
+
+def _opened(event: str, info: dict[str, Any]) -> None:
+    """Take a connection that httpx has opened."""
+    if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+        in_time(info["return_value"].get_extra_info("socket"))
 
 
 def _address_and_token(url: str | None, token: str | None) -> tuple[str, str]:

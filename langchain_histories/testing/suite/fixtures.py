@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytest
 
@@ -18,6 +18,26 @@ if TYPE_CHECKING:
     from langchain_histories import MessageStore
 
     OpenStore = Callable[..., MessageStore]
+
+
+class QuietServer(Protocol):
+    """A server, or what is before it, that can be told to be quiet."""
+
+    def open_store(self, **options: Any) -> MessageStore:
+        """Open the store on one and the same empty place, through what can be quiet."""
+        ...
+
+    def hush(self, *, hears: bool) -> None:
+        """Answer nothing from now on, on open connections and on new ones, which are accepted.
+
+        Args:
+            hears: Whether what is asked is done all the same.
+        """
+        ...
+
+    def answer(self) -> None:
+        """Answer again."""
+        ...
 
 
 class StoreFixtures:
@@ -55,6 +75,11 @@ class StoreFixtures:
     @pytest.fixture
     def server(self) -> Any:
         """What is behind the store, with `stop()` and `start()`, which keep the data; `None` if nothing is."""
+        return None
+
+    @pytest.fixture
+    def quiet_server(self) -> QuietServer | None:
+        """The server behind something that can be quiet; `None` if it has no such thing."""
         return None
 
     def traces(self, store: MessageStore) -> list[str] | None:  # noqa: ARG002
