@@ -17,7 +17,6 @@ from pymongo.write_concern import WriteConcern
 from langchain_histories.errors import ConfigurationError, CorruptRecordError
 from langchain_histories.stores.base import (
     ANY_STATE,
-    CONNECT_TIMEOUT,
     Capability,
     ExpectedState,
     Operations,
@@ -90,7 +89,7 @@ class MongoDBOperations(Operations["Client"]):
             return await settle(body(client))
         if isinstance(client, pymongo.MongoClient | pymongo.AsyncMongoClient) and not client.nodes:
             # No server is known, and with a time-out PyMongo would look for one as long as that.
-            with pymongo.timeout(min(limit.left(), CONNECT_TIMEOUT)):
+            with pymongo.timeout(min(limit.left(), client.options.server_selection_timeout)):
                 await settle(client.admin.command("ping"))
         # All waits of PyMongo together, and its second tries. A connection without an answer is closed.
         with contextlib.ExitStack() as stack:
