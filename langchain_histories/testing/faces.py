@@ -41,14 +41,14 @@ class Face:
             store: The store.
             calls: The sync name of each method, and its arguments.
         """
-        if self._runner is None:
+        if self._finish is None:
             with ThreadPoolExecutor(len(calls)) as pool:
                 return list(pool.map(lambda call: _timed(getattr(store, call[0]), call[1]), calls))
 
         async def run() -> list[tuple[float, Exception | None]]:
             return await asyncio.gather(*(_atimed(getattr(store, "a" + name), args) for name, args in calls))
 
-        return self._runner.run(run())
+        return self._finish(run())
 
 
 def _timed(method: Callable[..., Any], args: tuple[Any, ...]) -> tuple[float, Exception | None]:
