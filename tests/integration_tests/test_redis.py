@@ -472,8 +472,8 @@ class CutAfterPush(redis.Connection):
 
     def read_response(self, *args, **options):
         response = super().read_response(*args, **options)
-        if isinstance(response, int) and not type(self).cut:
-            type(self).cut = True
+        if isinstance(response, int) and not CutAfterPush.cut:
+            CutAfterPush.cut = True
             self.disconnect()
             raise redis.ConnectionError("cut")
         return response
