@@ -11,6 +11,7 @@ from langchain_histories.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
+    from langchain_histories._session_ids import SessionId
     from langchain_histories.codec import Row
     from langchain_histories.store import MessageStore, SessionInfo
 
@@ -25,7 +26,7 @@ SESSIONS = 500
 class Blocking:
     """The sync face of the stores."""
 
-    async def run(self, store: MessageStore, body: Any, session_id: str, nothing: Any = None) -> Any:
+    async def run(self, store: MessageStore, body: Any, session_id: SessionId, nothing: Any = None) -> Any:
         return store.run("copy", body, session_id=session_id, nothing=nothing)
 
     async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
@@ -38,7 +39,7 @@ class Blocking:
 class Awaited:
     """The async face of the stores."""
 
-    async def run(self, store: MessageStore, body: Any, session_id: str, nothing: Any = None) -> Any:
+    async def run(self, store: MessageStore, body: Any, session_id: SessionId, nothing: Any = None) -> Any:
         return await store.arun("copy", body, session_id=session_id, nothing=nothing)
 
     async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
@@ -54,7 +55,7 @@ class Reading:
     def __init__(self, store: MessageStore, face: Blocking | Awaited) -> None:
         self.store, self.face, self.format = store, face, store.format
 
-    async def session_ids(self, given: Iterable[str] | None) -> AsyncGenerator[str]:
+    async def session_ids(self, given: Iterable[SessionId] | None) -> AsyncGenerator[SessionId]:
         """Walk the ids that are given, each once, or those of all sessions that have messages."""
         if isinstance(given, str):
             raise ConfigurationError("sessions must be a list of session ids, not one str.")
@@ -68,7 +69,7 @@ class Reading:
                 yield info.session_id
             page = await self.face.sessions(self.store, page[-1].session_id) if len(page) == SESSIONS else []
 
-    async def rows(self, session_id: str, after: str | None, first: int | None) -> Sequence[Row]:
+    async def rows(self, session_id: SessionId, after: str | None, first: int | None) -> Sequence[Row]:
         """Return rows of a session behind a position: so many, or all."""
         operations = self.store.operations
         key = operations.key(session_id)
@@ -77,14 +78,16 @@ class Reading:
         )
         return rows
 
-    async def pages(self, session_id: str) -> AsyncGenerator[Sequence[Row]]:
-        """Walk all rows of a session."""
-        rows = await self.rows(session_id, None, PAGE)
+    async def pages(
+        self, session_id: SessionId, first_page: Sequence[Row] | None = None
+    ) -> AsyncGenerator[Sequence[Row]]:
+        """Walk all rows of a session, of which the first page may have been read already."""
+        rows = await self.rows(session_id, None, PAGE) if first_page is None else first_page
         while rows:
             yield rows
             rows = await self.rows(session_id, rows[-1].position, PAGE) if len(rows) == PAGE else []
 
-    async def whole_pages(self, session_id: str) -> AsyncGenerator[dict[str, Row]]:
+    async def whole_pages(self, session_id: SessionId) -> AsyncGenerator[dict[str, Row]]:
         """Walk the rows of a session by id, each id once: of what a driver's retry stored twice the later copy counts.
 
         A session of several pages is read twice, because a later copy may be on a later page.
@@ -96,7 +99,7 @@ class Reading:
             return
         seen: set[str] = set()
         twice: dict[str, str] = {}
-        async for rows in self.pages(session_id):
+        async for rows in self.pages(session_id, first):
             for row in rows:
                 record_id = self.format.record_id(row)
                 if record_id in seen:
@@ -109,7 +112,7 @@ class Reading:
                 if record_id not in twice or twice[record_id] == row.position
             }
 
-    async def state(self, session_id: str) -> str | bytes | None:
+    async def state(self, session_id: SessionId) -> str | bytes | None:
         """Return the text of the state of a session."""
         if Capability.STATE not in self.store.capabilities:
             return None

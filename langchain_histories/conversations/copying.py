@@ -21,6 +21,7 @@ from langchain_histories.store import MessageStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
+    from langchain_histories._session_ids import SessionId
     from langchain_histories.codec import RecordFormat
 
 
@@ -65,7 +66,7 @@ def copy(
     source: MessageStore,
     destination: MessageStore,
     *,
-    sessions: Iterable[str] | None = None,
+    sessions: Iterable[SessionId] | None = None,
     on_corrupt: Literal["raise", "skip"] = "raise",
     on_progress: Callable[[CopyProgress], object] | None = None,
 ) -> CopyReport:
@@ -90,7 +91,8 @@ def copy(
     Raises:
         ConfigurationError: Both are the same place, or a session id is one that the destination cannot hold.
         CopyError: The destination does not hold what it was given: somebody else changes the session meanwhile.
-        CorruptRecordError: A record cannot be read. What stands before it has been copied.
+        CorruptRecordError: A record cannot be read. The sessions before, and of this one the pages of 500 records
+            before, have been copied.
         RecordTooLargeError: A record is too large for the destination. What stands before it has been copied.
         StoreError: One of the stores failed. What was acknowledged has been copied.
         UnsupportedOperationError: The source lists no sessions and `sessions` is not given, or the destination keeps no
@@ -105,7 +107,7 @@ async def acopy(
     source: MessageStore,
     destination: MessageStore,
     *,
-    sessions: Iterable[str] | None = None,
+    sessions: Iterable[SessionId] | None = None,
     on_corrupt: Literal["raise", "skip"] = "raise",
     on_progress: Callable[[CopyProgress], object] | None = None,
 ) -> CopyReport:
@@ -115,7 +117,7 @@ async def acopy(
     return await Copying(source_of, destination, on_corrupt, on_progress, face).copy(sessions)
 
 
-def digest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str:
+def digest(store: MessageStore, *, sessions: Iterable[SessionId] | None = None) -> str:
     """Return the SHA-256 of sessions over a form that is the same in each store: equal for a store and its copy.
 
     It covers ids, times, envelopes, messages, what cannot be read, and states, but not where records stand.
@@ -130,7 +132,7 @@ def digest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str
     return drive(_digest(Reading(store, Blocking()), sessions))
 
 
-async def adigest(store: MessageStore, *, sessions: Iterable[str] | None = None) -> str:
+async def adigest(store: MessageStore, *, sessions: Iterable[SessionId] | None = None) -> str:
     """Async `digest`."""
     return await _digest(Reading(store, Awaited()), sessions)
 
@@ -140,13 +142,13 @@ class Source(Protocol):
 
     format: RecordFormat
 
-    def session_ids(self, given: Iterable[str] | None) -> AsyncGenerator[str]:
+    def session_ids(self, given: Iterable[SessionId] | None) -> AsyncGenerator[SessionId]:
         """Walk the ids of the sessions."""
 
-    def whole_pages(self, session_id: str) -> AsyncGenerator[dict[str, Row]]:
+    def whole_pages(self, session_id: SessionId) -> AsyncGenerator[dict[str, Row]]:
         """Walk the rows of a session by id, each id once."""
 
-    async def state(self, session_id: str) -> str | bytes | None:
+    async def state(self, session_id: SessionId) -> str | bytes | None:
         """Return the text of the state of a session, when its rows have been walked."""
 
 
@@ -169,16 +171,16 @@ class Copying:
         self._skips, self._on_progress = on_corrupt == "skip", on_progress
         self._report = CopyReport()
 
-    async def copy(self, sessions: Iterable[str] | None) -> CopyReport:
+    async def copy(self, sessions: Iterable[SessionId] | None) -> CopyReport:
         """Copy these sessions, or all that the source has."""
         async for session_id in self._source.session_ids(sessions):
             await self._copy_session(session_id)
             self._add(sessions=1)
             if self._on_progress is not None:
-                self._on_progress(CopyProgress(session_id, self._report.sessions, self._report.records))
+                self._on_progress(CopyProgress(str(session_id), self._report.sessions, self._report.records))
         return self._report
 
-    async def _copy_session(self, session_id: str) -> None:
+    async def _copy_session(self, session_id: SessionId) -> None:
         stored: set[str] = set()
         end = await self._look(session_id, stored)
         async for page in self._source.whole_pages(session_id):
@@ -186,7 +188,7 @@ class Copying:
             end = await self._send(session_id, texts, end, stored)
         await self._copy_state(session_id)
 
-    async def _look(self, session_id: str, stored: set[str]) -> str | None:
+    async def _look(self, session_id: SessionId, stored: set[str]) -> str | None:
         """Take the ids of the records that are in the destination, and return the end of the session there."""
         end = None
         async for rows in self._destination.pages(session_id):
@@ -194,17 +196,16 @@ class Copying:
             end = rows[-1].position
         return end
 
-    def _texts(self, session_id: str, page: Mapping[str, Row]) -> dict[str, str]:
+    def _texts(self, session_id: SessionId, page: Mapping[str, Row]) -> dict[str, str]:
         """Return what goes to the destination of a page of the source, by id."""
         texts: dict[str, str] = {}
         for shown_id, row in page.items():
             try:
                 found = self._source.format.transcode(row, self._destination.format)
             except CorruptRecordError as error:
-                msg = (
-                    f"Record {shown_id} at position {row.position} of session {session_id!r} cannot be copied: {error}"
-                )
-                self._leave(CorruptRecordError(msg, session_id, row.position, shown_id))
+                where = f"Record {shown_id} at position {row.position} of session {str(session_id)!r}"
+                msg = f"{where} cannot be copied: {error}"
+                self._leave(CorruptRecordError(msg, str(session_id), row.position, shown_id))
                 continue
             if found is None:
                 self._add(dropped=1)
@@ -212,7 +213,9 @@ class Copying:
                 texts[found[0]] = found[1]
         return texts
 
-    async def _send(self, session_id: str, texts: dict[str, str], end: str | None, stored: set[str]) -> str | None:
+    async def _send(
+        self, session_id: SessionId, texts: dict[str, str], end: str | None, stored: set[str]
+    ) -> str | None:
         """Add those of the texts that are not stored, compare what arrived, and return the new end of the session."""
         while True:
             missing = {record_id: text for record_id, text in texts.items() if record_id not in stored}
@@ -236,7 +239,7 @@ class Copying:
             # Somebody else has appended, perhaps another copy of these records.
             texts, end = missing, await self._look(session_id, stored)
 
-    async def _append(self, session_id: str, texts: list[str], end: str | None) -> bool:
+    async def _append(self, session_id: SessionId, texts: list[str], end: str | None) -> bool:
         """Append where the session ends; where the store can, only if it still ends there."""
         store = self._destination.store
         operations = store.operations
@@ -251,7 +254,7 @@ class Copying:
         is_sent: bool = await self._face.run(store, body, session_id)
         return is_sent
 
-    async def _compare(self, session_id: str, sent: Mapping[str, str], end: str | None) -> str:
+    async def _compare(self, session_id: SessionId, sent: Mapping[str, str], end: str | None) -> str:
         """Read what arrived behind the old end of the session, and return the new end."""
         arrived = await self._destination.rows(session_id, end, None)
         if [row.text.decode() if isinstance(row.text, bytes) else row.text for row in arrived] != list(sent.values()):
@@ -263,14 +266,14 @@ class Copying:
             )
             if not is_whole:
                 raise CopyError(
-                    f"{self._destination.store!r} does not hold what was copied to session {session_id!r}: somebody "
-                    "else changes it, or copies to it, at the same time. Copy again when that is over: what is there "
-                    "is left out.",
-                    session_id,
+                    f"{self._destination.store!r} does not hold what was copied to session {str(session_id)!r}: "
+                    "somebody else changes it, or copies to it, at the same time. Copy again when that is over: what "
+                    "is there is left out.",
+                    str(session_id),
                 )
         return arrived[-1].position
 
-    async def _copy_state(self, session_id: str) -> None:
+    async def _copy_state(self, session_id: SessionId) -> None:
         text = await self._source.state(session_id)
         if text is None:
             return
@@ -286,9 +289,9 @@ class Copying:
             state = with_positions(state, positions)
         if not state or await self._put_state(session_id, state):
             return
-        self._report = dataclasses.replace(self._report, states_left=(*self._report.states_left, session_id))
+        self._report = dataclasses.replace(self._report, states_left=(*self._report.states_left, str(session_id)))
 
-    async def _put_state(self, session_id: str, state: dict[str, Any]) -> bool:
+    async def _put_state(self, session_id: SessionId, state: dict[str, Any]) -> bool:
         """Store a state where there is none; tell whether the destination has it."""
         store = self._destination.store
         if Capability.STATE not in store.capabilities:
@@ -329,7 +332,7 @@ def _checked(source: MessageStore, destination: MessageStore, face: Blocking | A
     return Reading(source, face)
 
 
-async def _digest(reading: Reading, sessions: Iterable[str] | None) -> str:
+async def _digest(reading: Reading, sessions: Iterable[SessionId] | None) -> str:
     digest = hashlib.sha256()
 
     def note(text: str) -> None:
@@ -337,7 +340,7 @@ async def _digest(reading: Reading, sessions: Iterable[str] | None) -> str:
         digest.update(b"%d:" % len(data) + data)
 
     async for session_id in reading.session_ids(sessions):
-        note(session_id)
+        note(str(session_id))
         async for page in reading.whole_pages(session_id):
             for row in page.values():
                 note(reading.format.canonical(row))

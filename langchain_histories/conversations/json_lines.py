@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
     from typing import Self
 
+    from langchain_histories._session_ids import SessionId
     from langchain_histories.conversations.copying import CopyProgress
     from langchain_histories.store import MessageStore
 
@@ -40,7 +41,7 @@ def export_jsonl(
     store: MessageStore,
     path: str | os.PathLike[str],
     *,
-    sessions: Iterable[str] | None = None,
+    sessions: Iterable[SessionId] | None = None,
     on_corrupt: Literal["raise", "skip"] = "raise",
 ) -> CopyReport:
     """Write conversations to a file of JSON Lines, with ids, times and states; a codec is undone.
@@ -70,7 +71,7 @@ async def aexport_jsonl(
     store: MessageStore,
     path: str | os.PathLike[str],
     *,
-    sessions: Iterable[str] | None = None,
+    sessions: Iterable[SessionId] | None = None,
     on_corrupt: Literal["raise", "skip"] = "raise",
 ) -> CopyReport:
     """Async `export_jsonl`. The file is written in a thread."""
@@ -125,7 +126,7 @@ class _Export:
         self._source, self._path, self._face, self._skips = Reading(store, face), Path(path), face, on_corrupt == "skip"
         self._unreadable: list[CorruptRecordError] = []
 
-    async def write(self, sessions: Iterable[str] | None) -> CopyReport:
+    async def write(self, sessions: Iterable[SessionId] | None) -> CopyReport:
         """Write the file and put it in its place."""
         folder, name = self._path.parent, self._path.name
         file = await self._face.of_file(_new_file, folder, name)
@@ -151,24 +152,27 @@ class _Export:
     async def _put(self, file: IO[str], lines: list[dict[str, Any]]) -> None:
         await self._face.of_file(file.write, "".join(f"{to_json(line)}\n" for line in lines))
 
-    def _record(self, session_id: str, row: Row) -> dict[str, Any] | None:
+    def _record(self, session_id: SessionId, row: Row) -> dict[str, Any] | None:
         try:
             found = self._source.format.transcode(row, _PLAIN)
         except CorruptRecordError as error:
             record_id = self._source.format.record_id(row)
-            where = f"Record {record_id} at position {row.position} of session {session_id!r}"
-            self._leave(CorruptRecordError(f"{where} cannot be exported: {error}", session_id, row.position, record_id))
+            where = f"Record {record_id} at position {row.position} of session {str(session_id)!r}"
+            msg = f"{where} cannot be exported: {error}"
+            self._leave(CorruptRecordError(msg, str(session_id), row.position, record_id))
             return None
-        return None if found is None else {"session_id": session_id, "record": from_json(found[1])}
+        return None if found is None else {"session_id": str(session_id), "record": from_json(found[1])}
 
-    async def _state(self, session_id: str) -> list[dict[str, Any]]:
+    async def _state(self, session_id: SessionId) -> list[dict[str, Any]]:
         text = await self._source.state(session_id)
         try:
             state = None if text is None else self._source.format.decode_state(text, session_id)
         except CorruptRecordError as error:
             self._leave(error)
             return []
-        return [] if state is None else [{"session_id": session_id, "state": from_json(_PLAIN.encode_state(state))}]
+        return (
+            [] if state is None else [{"session_id": str(session_id), "state": from_json(_PLAIN.encode_state(state))}]
+        )
 
     def _leave(self, error: CorruptRecordError) -> None:
         if not self._skips:
@@ -206,6 +210,7 @@ class _Lines:
         self._next: dict[str, Any] | None = None
         self._number = self._sessions = self._records = 0
         self._state: dict[str, Any] | None = None
+        self._failure: FileFormatError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +219,7 @@ class _Lines:
         if self._file is not None:
             self._file.close()
 
-    async def session_ids(self, given: Iterable[str] | None) -> AsyncGenerator[str]:  # noqa: ARG002  # all of a file
+    async def session_ids(self, given: Iterable[SessionId] | None) -> AsyncGenerator[SessionId]:  # noqa: ARG002  # all of a file
         """Walk the sessions of the file, to whose lines the reader has come then."""
         self._file = await self._face.of_file(self._path.open, "rb")
         header = await self._line()
@@ -226,13 +231,15 @@ class _Lines:
         while self._next is not None and "end" not in self._next:
             self._sessions += 1
             yield self._next["session_id"]
+        if self._failure is not None:
+            raise self._failure
         if self._next is None or [self._next.get("sessions"), self._next.get("records")] != [
             self._sessions,
             self._records,
         ]:
             raise self._broken("does not tell as many sessions and records as the file has, so lines are missing")
 
-    async def whole_pages(self, session_id: str) -> AsyncGenerator[dict[str, Row]]:
+    async def whole_pages(self, session_id: SessionId) -> AsyncGenerator[dict[str, Row]]:
         """Walk the records of the session."""
         self._state = None
         page: dict[str, Row] = {}
@@ -250,17 +257,22 @@ class _Lines:
         if page:
             yield page
 
-    async def state(self, session_id: str) -> str | None:  # noqa: ARG002  # the one that was walked
+    async def state(self, session_id: SessionId) -> str | None:  # noqa: ARG002  # the one that was walked
         """Return the text of the state that stands behind the records."""
         return None if self._state is None else to_json(self._state)
 
     async def _advance(self) -> None:
-        line = await self._line()
-        is_end = line.get("end") is True
-        content = line.get("record", line.get("state"))
-        if not is_end and (type(line.get("session_id")) is not str or not isinstance(content, dict)):
-            raise self._broken("is neither a record nor a state")
-        self._next = line
+        try:
+            line = await self._line()
+            is_end = line.get("end") is True
+            content = line.get("record", line.get("state"))
+            if not is_end and (type(line.get("session_id")) is not str or not isinstance(content, dict)):
+                raise self._broken("is neither a record nor a state")
+        except FileFormatError as error:
+            # Raised when what stands before it has been added.
+            self._failure, self._next = error, None
+        else:
+            self._next = line
 
     async def _line(self) -> dict[str, Any]:
         if self._file is None:

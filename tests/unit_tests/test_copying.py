@@ -31,6 +31,7 @@ from langchain_histories import (
     UnsupportedOperationError,
     acopy,
     copy,
+    digest,
     user_session_id,
 )
 from langchain_histories.conversations import _reading
@@ -79,6 +80,14 @@ def test_a_session_that_exists_gets_what_it_has_not(source):
     report = copy(source, target, sessions=["a", "a"])
     assert (report.sessions, report.records, report.found) == (1, 1, 3)
     assert texts(target.read("a")) == ["0", "1", "2", "own", "later"]
+
+
+def test_session_ids_that_are_no_text(source):
+    source.append(5, numbered(2))
+    target, told_of = MemoryStore(), []
+    assert copy(source, target, sessions=[5], on_progress=told_of.append).records == 2
+    assert (told(target, "5"), told_of[0].session_id) == (told(source, 5), "5")
+    assert digest(source, sessions=[5]) == digest(target)
 
 
 @pytest.mark.parametrize("arguments", [{"sessions": "a"}, {"on_corrupt": "drop"}])
