@@ -176,6 +176,15 @@ def test_a_file_that_is_none(faces, lines, change, line, stored, tmp_path):  # n
     assert texts(target.read("b")) == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("line", "what"), [(b'{"session_id"', "is cut off"), (b"[]\n", "not a JSON object"), (b"{}\n", "neither a record")]
+)
+def test_what_is_wrong_with_a_line(lines, line, what, tmp_path):
+    (tmp_path / "broken.jsonl").write_bytes(b"".join([*lines[:3], line]))
+    with pytest.raises(FileFormatError, match=f"^Line 4 .* {what}"):
+        import_jsonl(tmp_path / "broken.jsonl", MemoryStore())
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         import_jsonl(tmp_path / "none.jsonl", MemoryStore())
