@@ -1297,6 +1297,16 @@ def test_urls(tmp_path, monkeypatch):
         FileStore(path=tmp_path, ttl=5)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a drive is a place there")
+@pytest.mark.parametrize(
+    "url", ["file:///C:\\chats", "file:///c:/chats", "file:C:%5Cchats", "file:///C|/chats", "file:///C:"]
+)
+def test_a_drive_of_windows_is_refused_where_there_is_none(url, tmp_path):
+    with pytest.raises(ConfigurationError, match="drive of Windows"):
+        FileStore(url)
+    assert str(FileStore(path=tmp_path / "C:\\chats").path) == str(tmp_path / "C:\\chats")
+
+
 def test_records_larger_than_a_block_are_counted_and_paged(tmp_path):
     with FileStore(f"file:{tmp_path}") as store:
         store.append("s", [HumanMessage("x" * size) for size in (3, 1_500_000, 90_000, 2)])

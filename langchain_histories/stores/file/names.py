@@ -20,6 +20,7 @@ _LOCKS = 64
 _LOCK_FOLDER = ".locks"
 _NAME_LENGTH = 200  # a file name has at most 255 bytes, and suffixes need some
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(10))}
+_DRIVE = re.compile(r"/*[A-Za-z][:|](?:[\\/]|$)")
 _SUFFIXES = ("json", "json.tmp", "state.json", "state.json.tmp")
 
 
@@ -80,7 +81,8 @@ def url_path(url: Any) -> str:
     """Return the path that a `file:` URL names.
 
     Raises:
-        ConfigurationError: It is another URL.
+        ConfigurationError: It is another URL, or names a drive of Windows on another system, where it would be a
+            folder at the root with a strange name.
     """
     parts = read_url(urlsplit, url, "file:///absolute/folder")
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
@@ -88,7 +90,13 @@ def url_path(url: Any) -> str:
             f"A file URL is 'file:///absolute/folder' or 'file:relative/folder', not {shown_url(url)!r}; "
             "with other characters percent-escaped, or pass path=."
         )
-    return url2pathname(parts.path)
+    path = url2pathname(parts.path)
+    if os.name != "nt" and _DRIVE.match(path):
+        raise ConfigurationError(
+            f"{shown_url(url)!r} names a drive of Windows, and this system has none: "
+            "give 'file:///absolute/folder', or path= if a folder really has this name."
+        )
+    return path
 
 
 def file_names(key: str) -> list[str]:
