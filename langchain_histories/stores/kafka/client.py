@@ -6,6 +6,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +34,27 @@ UNKNOWN_TOPIC = frozenset(
 _REFUSED = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001  # it is named so
 
 
-class _Refusals:
-    """Keeps the last refused login of which the driver tells. It knows no client: a cycle would outlive a fork."""
+_ALL_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001  # it is named so
+
+
+class _Told:
+    """What the driver told of its connections. It knows no client: a cycle would outlive a fork.
+
+    Attributes:
+        refusal: The last refused login.
+        is_connected: Whether a broker answered, and the driver has not lost all of them since.
+    """
 
     def __init__(self) -> None:
-        self.last: KafkaError | None = None
+        self.refusal: KafkaError | None = None
+        self.is_connected = False
 
     def note(self, error: KafkaError) -> None:
         """Take what the driver's callback for errors is given."""
         if error.code() in _REFUSED:
-            self.last = error
+            self.refusal = error
+        elif error.code() == _ALL_DOWN:
+            self.is_connected = False
 
 
 class _DriverLog:
@@ -69,12 +81,11 @@ class KafkaClient:
 
     def __init__(self, config: dict[str, Any], timeout: float, consumers: int = CONSUMERS) -> None:
         """Make the producer."""
-        self._refusals = _Refusals()
-        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, "error_cb": self._refusals.note}
+        self._told = _Told()
+        defaults = {"logger": _DriverLog(), "reconnect.backoff.max.ms": 1000, "error_cb": self._told.note}
         defaults["socket.connection.setup.timeout.ms"] = int(max(1, min(timeout, CONNECT_TIMEOUT)) * 1000)
         # Otherwise a broker makes a topic whenever somebody asks whether there is one.
         self._config, self._timeout = {**defaults, **config, "allow.auto.create.topics": False}, timeout
-        self._is_connected = False
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._consumers: queue.LifoQueue[Consumer | None] = queue.LifoQueue()
@@ -131,15 +142,21 @@ class KafkaClient:
 
     def partitions(self, client: Any, topic: str) -> list[int]:
         """The partitions of a topic, as the producer or consumer `client` knows it; none if there is no such topic."""
-        self._refusals.last = None
-        try:
-            timeout = self.timeout if self._is_connected else min(self.timeout, CONNECT_TIMEOUT)
-            found = client.list_topics(topic, timeout=timeout).topics[topic]
-            self._is_connected = True
-        except KafkaException as error:
-            client.poll(0)
-            # The exception tells of a failed transport alone, and the driver's callback of a refused login.
-            raise (KafkaException(self._refusals.last) if self._refusals.last else error) from None
+        told, end = self._told, time.monotonic() + self.timeout
+        told.refusal = None
+        while True:
+            try:
+                left = max(0.0, end - time.monotonic())
+                found = client.list_topics(topic, timeout=min(left, CONNECT_TIMEOUT)).topics[topic]
+            except KafkaException as error:
+                client.poll(0)
+                # A broker that is slow may answer yet. One that is gone is told by the driver's callback alone.
+                if told.is_connected and not told.refusal and time.monotonic() < end:
+                    continue
+                # The exception tells of a failed transport alone, and the callback of a refused login.
+                raise (KafkaException(told.refusal) if told.refusal else error) from None
+            told.is_connected = True
+            break
         if found.error is not None and found.error.code() not in UNKNOWN_TOPIC:
             raise KafkaException(found.error)
         return sorted(found.partitions)

@@ -82,14 +82,19 @@ def clients_of(
     return clients, timeout
 
 
-def _time_outs(timeout: float) -> dict[str, int]:
-    """Return PyMongo's options for a time-out."""
+def _time_outs(timeout: float) -> dict[str, Any]:
+    """Return PyMongo's options for a time-out.
+
+    A read is tried once more by the store, which first looks whether a server is known: PyMongo's own second try waits
+    for one as long as the whole call may take.
+    """
     wait, connecting = math.ceil(timeout * 1000), math.ceil(min(timeout, CONNECT_TIMEOUT) * 1000)
     return {
         "serverSelectionTimeoutMS": connecting,
         "connectTimeoutMS": connecting,
         "socketTimeoutMS": wait,
         "waitQueueTimeoutMS": wait,
+        "retryReads": False,
     }
 
 
