@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from langchain_histories._clients import Clients
     from langchain_histories._operations import Operations
     from langchain_histories._session_ids import SessionId
+    from langchain_histories.codec import Metas
 
 T = TypeVar("T")
 
@@ -31,17 +32,20 @@ class Batch(list["BaseMessage"]):
 
     Attributes:
         ids: The ids of the records.
+        meta: What the application gave with them.
         was_sent: Whether a store was asked to keep them.
     """
 
-    def __init__(self, messages: Sequence[BaseMessage], ids: list[str], *, was_sent: bool = False) -> None:
-        """Keep both."""
+    def __init__(
+        self, messages: Sequence[BaseMessage], ids: list[str], meta: Metas = None, *, was_sent: bool = False
+    ) -> None:
+        """Keep all of it."""
         super().__init__(messages)
-        self.ids, self.was_sent = ids, was_sent
+        self.ids, self.meta, self.was_sent = ids, meta, was_sent
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle both."""
-        return type(self), (list(self), self.ids)
+        """Pickle messages, ids and meta."""
+        return type(self), (list(self), self.ids, self.meta)
 
 
 class Call(NamedTuple, Generic[T]):

@@ -136,16 +136,16 @@ class Edits(Calls):
     ) -> list[str]:
         """Change the transcript of a session, and lose nothing that others append or change meanwhile.
 
-        Records that stay keep id and time. Those behind the first one that changes are written again: whether they
-        keep their positions is up to the store (`docs/scale.md`), and a reader that goes on from an old position sees
-        them again, with their ids. A summary that covers something of what changes goes.
+        Records that stay keep id, time and meta. Those behind the first one that changes are written again: whether
+        they keep their positions is up to the store (`docs/scale.md`), and a reader that goes on from an old position
+        sees them again, with their ids. A summary that covers something of what changes goes.
 
         Args:
             session_id: The session.
             change: Called with the records, oldest first; returns those that stay, in any order, changed in place or
-                by `record._replace(message=...)` or not at all, and messages to add. When others have changed what it
-                was given before that is done, it is called again, so it should have no effects of its own. If it
-                raises, nothing is written.
+                by `record._replace(message=..., meta=...)` or not at all, and messages to add. When others have changed
+                what it was given before that is done, it is called again, so it should have no effects of its own. If
+                it raises, nothing is written.
             after: Only the records behind this `Record.position` are read, given to `change` and compared, so that an
                 edit costs what they are.
             exact: Raise in place of calling `change` again, also where it does no more than to add messages.
@@ -168,7 +168,7 @@ class Edits(Calls):
         return (await self._ado(session_id, self._plan(session_id, change), after=after, exact=exact)).ids
 
     def edit_message(self, session_id: SessionId, record_id: str, message: BaseMessage) -> None:
-        """Put another message in place of that of a record, which keeps its id and its time.
+        """Put another message in place of that of a record, which keeps its id, its time and its meta.
 
         Args:
             session_id: The session.
@@ -509,10 +509,12 @@ def edited(record_format: RecordFormat, rows: Sequence[Row], session_id: Session
             continue
         old = before[new.id]
         row = row_of[old.position]
-        is_same = _is_same(old.message, new.message)
-        if is_same and not texts and kept == len(ids) < len(rows) and rows[kept].position == row.position:
+        message = None if _is_same(old.message, new.message) else new.message
+        meta = None if _is_same(old.meta, new.meta) else new.meta
+        stays = message is None and meta is None and not texts
+        if stays and kept == len(ids) < len(rows) and rows[kept].position == row.position:
             kept += 1
-        elif (text := record_format.again(row, None if is_same else new.message)) is None:
+        elif (text := record_format.again(row, message, meta)) is None:
             continue
         else:
             texts.append(text)
@@ -535,7 +537,7 @@ def _checked(changed: Iterable[Any], known: set[str]) -> list[Record | BaseMessa
     return found
 
 
-def _is_same(old: BaseMessage, new: BaseMessage) -> bool:
+def _is_same(old: object, new: object) -> bool:
     try:
         return bool(old == new)
     except Exception:  # noqa: BLE001  # what is in a message may have any equality

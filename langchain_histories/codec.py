@@ -8,12 +8,16 @@ A record is the JSON text of LangChain's `message_to_dict(message)` with one mor
 * `meta.id`: unique for each stored record (a random UUID).
 * `meta.at`: when it was added, in UTC. It is information; order never depends on it.
 * `meta.r`: another one each time that an edit writes the record again; missing before.
+* `meta.app`: what the application keeps of the record (`Record.meta`), an object of its own; missing where it gave
+  nothing. Its values have tags as those of messages have.
+* `meta.adapters`: is left to integrations, an object for each under its name. No release writes it yet.
 
 LangChain's readers ignore `meta`, and a record without it, as LangChain's classes write it, is read all the same.
 
 What JSON cannot hold is stored in a tagged form: the table of tags is in `_values`.
 
 With a `Codec` a record is `{"type": "lh:encoded", "data": "<what the codec made of the JSON text>", "meta": {...}}`.
+`meta.app` is then within the text that was encoded, as `{"type", "data", "meta": {"app": {...}}}`.
 Nothing is ever unpickled or imported by name from stored data.
 """
 
@@ -22,11 +26,24 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
+import itertools
 import json
 import logging
 import os
 import zlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
+from collections.abc import Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    runtime_checkable,
+)
 
 import pydantic_core
 from langchain_core.messages import (
@@ -45,20 +62,30 @@ from langchain_core.messages import (
 
 from langchain_histories._derived import without_positions
 from langchain_histories._values import TAG, decode_value, encode_value, from_json, to_json
-from langchain_histories.errors import CorruptRecordError, InvalidMessageError
+from langchain_histories.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    InvalidMessageError,
+    RecordTooLargeError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from langchain_histories._session_ids import SessionId
 
 T = TypeVar("T")
+
+Metas: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None"
+"""What an application gives with messages: one mapping for all of them, or one for each."""
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 _TAG_BYTES = TAG.encode()
 _ENCODED = "lh:encoded"
+_APP = "app"
+_MAX_META = 16 * 1024  # bytes of its JSON text in UTF-8
 
 _TYPES: dict[str, type[BaseMessage]] = {
     "human": HumanMessage,
@@ -140,7 +167,15 @@ def same_rows(one: Sequence[Row], other: Sequence[Row]) -> bool:
     )
 
 
-class Record(NamedTuple):
+class _RecordFields(NamedTuple):
+    message: BaseMessage
+    position: str
+    id: str
+    at: dt.datetime | None
+    meta: dict[str, Any]
+
+
+class Record(_RecordFields):
     """One stored message with its envelope.
 
     Attributes:
@@ -149,12 +184,21 @@ class Record(NamedTuple):
         id: Identifier of the record, for `delete`. Of a record that LangChain's classes wrote it is derived from
             position and content.
         at: When it was added, in UTC; `None` for a record that LangChain's classes wrote.
+        meta: What the application gave with it, empty where it gave nothing; no model is shown it.
     """
 
-    message: BaseMessage
-    position: str
-    id: str
-    at: dt.datetime | None
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        message: BaseMessage,
+        position: str,
+        id: str,  # noqa: A002  # the name of the field
+        at: dt.datetime | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Self:
+        """Give each record a dict of its own, which a default of a named tuple would not be."""
+        return super().__new__(cls, message, position, id, at, {} if meta is None else meta)
 
 
 def _stored_type(message: BaseMessage) -> tuple[str, dict[str, Any]]:
@@ -304,6 +348,64 @@ def check_is_list(messages: object) -> None:
         raise InvalidMessageError(f"messages must be a list of messages, not {type(messages).__name__}{advice}.")
 
 
+def metas_of(meta: Metas, count: int) -> list[dict[str, Any]] | None:
+    """Return what is stored of the meta of so many messages; `None` where there is none.
+
+    Raises:
+        ConfigurationError: It is neither a mapping nor a list with one for each message.
+        InvalidMessageError: JSON cannot hold it.
+        RecordTooLargeError: It is too large.
+    """
+    if meta is None:
+        return None
+    if isinstance(meta, Mapping):
+        return [_app_of(meta)] * count
+    if isinstance(meta, str | bytes) or not hasattr(type(meta), "__len__") or len(meta) != count:
+        what = f"a list of {len(meta)}" if isinstance(meta, list | tuple) else type(meta).__name__
+        raise ConfigurationError(
+            f"meta must be one dict for all messages, or a list with one for each of the {count}, not {what}."
+        )
+    return [{} if one is None else _app_of(one) for one in meta]
+
+
+def _app_of(meta: object) -> dict[str, Any]:
+    """Return what is stored of what an application gave with a message."""
+    if not isinstance(meta, Mapping):
+        raise ConfigurationError(f"The meta of a message must be a dict, not {type(meta).__name__}.")
+    given, kept = dict(meta), None
+    try:
+        text = json.dumps(given, allow_nan=False, ensure_ascii=False)
+        kept = json.loads(text)
+        is_same = bool(kept == given)
+    except Exception:  # noqa: BLE001  # it may be anything
+        is_same = False
+    if not is_same:
+        # Not chained: a driver's or a value's own error may quote the value.
+        raise InvalidMessageError(
+            "meta holds what JSON holds as it is: dicts with keys of text, lists, texts, finite numbers, True, False "
+            "and None. Nothing was stored."
+        ) from None
+    if (size := len(text.encode("utf-8", "surrogatepass"))) > _MAX_META:
+        raise RecordTooLargeError(
+            f"The meta of a message has {size:,} bytes as JSON, and {_MAX_META:,} is the most: keep what is larger "
+            "elsewhere, and its place here. Nothing was stored."
+        )
+    stored: dict[str, Any] = encode_value(kept, strict=True)
+    to_json(stored)  # refuses what UTF-8 cannot hold
+    return stored
+
+
+def shown_meta(envelope: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what an application gave with a record, from its envelope; empty where nothing of it can be read."""
+    app = None if envelope is None else envelope.get(_APP)
+    if app is None:
+        return {}
+    try:
+        return _object(decode_value(app))
+    except Exception:  # noqa: BLE001  # others may have put anything there, and the message can be read
+        return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordFormat:
     """How one store writes and reads its records.
@@ -321,29 +423,41 @@ class RecordFormat:
     on_corrupt: Literal["raise", "skip"] = "raise"
 
     def encode(
-        self, messages: Sequence[BaseMessage], known: Sequence[str] | None = None
+        self,
+        messages: Sequence[BaseMessage],
+        known: Sequence[str] | None = None,
+        metas: Sequence[dict[str, Any]] | None = None,
     ) -> tuple[list[str], list[str]]:
         """Return the ids and the texts of one batch.
 
         Args:
             messages: The batch.
             known: The ids that it has already, if it has any.
+            metas: What `metas_of` returned for it.
 
         Raises:
             InvalidMessageError: Something in it is not a message, or cannot be stored.
         """
         check_is_list(messages)
-        payloads = [payload for message in messages if (payload := self._saved(message)) is not None]
+        # Together, because `before_save` may drop a message, and its meta goes with it.
+        pairs = [
+            (payload, app)
+            for message, app in zip(messages, itertools.repeat(None) if metas is None else metas, strict=False)
+            if (payload := self._saved(message)) is not None
+        ]
         at = _time_text(now())
-        ids = list(known) if known is not None and len(known) == len(payloads) else _new_ids(len(payloads))
-        metas: Iterable[dict[str, Any]] = ({"v": VERSION, "id": record_id, "at": at} for record_id in ids)
-        return ids, [self._text(payload, meta) for payload, meta in zip(payloads, metas, strict=True)]
+        ids = list(known) if known is not None and len(known) == len(pairs) else _new_ids(len(pairs))
+        return ids, [
+            self._text(payload, {"v": VERSION, "id": record_id, "at": at}, app)
+            for (payload, app), record_id in zip(pairs, ids, strict=True)
+        ]
 
     def encode_records(self, records: Sequence[Record]) -> tuple[list[str], list[str]]:
-        """Return the ids and the texts of records that keep their ids and times.
+        """Return the ids and the texts of records that keep their ids, times and meta.
 
         Raises:
             InvalidMessageError: Something in it is not a record, or cannot be stored.
+            RecordTooLargeError: The meta of a record is too large.
         """
         ids: list[str] = []
         texts: list[str] = []
@@ -356,7 +470,7 @@ class RecordFormat:
             if payload is not None:
                 at = {} if record.at is None else {"at": _time_text(record.at)}
                 ids.append(record.id)
-                texts.append(self._text(payload, {"v": VERSION, "id": record.id, **at}))
+                texts.append(self._text(payload, {"v": VERSION, "id": record.id, **at}, _app_of(record.meta)))
         return ids, texts
 
     def transcode(self, row: Row, to: RecordFormat) -> tuple[str, str] | None:
@@ -379,23 +493,39 @@ class RecordFormat:
             meta = stored.get("meta")
             message = decode_message(self._payload(row)[0]) if needs_message or meta is None else None
             record_id = _derived_id(row) if meta is None else _stored_id(meta)
-            is_encoded = self.codec is not to.codec and stored["type"] == _ENCODED
-            opened = _object(from_json(self._open(stored["data"]))) if is_encoded else stored
+            envelope = {"v": VERSION, "id": record_id} if meta is None else meta
+            if needs_message or self.codec is not to.codec:
+                payload, envelope, app = self._opened(stored, envelope)
             text = row.text if isinstance(row.text, str) else row.text.decode()
         except CorruptRecordError:
             raise
         except Exception as error:  # noqa: BLE001  # what is stored may be anything
             raise CorruptRecordError(type(error).__name__) from None
-        envelope = {"v": VERSION, "id": record_id} if meta is None else meta
         if needs_message:
             saved = to._saved(message)  # type: ignore[arg-type]
-            return None if saved is None else (record_id, to._text(saved, envelope))
+            return None if saved is None else (record_id, to._text(saved, envelope, app))
         if self.codec is to.codec:
             return record_id, text if meta is not None else to_json({**stored, "meta": envelope})
-        payload = {key: value for key, value in opened.items() if key != "meta"}
-        if to.codec is None:
-            return record_id, to_json({**payload, "meta": envelope})
-        return record_id, _encoded(to.codec, to_json(payload), envelope)
+        return record_id, to._sealed(payload, envelope, app)
+
+    def _opened(
+        self, stored: dict[str, Any], envelope: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+        """Return what the codec covers of a record, its envelope, and what the application gave with it."""
+        payload, envelope = dict(stored), dict(envelope)
+        app = envelope.pop(_APP, None)
+        if stored["type"] == _ENCODED:
+            payload = _object(from_json(self._open(stored["data"])))
+            app = _covered(payload)
+        payload.pop("meta", None)
+        return payload, envelope, app
+
+    def _sealed(self, payload: dict[str, Any], envelope: dict[str, Any], app: dict[str, Any] | None) -> str:
+        """Return the text of a record. What the application gave with it may be personal, so the codec covers it."""
+        if self.codec is None:
+            return to_json({**payload, "meta": {**envelope, _APP: app} if app else envelope})
+        covered = {**payload, "meta": {_APP: app}} if app else payload
+        return to_json({"type": _ENCODED, "data": self.codec.encode(to_json(covered)), "meta": envelope})
 
     def canonical(self, row: Row) -> str:
         """Return what a record says, with its id, in a form that is the same in each store: its codec undone."""
@@ -403,7 +533,8 @@ class RecordFormat:
             stored = _object(from_json(row.text))
             meta = stored.get("meta") or {"v": VERSION, "id": _derived_id(row)}
             if self.codec is not None and stored["type"] == _ENCODED:
-                stored = _object(from_json(self._open(stored["data"])))
+                stored, meta, app = self._opened(stored, meta)
+                meta = {**meta, _APP: app} if app else meta
             return _canonical(_with_tagged_floats({**stored, "meta": meta}))
         except Exception:  # noqa: BLE001  # what is stored may be anything
             return row.text if isinstance(row.text, str) else row.text.decode("utf-8", "backslashreplace")
@@ -417,13 +548,16 @@ class RecordFormat:
                 return None
         return encode_message(kept, strict=self.on_unserializable == "raise")
 
-    def _text(self, payload: dict[str, Any], meta: dict[str, Any]) -> str:
-        """Return the text of a record."""
-        text = to_json({**payload, "meta": meta} if self.codec is None else payload)
-        _check_readable(payload, text)
-        return text if self.codec is None else _encoded(self.codec, text, meta)
+    def _text(self, payload: dict[str, Any], envelope: dict[str, Any], app: dict[str, Any] | None = None) -> str:
+        """Return the text of a record whose message is new."""
+        if self.codec is None:
+            text = self._sealed(payload, envelope, app)
+            _check_readable(payload, text)
+            return text
+        _check_readable(payload, to_json(payload))
+        return self._sealed(payload, envelope, app)
 
-    def again(self, row: Row, message: BaseMessage | None = None) -> str | None:
+    def again(self, row: Row, message: BaseMessage | None = None, meta: Mapping[str, Any] | None = None) -> str | None:
         """Return the text with which a record is written again: it keeps its envelope, and so its id and its time.
 
         A record that LangChain's classes wrote gets an envelope with the id by which it was shown, and nothing else of
@@ -433,22 +567,29 @@ class RecordFormat:
         Args:
             row: The record.
             message: What it is to hold, if that is something else.
+            meta: What the application is to have with it, if that is something else.
 
         Returns:
             The text; `None` where `before_save` drops the message.
 
         Raises:
-            InvalidMessageError: The message cannot be stored.
+            InvalidMessageError: The message or the meta cannot be stored.
+            RecordTooLargeError: The meta is too large.
             ValueError: The record has no JSON object or a broken envelope, so it would get another id.
         """
-        payload, meta = to_carry(row)
-        if message is not None:
+        stored, envelope = to_carry(row)
+        if message is not None or meta is not None:
+            payload, envelope, app = self._opened(stored, envelope)
+            if meta is not None:
+                app = _app_of(meta)
+            if message is None:
+                return self._sealed(payload, envelope, app)
             saved = self._saved(message)
-            return None if saved is None else self._text(saved, meta)
-        if payload.get("meta") is not None:
-            return to_json({**payload, "meta": meta})
+            return None if saved is None else self._text(saved, envelope, app)
+        if stored.get("meta") is not None:
+            return to_json({**stored, "meta": envelope})
         text = row.text if isinstance(row.text, str) else row.text.decode()
-        return f'{text.rstrip()[:-1]}, "meta": {to_json(meta)}}}'
+        return f'{text.rstrip()[:-1]}, "meta": {to_json(envelope)}}}'
 
     def decode(self, rows: Sequence[Row], session_id: SessionId) -> list[Record]:
         """Return the records of `rows`, each id once.
@@ -536,7 +677,7 @@ class RecordFormat:
             may_have_tags = (TAG if isinstance(text, str) else _TAG_BYTES) in text  # type: ignore[operator]
         meta = _known(payload.get("meta"))
         if payload["type"] == _ENCODED:
-            payload = from_json(self._open(payload["data"]))
+            payload, meta = self._uncovered(payload, meta)
         elif not may_have_tags:
             return payload, meta
         return {"type": payload["type"], "data": decode_value(payload["data"])}, meta
@@ -545,7 +686,19 @@ class RecordFormat:
         """Return `{"type", "data"}` of a record, its tags as they are, and its envelope."""
         payload = row.payload if isinstance(row, ParsedRow) else from_json(row.text)
         meta = _known(payload.get("meta"))
-        return (from_json(self._open(payload["data"])) if payload["type"] == _ENCODED else payload), meta
+        return self._uncovered(payload, meta) if payload["type"] == _ENCODED else (payload, meta)
+
+    def _uncovered(
+        self, stored: dict[str, Any], meta: dict[str, Any] | None
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return what a record says without its codec, and its envelope with all that belongs to it."""
+        payload = from_json(self._open(stored["data"]))
+        if meta is None or (_APP not in meta and "meta" not in payload):
+            return payload, meta
+        # What stands beside the encoded text is not what the application gave, which the codec covers.
+        app = _covered(payload)
+        envelope = {name: value for name, value in meta.items() if name != _APP}
+        return payload, {**envelope, _APP: app} if app else envelope
 
     def _open(self, data: str) -> str:
         if self.codec is None:
@@ -596,8 +749,10 @@ class RecordFormat:
             raise CorruptRecordError(msg, str(session_id)) from None
 
 
-def _encoded(codec: Codec, text: str, meta: dict[str, Any]) -> str:
-    return to_json({"type": _ENCODED, "data": codec.encode(text), "meta": meta})
+def _covered(payload: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the application gave with a record, from the text that the codec covered."""
+    within = payload.get("meta")
+    return within.get(_APP) if isinstance(within, dict) else None
 
 
 def _new_ids(count: int) -> list[str]:
@@ -612,7 +767,7 @@ def _new_ids(count: int) -> list[str]:
 def _record(message: BaseMessage, row: Row, meta: dict[str, Any] | None) -> Record:
     if meta is None:
         return Record(message, row.position, _derived_id(row), None)
-    return Record(message, row.position, meta["id"], _time(meta))
+    return Record(message, row.position, meta["id"], time_of(meta), shown_meta(meta))
 
 
 def _stored(payload: dict[str, Any], row: Row, meta: dict[str, Any] | None) -> dict[str, Any]:
@@ -686,7 +841,8 @@ def _time_text(at: dt.datetime) -> str:
     return at.astimezone(dt.UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
-def _time(meta: dict[str, Any]) -> dt.datetime | None:
+def time_of(meta: dict[str, Any]) -> dt.datetime | None:
+    """When a record with this envelope was added, in UTC; `None` where that cannot be read."""
     try:
         return dt.datetime.fromisoformat(meta["at"]).astimezone(dt.UTC)
     except Exception:  # noqa: BLE001  # it may be anything, and order does not depend on it
@@ -696,6 +852,6 @@ def _time(meta: dict[str, Any]) -> dt.datetime | None:
 def record_time(text: str | bytes | None) -> dt.datetime | None:
     """When a record was added, in UTC; `None` where LangChain's classes wrote it or it cannot be read."""
     try:
-        return _time(from_json(text or "")["meta"])
+        return time_of(from_json(text or "")["meta"])
     except Exception:  # noqa: BLE001  # it may be anything
         return None

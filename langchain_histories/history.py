@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories._session_ids import SessionId
-    from langchain_histories.codec import Record
+    from langchain_histories.codec import Metas, Record
     from langchain_histories.store import MessageStore
 
     SaveErrorCallback = Callable[[Exception, str, Sequence[BaseMessage]], object]
@@ -91,13 +91,18 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
         """Async `add_message`."""
         await self.aadd_messages([message])
 
-    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Add messages: all or nothing, and contiguous."""
-        self.store.append(self.session_id, messages)
+    def add_messages(self, messages: Sequence[BaseMessage], *, meta: Metas = None) -> None:
+        """Add messages: all or nothing, and contiguous.
 
-    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        Args:
+            messages: The messages.
+            meta: What the application knows of them: one dict for all, or a list with one for each.
+        """
+        self.store.append(self.session_id, messages, meta=meta)
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage], *, meta: Metas = None) -> None:
         """Async `add_messages`."""
-        await self.store.aappend(self.session_id, messages)
+        await self.store.aappend(self.session_id, messages, meta=meta)
 
     def pop_turn(self) -> list[Record]:
         """Remove the last human message and all that follows it, and return these records, oldest first."""
@@ -202,19 +207,19 @@ class TurnChatMessageHistory(StoredChatMessageHistory):
             self._frozen = await super().aget_messages()
         return list(self._frozen)
 
-    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+    def add_messages(self, messages: Sequence[BaseMessage], *, meta: Metas = None) -> None:
         """Add the messages of the turn, and end it."""
         try:
-            super().add_messages(messages)
+            super().add_messages(messages, meta=meta)
         except Exception as error:
             self._report(error, messages)
             raise
         self._frozen = None
 
-    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+    async def aadd_messages(self, messages: Sequence[BaseMessage], *, meta: Metas = None) -> None:
         """Async `add_messages`."""
         try:
-            await super().aadd_messages(messages)
+            await super().aadd_messages(messages, meta=meta)
         except Exception as error:
             self._report(error, messages)
             raise

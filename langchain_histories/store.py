@@ -13,6 +13,7 @@ from langchain_histories import _forks
 from langchain_histories._calls import Batch, Call, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
+from langchain_histories._filters import RecordFilter
 from langchain_histories._moves import Moves
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
@@ -27,20 +28,24 @@ from langchain_histories._options import (
 from langchain_histories._secrets import secrets_of
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
 from langchain_histories._urls import shown_url
-from langchain_histories.codec import Record, RecordFormat, Row, check_is_list, record_time
+from langchain_histories.codec import Record, RecordFormat, Row, check_is_list, metas_of, record_time
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
     from typing import Self, Unpack
 
     from langchain_core.messages import BaseMessage
 
     from langchain_histories._operations import SessionRow
     from langchain_histories._session_ids import SessionId
+    from langchain_histories.codec import Metas
     from langchain_histories.history import StoredChatMessageHistory
 
 T = TypeVar("T")
+
+# Records among which those are looked for first that a filter keeps.
+_FILTERED = 64
 
 # Records behind which nobody looks for a batch that was sent a moment ago: others would have stored as many since.
 _LOOKED_BACK = 200
@@ -171,7 +176,14 @@ class MessageStore(Moves, MadeAgain, Closing):
         found = self.operations.capabilities
         return found if self._clients.has_native else found & ~Capability.NATIVE_ASYNC
 
-    def append(self, session_id: SessionId, messages: Sequence[BaseMessage], *, after: str | None = None) -> list[str]:
+    def append(
+        self,
+        session_id: SessionId,
+        messages: Sequence[BaseMessage],
+        *,
+        after: str | None = None,
+        meta: Metas = None,
+    ) -> list[str]:
         """Store messages at the end of a session: all or nothing, and contiguous.
 
         Args:
@@ -179,25 +191,36 @@ class MessageStore(Moves, MadeAgain, Closing):
             messages: The messages; or the `batch` of a `StoreUnavailableError`, which is stored if it is not there yet.
                 To see that costs a read of the session.
             after: The id of the record with which the session must end, on stores that have `Capability.EDIT`.
+            meta: What the application knows of the messages, such as channel or author, as `Record.meta` returns it
+                and no model is shown it: one dict for all of them, or a list with one, or `None`, for each. At most
+                16 KB of JSON for a message.
 
         Returns:
             The record ids, in order; fewer than messages where `before_save` dropped some.
 
         Raises:
-            InvalidMessageError: Something in the batch is not a message or cannot be stored. Nothing was written.
-            RecordTooLargeError: A message is larger than the store can hold. Nothing was written.
+            ConfigurationError: `meta` is neither a dict nor a list of as many as there are messages.
+            InvalidMessageError: Something in the batch is not a message or cannot be stored, or `meta` has what JSON
+                cannot hold. Nothing was written.
+            RecordTooLargeError: A message is larger than the store can hold, or its `meta` than 16 KB. Nothing was
+                written.
             TranscriptChangedError: The session does not end with the record `after`. Nothing was written.
         """
-        return self._run(self._append(session_id, messages, after))
+        return self._run(self._append(session_id, messages, after, meta))
 
     async def aappend(
-        self, session_id: SessionId, messages: Sequence[BaseMessage], *, after: str | None = None
+        self,
+        session_id: SessionId,
+        messages: Sequence[BaseMessage],
+        *,
+        after: str | None = None,
+        meta: Metas = None,
     ) -> list[str]:
         """Async `append`. When it is cancelled the batch is stored whole or not at all."""
-        return await self._arun(self._append(session_id, messages, after))
+        return await self._arun(self._append(session_id, messages, after, meta))
 
     def append_records(self, session_id: SessionId, records: Sequence[Record]) -> list[str]:
-        """Add records, as `records` returns them, to the end of a session, with the ids and times that they have.
+        """Add records, as `records` returns them, to the end of a session, with the ids, times and meta that they have.
 
         A record whose id is in the session is left out, so the same call may be made again. To see that costs a read
         of the session. `copy` takes whole stores.
@@ -207,7 +230,8 @@ class MessageStore(Moves, MadeAgain, Closing):
 
         Raises:
             InvalidMessageError: Something in it is not a record or cannot be stored. Nothing was written.
-            RecordTooLargeError: A message is larger than the store can hold. Nothing was written.
+            RecordTooLargeError: A message is larger than the store can hold, or its meta too large. Nothing was
+                written.
         """
         return self._run(self._append_records(session_id, records))
 
@@ -245,6 +269,10 @@ class MessageStore(Moves, MadeAgain, Closing):
         last: int | None = None,
         first: int | None = None,
         after: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        type: str | Iterable[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
         raw: Literal[False] = False,
     ) -> list[Record]: ...
 
@@ -256,6 +284,10 @@ class MessageStore(Moves, MadeAgain, Closing):
         last: int | None = None,
         first: int | None = None,
         after: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        type: str | Iterable[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
         raw: Literal[True],
     ) -> list[dict[str, Any]]: ...
 
@@ -266,6 +298,10 @@ class MessageStore(Moves, MadeAgain, Closing):
         last: int | None = None,
         first: int | None = None,
         after: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        type: str | Iterable[str] | None = None,  # noqa: A002  # what LangChain calls it
+        meta: Mapping[str, Any] | None = None,
         raw: bool = False,
     ) -> list[Any]:
         """Return the messages of a session with their ids, times and positions, oldest first.
@@ -276,13 +312,21 @@ class MessageStore(Moves, MadeAgain, Closing):
             first: Only the first n of them; with `after`, the next page.
             after: Only those behind this `Record.position`. Going on from the last position seen never misses
                 what other writers commit later.
+            since: Only those that were added at this time or later. What LangChain's classes wrote has no time, and is
+                then left out.
+            until: Only those that were added before this time.
+            type: Only messages of this type, such as `"human"`, or of several.
+            meta: Only those whose `Record.meta` has all of this. What is left out costs as much as what is returned, so
+                a filter may read the whole session; `last` and `first` count what is left.
             raw: Return dicts, in half the time, because no message is built or checked: the stored `type` and `data`,
-                what the codec does undone; `meta`, which has the `id` always; and the `position`.
+                what the codec does undone; `meta`, the whole envelope, which has the `id` always; and the `position`.
 
         Raises:
+            ConfigurationError: A time has no time zone, or another argument cannot be used.
             CorruptRecordError: A record cannot be read.
         """
-        return self._run(self._read(session_id, last, first, after, self._decoder(raw=raw)))
+        wanted = RecordFilter.of(since, until, type, meta)
+        return self._run(self._read(session_id, last, first, after, self._decoder(raw=raw), wanted_records=wanted))
 
     @overload
     async def arecords(
@@ -292,6 +336,10 @@ class MessageStore(Moves, MadeAgain, Closing):
         last: int | None = None,
         first: int | None = None,
         after: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        type: str | Iterable[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
         raw: Literal[False] = False,
     ) -> list[Record]: ...
 
@@ -303,6 +351,10 @@ class MessageStore(Moves, MadeAgain, Closing):
         last: int | None = None,
         first: int | None = None,
         after: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        type: str | Iterable[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
         raw: Literal[True],
     ) -> list[dict[str, Any]]: ...
 
@@ -313,10 +365,17 @@ class MessageStore(Moves, MadeAgain, Closing):
         last: int | None = None,
         first: int | None = None,
         after: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        type: str | Iterable[str] | None = None,  # noqa: A002  # what LangChain calls it
+        meta: Mapping[str, Any] | None = None,
         raw: bool = False,
     ) -> list[Any]:
         """Async `records`."""
-        return await self._arun(self._read(session_id, last, first, after, self._decoder(raw=raw)))
+        wanted = RecordFilter.of(since, until, type, meta)
+        return await self._arun(
+            self._read(session_id, last, first, after, self._decoder(raw=raw), wanted_records=wanted)
+        )
 
     def count(self, session_id: SessionId) -> int:
         """Return the number of records of a session."""
@@ -486,13 +545,20 @@ class MessageStore(Moves, MadeAgain, Closing):
 
     # One method for each operation: checks its arguments, and returns what both faces run.
 
-    def _append(self, session_id: SessionId, messages: Sequence[BaseMessage], after: str | None) -> Call[list[str]]:
+    def _append(
+        self, session_id: SessionId, messages: Sequence[BaseMessage], after: str | None, meta: Metas
+    ) -> Call[list[str]]:
         check_is_list(messages)
         if after is not None:
             self._check_edits()
-        known, messages = (messages.ids if isinstance(messages, Batch) else None), list(messages)
-        key, (ids, rows) = self._key(session_id), self.format.encode(messages, known)
-        batch = Batch(messages, ids)
+        known = None
+        if isinstance(messages, Batch):
+            known, meta = messages.ids, messages.meta if meta is None else meta
+        messages = list(messages)
+        # Without the argument where there is none: a format of another package need not know it.
+        more = {} if meta is None else {"metas": metas_of(meta, len(messages))}
+        key, (ids, rows) = self._key(session_id), self.format.encode(messages, known, **more)
+        batch = Batch(messages, ids, meta)
 
         async def body(client: Any) -> list[str]:
             if after is not None:
@@ -540,8 +606,11 @@ class MessageStore(Moves, MadeAgain, Closing):
         first: int | None,
         after: str | None,
         decode: Callable[[Sequence[Row], SessionId], list[T]],
+        *,
+        wanted_records: RecordFilter | None = None,
     ) -> Call[list[T]]:
         key = self._key(session_id)
+        decode = decode if wanted_records is None else wanted_records.of_decoded(decode)
         limit = check_limit(last, first)
         side = "last" if first is None else "first"
 
@@ -551,17 +620,18 @@ class MessageStore(Moves, MadeAgain, Closing):
                 return []
             if limit is None:
                 return decode(await read(client, key, after=after), session_id)
-            wanted = limit
+            wanted = limit if wanted_records is None else max(limit, _FILTERED)
             while True:
                 where: dict[str, Any] = {side: wanted, "after": after}
                 rows = await read(client, key, **where)
                 records = decode(rows, session_id)
-                # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further.
+                # Fewer when some are not wanted, or stored twice by a driver's retry, or corrupt: look further.
                 if len(records) >= limit or len(rows) < wanted:
                     return records[-limit:] if side == "last" else records[:limit]
                 wanted *= 2
 
-        return Call("read", session_id, body, nothing=list, is_read=True, grows=limit is None)
+        grows = limit is None or wanted_records is not None
+        return Call("read", session_id, body, nothing=list, is_read=True, grows=grows)
 
     def _count(self, session_id: SessionId) -> Call[int]:
         key = self._key(session_id)

@@ -95,6 +95,7 @@ assert registry.store().sessions(user_id="ivan") == []
 assert history.messages[0].content == "My order number is 7919."
 assert window.messages == history.messages
 assert report.records == 4
+assert [record.meta for record in store.records("53")] == [{"channel": "web", "seen": True}] * 2 + [{"channel": "phone", "author": "ada", "seen": True}]
 assert digest(files) == digest(open_store("sqlite:///chat.db"), sessions=["42"])
 registry.close()
 """
@@ -121,7 +122,7 @@ def test_the_first_notebook_runs_with_what_it_says_to_install(tmp_path):
 
 
 def test_every_claim_of_a_block_is_run():
-    assert len(blocks("python")) == 14
+    assert len(blocks("python")) == 15
     assert len(blocks("toml")) == 2
 
 

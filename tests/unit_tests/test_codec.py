@@ -225,3 +225,16 @@ def test_messages_that_langchain_stored_need_no_ids():
     message = HumanMessage("a")
     row = Placeless(json.dumps(message_to_dict(message)), "")
     assert RecordFormat().decode_messages([row, row], "s") == [message, message]
+
+
+def test_an_envelope_that_others_made_hides_no_message():
+    """What stands where an application's meta is may be anything; an edit of the message keeps it as it is."""
+    plain = RecordFormat()
+    for app in (5, "x", [1], {"lh:type": "no such tag", "value": 1}):
+        (text,) = plain.encode([HumanMessage("a")])[1]
+        stored = json.loads(text)
+        stored["meta"]["app"] = app
+        row = Row(json.dumps(stored), "1")
+        (record,) = plain.decode([row], "s")
+        assert (record.message, record.meta) == (HumanMessage("a"), {})
+        assert json.loads(plain.again(row, HumanMessage("b")))["meta"]["app"] == app

@@ -48,7 +48,7 @@ def faces(request):
 def source():
     store = MemoryStore(codec=ShoutingCodec())
     store.append("a", golden_messages())
-    store.append("b/ü", numbered(3))
+    store.append("b/ü", numbered(3), meta=[{"channel": "é"}, None, {"v": 5}])
     store.put_state("b/ü", {"bytes": b"x", "lh:type": "own"})
     plant(store, "a", ['{"type": "human", "data": {"content": "old", "type": "human", "example": false}}'])
     plant(store, "a", ['{"type": "alien", "data": {}, "meta": {"v": 1, "id": "unreadable"}}'])

@@ -98,6 +98,7 @@ class TestModelStore(MessageStoreTests):
     test_records = test_codec = test_before_save = test_an_object_that_json_cannot_hold = None
     test_whatever_is_stored = test_objects_can_be_refused = None
     test_records_keep_ids_and_times = test_a_copy_there_and_back = None
+    test_meta = test_meta_by_other_ways = test_filters = test_bad_meta = test_a_codec_covers_meta = None
     test_what_is_too_large_is_refused = test_ttl_where_there_is_none = None
     # The column of session ids may be of any type.
     test_bad_session_ids = test_errors_are_of_one_tree = None
@@ -246,3 +247,13 @@ def test_a_converter_without_the_column(url):
             custom_message_converter=DefaultMessageConverter("t"),
             session_id_field_name="nothing_like_it",
         )
+
+
+def test_a_model_keeps_no_meta(url):
+    """Its rows are the converter's, so there is no place for it; a filter by type needs none."""
+    with open_model_store(url) as store:
+        with pytest.raises(UnsupportedOperationError, match="converter"):
+            store.append("s", [HumanMessage("a")], meta={"a": 1})
+        store.append("s", [HumanMessage("a"), AIMessage("b")])
+        assert texts(record.message for record in store.records("s", type="ai", raw=False)) == ["b"]
+        assert [record.meta for record in store.records("s")] == [{}, {}]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
     from langchain_core.messages import BaseMessage
 
+    from langchain_histories.codec import Metas
     from langchain_histories.stores.base import Row, SessionId
     from langchain_histories.stores.kafka.positions import Start
 
@@ -88,17 +89,24 @@ class KafkaChatMessageHistory(StoredChatMessageHistory):
         """Number of partitions that the topic has in the cluster, or that it will have."""
         return self.store.count_partitions(self.session_id)
 
-    def add_messages(self, messages: Sequence[BaseMessage], flush_timeout_seconds: float = _FLUSH_TIMEOUT) -> None:
+    def add_messages(
+        self,
+        messages: Sequence[BaseMessage],
+        flush_timeout_seconds: float = _FLUSH_TIMEOUT,
+        *,
+        meta: Metas = None,
+    ) -> None:
         """Add messages: all or nothing, and contiguous.
 
         Args:
             messages: What to add.
             flush_timeout_seconds: How long to wait until the brokers have them.
+            meta: What the application knows of them: one dict for all, or a list with one for each.
 
         Raises:
             StoreUnavailableError: The brokers did not confirm them in that time.
         """
-        self._store_with(flush_timeout_seconds).append(self.session_id, messages)
+        self._store_with(flush_timeout_seconds).append(self.session_id, messages, meta=meta)
 
     def messages_from_last_consumed(
         self, max_message_count: int | None = 5, max_time_sec: float | None = 5.0

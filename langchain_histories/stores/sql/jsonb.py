@@ -63,7 +63,8 @@ GOOGLE = Shape(
     "CASE WHEN jsonb_typeof(CAST(u.m AS jsonb) -> 'data') = 'object'"
     " AND NOT jsonb_exists_any(CAST(u.m AS jsonb) -> 'data', ARRAY['lh:row', 'lh:meta'])"
     " THEN (CAST(u.m AS jsonb) -> 'data')"
-    " || jsonb_strip_nulls(jsonb_build_object('lh:meta', CAST(u.m AS jsonb) -> 'meta'))"
+    " || CASE WHEN COALESCE(jsonb_typeof(CAST(u.m AS jsonb) -> 'meta'), 'null') = 'null' THEN CAST('{}' AS jsonb)"
+    " ELSE jsonb_build_object('lh:meta', CAST(u.m AS jsonb) -> 'meta') END"
     " ELSE jsonb_build_object('lh:row', CAST(u.m AS jsonb)) END, COALESCE(CAST(u.m AS jsonb) ->> 'type', '')",
 )
 
@@ -94,11 +95,11 @@ def to_jsonb(row: str) -> str:
     if not isinstance(meta, dict) or not _SUSPECT.search(row):
         return row
     del record["meta"]
-    kept = _mapped(record, number=_number)
+    kept = _mapped(_with_app(record, meta), number=_number)
     escaped = _mapped(kept, text=_escape)
     if escaped != kept:
         kept, meta["escaped"] = escaped, _MARK
-    return to_json({**kept, "meta": meta})
+    return to_json(_without_app(kept, meta))
 
 
 def from_jsonb(text: str) -> str:
@@ -111,9 +112,19 @@ def from_jsonb(text: str) -> str:
             return text
         meta = record.pop("meta")
         # Not by `to_json`, which refuses to write two surrogates side by side: these are stored already.
-        return json.dumps({**_mapped(record, text=_unescape), "meta": meta})
+        return json.dumps(_without_app(_mapped(_with_app(record, meta), text=_unescape), meta))
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError):
         return text  # no record, or not ours
+
+
+def _with_app(record: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """What may have any text in it: all of a record without the envelope but for what the application gave."""
+    return {**record, "meta": meta.pop("app")} if "app" in meta else record
+
+
+def _without_app(record: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """The record, its envelope whole again."""
+    return {**record, "meta": {**meta, "app": record["meta"]} if "meta" in record else meta}
 
 
 def _same(value: Any) -> Any:

@@ -64,9 +64,20 @@ class _MessageRow(NamedTuple):
 class _MessageFormat(RecordFormat):
     """The rows of a model are messages, which the operations convert where they have a session of the ORM."""
 
-    def encode(self, messages: Sequence[Any], known: Sequence[str] | None = None) -> tuple[list[str], list[Any]]:  # noqa: ARG002
-        """Return no ids, because the database gives them later, and the messages."""
+    def encode(
+        self,
+        messages: Sequence[Any],
+        known: Sequence[str] | None = None,  # noqa: ARG002
+        metas: Sequence[dict[str, Any]] | None = None,
+    ) -> tuple[list[str], list[Any]]:
+        """Return no ids, because the database gives them later, and the messages.
+
+        Raises:
+            UnsupportedOperationError: There is meta, for which the rows have no place.
+        """
         check_is_list(messages)
+        if metas is not None:
+            raise UnsupportedOperationError("The rows of a model of your own keep no meta: have your converter add it.")
         for message in messages:
             if not isinstance(message, BaseMessage):
                 raise InvalidMessageError(f"A history stores messages, not {type(message).__name__}.")

@@ -11,6 +11,7 @@
 | `removal.py` | expiry, clear, erase, delete, replace |
 | `travel.py` | records that go to another store and come back |
 | `edits.py` | edit, take, insert, fork, rename, beside others |
+| `meta.py` | what an application keeps of records |
 | `sessions.py` | session ids, listing |
 | `state.py` | the document beside a transcript |
 | `clients.py` | set-up, connections |
@@ -28,6 +29,7 @@ from langchain_histories.testing.suite.failures import FailureTests
 from langchain_histories.testing.suite.foreign import ForeignTests
 from langchain_histories.testing.suite.forks import ForkTests
 from langchain_histories.testing.suite.langchain import LangChainTests
+from langchain_histories.testing.suite.meta import MetaTests
 from langchain_histories.testing.suite.objects import ObjectTests
 from langchain_histories.testing.suite.reads import ReadTests
 from langchain_histories.testing.suite.records import RecordTests
@@ -47,6 +49,7 @@ class MessageStoreTests(
     RemovalTests,
     TravelTests,
     EditTests,
+    MetaTests,
     SessionTests,
     StateTests,
     AsyncTests,
