@@ -87,7 +87,8 @@ class MemoryOperations(Operations[Memory]):
             self._slide(session)
 
     def _slide(self, session: _Session) -> None:
-        session.expires = None if self.ttl is None else time.monotonic() + self.ttl
+        if self.ttl is not None:
+            session.expires = time.monotonic() + self.ttl
 
     async def read(
         self,

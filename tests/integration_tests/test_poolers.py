@@ -29,7 +29,7 @@ def new_name():
 class TestPgBouncer(ReadTests, StateTests):
     """The rules whose calls send one statement after another. What many do at once is below."""
 
-    capabilities = ~Capability.TTL
+    capabilities = ~Capability(0)
 
     @pytest.fixture
     def open_store(self, pgbouncer_server):

@@ -35,7 +35,7 @@ from langchain_histories.testing import MessageStoreTests
 
 
 class JsonbTests(MessageStoreTests):
-    capabilities = ~Capability.TTL
+    capabilities = ~Capability(0)
     scheme: str
     is_googles = False
 

@@ -76,3 +76,17 @@ def test_round_trips(kind: str, is_async: bool, request: pytest.FixtureRequest) 
         )
         of.close()
     assert dict(zip(OPERATIONS, found, strict=True)) == dict(zip(OPERATIONS, TRIPS[kind], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgresql+psycopg", "postgresql+asyncpg", "mariadb+pymysql"])
+def test_an_append_to_a_session_that_expires_is_one_trip(kind: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(server_of(kind))
+    with Proxy(server.port) as proxy, asyncio.Runner() as runner, store_behind(proxy, kind, server, ttl=60) as store:
+        of = Face(runner if kind == "postgresql+asyncpg" else None)(store)
+        for _ in range(8):
+            of.append("old", TURN)
+            of.read("old")
+        assert count(proxy, lambda: of.append("old", TURN)) == 1
+        assert count(proxy, lambda: of.append("new", TURN)) == 1
+        assert count(proxy, lambda: of.read("old")) == 1
+        of.close()

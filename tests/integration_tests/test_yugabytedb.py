@@ -70,7 +70,7 @@ def new_name():
 
 
 class TestYugabyteDB(MessageStoreTests):
-    capabilities = ~Capability.TTL
+    capabilities = ~Capability(0)
 
     @pytest.fixture
     def server(self, server):

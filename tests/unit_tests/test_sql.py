@@ -14,7 +14,7 @@ import traceback
 
 import pytest
 import sqlalchemy as sa
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 
 from langchain_histories import (
     Capability,
@@ -31,7 +31,7 @@ from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
 class TestSQLiteInMemory(MessageStoreTests):
-    capabilities = ~(Capability.TTL | Capability.NATIVE_ASYNC | Capability.PERSISTENT | Capability.MANY_PROCESSES)
+    capabilities = ~(Capability.NATIVE_ASYNC | Capability.PERSISTENT | Capability.MANY_PROCESSES)
 
     @pytest.fixture
     def open_store(self):
@@ -305,11 +305,11 @@ def test_a_set_up_that_is_late_disturbs_nobody(tmp_path):
                 assert made.wait(60)
             return layout
 
-        def make(self, connection, *, upgrade):
+        def make(self, connection, **options):
             if threading.current_thread() is late:
                 making.set()
                 assert read.wait(60)
-            return super().make(connection, upgrade=upgrade)
+            return super().make(connection, **options)
 
     with SQLStore(f"sqlite:///{tmp_path}/late.db") as store:
         store.operations.tables = Late("message_store", "session_id", jsonb=False, backend="sqlite")
@@ -324,6 +324,77 @@ def test_a_set_up_that_is_late_disturbs_nobody(tmp_path):
         finally:
             read.set()
             late.join()
+
+
+# Expiry.
+
+
+def expire(store, session_id="s"):
+    with store.client.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE message_store_expiry SET expires_at = 1 WHERE session_id = :s"), {"s": session_id}
+        )
+
+
+def langchains(store, text):
+    with store.client.begin() as connection:
+        row = {"message": json.dumps(message_to_dict(HumanMessage(text)))}
+        connection.execute(sa.text("INSERT INTO message_store (session_id, message) VALUES ('s', :message)"), row)
+
+
+def test_langchains_class_beside_sessions_that_expire(path, url):
+    with SQLStore(url, ttl=60) as store:
+        store.append("s", [HumanMessage("old")])
+        store.put_state("s", {"a": 1})
+        langchains(store, "old too")
+        store.append("s", [HumanMessage("older")])
+        expire(store)
+        assert store.read("s") == []
+        langchains(store, "theirs")
+        assert texts(store.read("s")) == ["theirs"]
+        assert [(info.session_id, info.count) for info in store.sessions()] == [("s", 1)]
+        assert store.get_state("s") is None
+        store.append("s", [HumanMessage("ours")])
+        assert texts(store.read("s")) == ["theirs", "ours"]
+        assert store.get_state("s") is None
+        expire(store)
+        assert store.read("s") == []
+
+
+def test_a_number_that_sqlite_gives_again_hides_nothing_of_ours(path, url):
+    """LangChain's class makes its table so, and knows of no expiry when it clears a session."""
+    execute(path, "CREATE TABLE message_store (id INTEGER PRIMARY KEY, session_id TEXT, message TEXT)")
+    with SQLStore(url, ttl=60) as store:
+        for is_begun_anew in (False, True):
+            store.append("s", [HumanMessage("old")] * 5)
+            expire(store)
+            if is_begun_anew:
+                store.append("s", [HumanMessage("new")])
+            execute(path, "DELETE FROM message_store")
+            store.append("s", [HumanMessage("ours")])
+            assert texts(store.read("s")) == ["ours"]
+            store.clear("s")
+
+
+def test_a_place_where_sessions_expire_is_found(path, url):
+    """By a store without `ttl` that sets up later, and by one of the same place that had set up before."""
+    with SQLStore(url) as plain, SQLStore(url, ttl=60) as store:
+        plain.append("s", [HumanMessage("before")])
+        assert "message_store_expiry" not in sa.inspect(plain.client).get_table_names()
+        assert texts(store.read("s")) == ["before"]
+        assert "message_store_expiry" not in sa.inspect(plain.client).get_table_names(), "a read makes nothing"
+        store.append("s", [HumanMessage("old")])
+        expire(store)
+        later = SQLStore(client=sa.create_engine(url))
+        for one in (plain, store, later):
+            assert one.read("s") == []
+            assert one.count("s") == 0
+        later.append("s", [HumanMessage("new")])
+        assert texts(plain.read("s")) == ["new"]
+        later.clear("s")
+        with store.client.connect() as connection:
+            assert connection.execute(sa.text("SELECT * FROM message_store_expiry")).all() == []
+        later.client.dispose()
 
 
 # Errors.

@@ -50,6 +50,7 @@ NO_FILE, SMALL_FILE, ERASED_FILE = 1, 2**20, 256 * 2**20
 _FILE = sa.text("""
 SELECT page_count * page_size, (
   SELECT count(*) FROM sqlite_master AS t WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '*_state'
+  AND name NOT GLOB '*_expiry'
   AND NOT coalesce((SELECT max(pk) = 1 AND max(pk * (upper(type) = 'INTEGER')) FROM pragma_table_info(t.name)), 0)
 ) FROM pragma_page_count, pragma_page_size
 """)

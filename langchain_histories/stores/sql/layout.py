@@ -5,20 +5,34 @@ A table that exists is used as it is, if it can hold histories at all.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from langchain_histories.errors import ConfigurationError
+from langchain_histories.stores.sql.expiry import Expiry
 from langchain_histories.stores.sql.jsonb import MAX_BYTES, shape_of
-from langchain_histories.stores.sql.statements import COLLATIONS, MYSQL, Limit, Statements, derived_name, quoted
+from langchain_histories.stores.sql.statements import (
+    COLLATIONS,
+    COMPOUND_ROWS,
+    MYSQL,
+    Limit,
+    Statements,
+    derived_name,
+    quoted,
+)
 from langchain_histories.stores.sql.states import StateStatements
 from langchain_histories.stores.sql.yugabytedb import NAME as YUGABYTEDB
 from langchain_histories.stores.sql.yugabytedb import VERSION_MARK, has_locks, make_locks
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMPOUND_BYTES = 250_000
 _LONGTEXT = 2**32 - 1  # bytes
 _INDEX_PREFIX = 255  # characters of a session id in MySQL's index
 _SEQUENCE_CACHE = sa.text(
@@ -46,10 +60,12 @@ class Layout:
         charset: The character set of the whole database, on PostgreSQL, unless it is UTF-8.
         messages: The statements over the table of messages.
         states: The statements over the table of states.
+        expiry: The statements over the table of expiries.
         has_messages: Whether the table of messages exists.
         has_index: Whether it has an index on session ids.
         has_states: Whether the table of states exists.
         has_state_index: Whether it has an index on session ids.
+        has_expiry: Whether the table of expiries exists.
         has_locks: Whether YugabyteDB's rows to lock exist.
         is_provisional: Whether something was made in a transaction of the caller's, who may yet roll it back.
     """
@@ -61,17 +77,29 @@ class Layout:
     charset: str | None = None
     messages: Statements = field(init=False)
     states: StateStatements = field(init=False)
+    expiry: Expiry = field(init=False)
     has_messages: bool = False
     has_index: bool = False
     has_states: bool = False
     has_state_index: bool = False
+    has_expiry: bool = False
     has_locks: bool = True
     is_provisional: bool = False
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is nothing to make."""
-        return self.has_messages and self.has_index and self.has_state_index and self.has_locks
+    def is_complete(self, *, expires: bool) -> bool:
+        """Whether there is nothing to make, for a store with a `ttl` or for others."""
+        has_all = self.has_messages and self.has_index and self.has_state_index and self.has_locks
+        return has_all and (self.has_expiry or not expires)
+
+    @functools.cached_property
+    def appending(self) -> Any:
+        """PostgreSQL's statement that appends to a session that expires."""
+        return self.expiry.insert_and_put(self.messages)
+
+    def is_compound(self, rows: Sequence[str]) -> bool:
+        """Whether one statement of MariaDB's takes the lock, inserts these rows and commits."""
+        is_short = sum(map(len, rows)) <= min(_COMPOUND_BYTES, self.packet // 16)
+        return self.kind == "mariadb" and len(rows) <= COMPOUND_ROWS and is_short
 
     @property
     def is_narrow(self) -> bool:
@@ -110,6 +138,11 @@ class Tables:
         return derived_name(self.messages, "_state", self.backend)
 
     @property
+    def expiry(self) -> str:
+        """The table of expiries."""
+        return derived_name(self.messages, "_expiry", self.backend)
+
+    @property
     def locks(self) -> str:
         """The table of locks, on YugabyteDB."""
         return derived_name(self.messages, "_lock", self.backend)
@@ -141,22 +174,27 @@ class Tables:
             limits = self._limits(connection, inspector, layout, columns, shape.column if shape else "message")
             layout.has_index = self._is_indexed(inspector, self.messages)
         messages = self._table(layout.kind, self.messages, shape.column if shape else "message")
-        layout.messages = Statements(messages, layout.kind, *limits, shape, is_yugabyte=layout.is_yugabyte)
+        layout.has_expiry = inspector.has_table(self.expiry, schema=self.schema)
+        layout.expiry = Expiry(self._expiry_table(layout.kind), layout.kind, ours)
+        more: Any = {"is_yugabyte": layout.is_yugabyte, "expiry": layout.expiry if layout.has_expiry else None}
+        layout.messages = Statements(messages, layout.kind, *limits, shape, **more)
         states = self._table(layout.kind, self.states, "state", is_named=True)
-        layout.states = StateStatements(states, layout.kind, ours, is_yugabyte=layout.is_yugabyte)
+        layout.states = StateStatements(states, layout.kind, ours, **more)
         layout.has_states = inspector.has_table(self.states, schema=self.schema)
         layout.has_state_index = layout.has_states and self._is_indexed(inspector, self.states)
         return layout
 
-    def make(self, connection: sa.Connection, *, upgrade: bool) -> Layout:
+    def make(self, connection: sa.Connection, *, upgrade: bool, expires: bool) -> Layout:
         """Make what is missing, and see what is there then. Called under the lock of the set-up.
 
         Args:
             connection: In a transaction.
             upgrade: Whether a table that exists gets an index, and on MySQL a column for long messages.
+            expires: Whether sessions expire.
         """
         layout = self.inspect(connection)
-        if self.schema is not None and not layout.is_complete and not sa.inspect(connection).has_schema(self.schema):
+        is_complete = layout.is_complete(expires=expires)
+        if self.schema is not None and not is_complete and not sa.inspect(connection).has_schema(self.schema):
             raise ConfigurationError(
                 f"There is no schema {self.schema!r} for the table {self.messages!r}: make it with CREATE SCHEMA, or "
                 "choose another schema."
@@ -178,6 +216,10 @@ class Tables:
         if not layout.has_state_index:
             # MySQL commits each of these by itself, so another set-up may have been stopped in between.
             connection.execute(CreateIndex(_index(states, layout.kind)))
+        if expires and not layout.has_expiry:
+            expiry = self._expiry_table(layout.kind)
+            connection.execute(CreateTable(expiry, if_not_exists=True))
+            connection.execute(CreateIndex(_index(expiry, layout.kind)))
         return self.inspect(connection)
 
     def _widen(self, connection: sa.Connection, layout: Layout) -> None:
@@ -194,7 +236,7 @@ class Tables:
 
     def drop(self, connection: sa.Connection) -> None:
         """Remove the tables."""
-        for name in (self.states, self.messages):
+        for name in (self.expiry, self.states, self.messages):
             table = sa.Table(sa.quoted_name(name, quote=True), sa.MetaData(), schema=self._schema)
             connection.execute(sa.schema.DropTable(table, if_exists=True))
 
@@ -255,6 +297,13 @@ class Tables:
             raise ConfigurationError(
                 f"Table {self.messages!r} has no primary key id: SQLite would not number its rows."
             )
+
+    def _expiry_table(self, kind: str) -> sa.Table:
+        table = self._table(kind, self.expiry, "state", is_named=True)
+        table.append_column(sa.Column("expires_at", sa.BigInteger()))
+        for name in ("up_to", "hidden"):
+            table.append_column(sa.Column(name, sa.BigInteger(), nullable=False))
+        return table
 
     def _table(self, kind: str, name: str, text: str, *, jsonb: bool = False, is_named: bool = False) -> sa.Table:
         """A table of ids, session ids and texts. The ids are numbers, or names of sessions."""

@@ -1,7 +1,8 @@
 """What a store of SQLite, PostgreSQL, MariaDB, MySQL and YugabyteDB can do, in the table of LangChain's class.
 
 The table `message_store(id, session_id, message)` has one record a row, ordered by `id`; the states are in
-`message_store_state(id, session_id, state)`, a row a session, and each change of one is a single statement.
+`message_store_state(id, session_id, state)`, a row a session, and each change of one is a single statement. Where a
+store has a `ttl` there is `message_store_expiry` too: see `expiry.py`.
 
 A database numbers rows before their transactions commit. Two writers of a session would mix their batches, and a reader
 that goes on after the last id it saw would miss rows. So every writer of messages holds a lock of its session until its
@@ -45,12 +46,12 @@ from langchain_histories.stores.sql.engines import (
 from langchain_histories.stores.sql.jsonb import uuid_text
 from langchain_histories.stores.sql.layout import Layout, Tables
 from langchain_histories.stores.sql.statements import (
-    COMPOUND_ROWS,
     MAX_ID,
     MYSQL,
     Statements,
     escape_row,
     key_text,
+    name_of,
 )
 from langchain_histories.stores.sql.yugabytedb import DISCARD_NUMBERS, take_lock, tried_again
 
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_COMPOUND_BYTES = 250_000
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes no more than 999 parameters
 _ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:lock AS text), 0))")
 _GET_LOCK = sa.text("SELECT GET_LOCK(:lock, :wait)")
@@ -77,7 +77,7 @@ class SQLOperations(EngineOperations):
         tables: Their names.
     """
 
-    capabilities = ~Capability.TTL
+    capabilities = ~Capability(0)
     unholdable = "\0"
 
     def __init__(self, database: Database, tables: Tables) -> None:
@@ -137,14 +137,19 @@ class SQLOperations(EngineOperations):
                 layout = await self._in_sync(connection, self.tables.inspect)
         # In a transaction that the caller may roll back nothing is made for good.
         is_provisional = use.is_in_transaction() and (
-            not layout.is_complete or (before is not None and before.is_provisional)
+            not layout.is_complete(expires=self.ttl is not None) or (before is not None and before.is_provisional)
         )
+        expires = self.ttl is not None
+
+        def make(sync: sa.Connection) -> Layout:
+            return self.tables.make(sync, upgrade=upgrade, expires=expires)
+
         for is_last in (False, True):
-            if layout.is_complete and not (upgrade and layout.is_narrow):
+            if layout.is_complete(expires=expires) and not (upgrade and layout.is_narrow):
                 break
             try:
                 async with entered(self._locked(use, layout, "")) as connection:
-                    layout = await self._in_sync(connection, lambda sync: self.tables.make(sync, upgrade=upgrade))
+                    layout = await self._in_sync(connection, make)
                     self._warn(layout)
                 break
             except exc.DBAPIError as error:
@@ -153,7 +158,7 @@ class SQLOperations(EngineOperations):
                 # Another program makes the table at this moment, or this user may not: what is there may do.
                 async with entered(use.connection()) as connection:
                     layout = await self._in_sync(connection, self.tables.inspect)
-                if is_last and not layout.has_messages:
+                if is_last and not (layout.has_messages and (layout.has_expiry or not expires)):
                     raise
                 if is_last and not layout.has_states:
                     logger.warning("There is no table %s for states, and none can be made.", self.tables.states)
@@ -279,38 +284,97 @@ class SQLOperations(EngineOperations):
         return rows
 
     async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        use, layout = EngineUse.of(client), self._layout
+        use, layout = EngineUse.of(client), await self._layout_to_write(client)
         table = layout.messages
         key = self._checked_id(table, key)
         rows = self._checked_rows(layout, table, key, rows)
-        if not use.is_mysql and not layout.is_yugabyte:
+        if layout.has_expiry:
+            await self._append_and_put(client, use, layout, key, rows)
+        elif not use.is_mysql and not layout.is_yugabyte:
             # The insert takes the lock, and commits by itself.
             async with entered(use.connection(writing=True)) as connection:
                 await self._insert(connection, layout, table, key, rows)
-        elif (
-            layout.kind == "mariadb"
-            and len(rows) <= COMPOUND_ROWS
-            and sum(map(len, rows)) <= min(_COMPOUND_BYTES, layout.packet // 16)
-        ):
-            texts = {f"m{number}": row for number, row in enumerate(rows)}
+        elif layout.is_compound(rows):
             async with entered(use.connection(writing=True)) as connection:
-                parameters = {"lock": self._lock_name(layout, key), "s": key, **self._lock_wait(), **texts}
+                parameters = self._compound_parameters(layout, key, rows)
                 await settle(connection.execute(table.compound(len(rows)), parameters))
         else:
             async with entered(self._locked(use, layout, key)) as connection:
                 await self._insert(connection, layout, table, key, rows)
+
+    def _compound_parameters(self, layout: Layout, key: str, rows: Sequence[str]) -> dict[str, Any]:
+        texts = {f"m{number}": row for number, row in enumerate(rows)}
+        return {"lock": self._lock_name(layout, key), "s": key, **self._lock_wait(), **texts}
 
     async def _insert(self, connection: Any, layout: Layout, table: Statements, key: str, rows: Sequence[str]) -> None:
         parameters: Any = {"s": key}
         if layout.kind in MYSQL:
             parameters = [{"s": key, "m": row} for row in rows]
         else:
-            parameters["rows"] = json.dumps(rows, ensure_ascii=False)
             if layout.is_yugabyte:
                 await settle(connection.execute(DISCARD_NUMBERS))
-            elif layout.kind == "postgresql":
-                parameters["lock"] = self._lock_name(layout, key)
+            parameters = self._insert_parameters(layout, key, rows)
         await settle(connection.execute(table.insert, parameters))
+
+    def _insert_parameters(self, layout: Layout, key: str, rows: Sequence[str]) -> dict[str, Any]:
+        parameters = {"s": key, "rows": json.dumps(rows, ensure_ascii=False)}
+        if layout.kind == "postgresql" and not layout.is_yugabyte:
+            parameters["lock"] = self._lock_name(layout, key)
+        return parameters
+
+    # Expiry.
+
+    async def _layout_to_read(self, client: Any) -> Layout:
+        """What was found. With a `ttl` others are looked for who have brought one here since."""
+        if self.ttl is not None and not self._layout.has_expiry:
+            await settle(self._look(client))
+        return self._layout
+
+    async def _layout_to_write(self, client: Any) -> Layout:
+        """What was found, with what a `ttl` needs: a store without one may have set up this place."""
+        if self.ttl is not None and not self._layout.has_expiry:
+            await settle(self._set_up(client, upgrade=False))
+        return self._layout
+
+    async def _append_and_put(self, client: Any, use: EngineUse, layout: Layout, key: str, rows: Sequence[str]) -> None:
+        """Append to a session that expires, in as many trips as to another."""
+        table, expiry = layout.messages, layout.expiry
+        putting = expiry.parameters(key, self.ttl)
+        if layout.kind == "postgresql" and not layout.is_yugabyte:
+            parameters = {**self._insert_parameters(layout, key, rows), **putting}
+
+            async def body(_: Any) -> None:
+                async with entered(use.connection(writing=True)) as connection:
+                    await settle(connection.execute(layout.appending, parameters))
+
+            # As of `put_state`: the row of the expiry may have been changed since the statement began.
+            await settle(body(client) if use.is_in_transaction() else tried_again(client, body))
+        elif layout.is_compound(rows):
+            async with entered(use.connection(writing=True)) as connection:
+                parameters = {**self._compound_parameters(layout, key, rows), **putting}
+                await settle(connection.execute(expiry.compound_and_put(table, len(rows)), parameters))
+        else:
+            async with entered(self._locked(use, layout, key)) as connection:
+                before = await self._last_id(connection, layout, key)
+                await self._insert(connection, layout, table, key, rows)
+                await self._put_expiry(connection, layout, key, before)
+
+    @staticmethod
+    async def _last_id(connection: Any, layout: Layout, key: str) -> int:
+        return int((await settle(connection.execute(layout.messages.last_id, {"s": key}))).scalar_one())
+
+    async def _put_expiry(self, connection: Any, layout: Layout, key: str, before: int) -> None:
+        """Have the session expire `ttl` seconds from now; begin it anew if it has expired.
+
+        Args:
+            connection: In a transaction with the lock of the session.
+            layout: What was found.
+            key: The session.
+            before: The number of the last record that was there before; SQLite may give greater ones again.
+        """
+        last = await self._last_id(connection, layout, key)
+        parameters = {**layout.expiry.parameters(key, self.ttl), "up_to": last, "before": before}
+        await settle(connection.execute(layout.expiry.put, parameters))
 
     async def read(
         self,
@@ -321,7 +385,7 @@ class SQLOperations(EngineOperations):
         first: int | None = None,
         after: str | None = None,
     ) -> Sequence[Row]:
-        key = self._checked_id(self._layout.messages, key)
+        key = self._checked_id((await self._layout_to_read(client)).messages, key)
         async with entered(EngineUse.of(client).connection()) as connection:
             return await self._rows(connection, key, last=last, first=first, after=after)
 
@@ -335,7 +399,7 @@ class SQLOperations(EngineOperations):
         after: str | None = None,
     ) -> list[Row]:
         table = self._layout.messages
-        parameters: dict[str, Any] = {"s": key}
+        parameters: dict[str, Any] = self._shown(key)
         if after is not None:
             parameters["after"] = min(position_number(after), MAX_ID)
         limit = first if last is None else last
@@ -347,9 +411,13 @@ class SQLOperations(EngineOperations):
         rows = [Row(decode(text), str(number)) for number, text in found]
         return rows if last is None else rows[::-1]
 
+    def _shown(self, key: str) -> dict[str, Any]:
+        """The parameters of a statement over the records of a session that are shown."""
+        return {"s": key, "name": name_of(key)} if self._layout.has_expiry else {"s": key}
+
     async def count(self, client: Any, key: str) -> int:
-        table = self._layout.messages
-        parameters = {"s": self._checked_id(table, key)}
+        table = (await self._layout_to_read(client)).messages
+        parameters = self._shown(self._checked_id(table, key))
         async with entered(EngineUse.of(client).connection()) as connection:
             return int((await settle(connection.execute(table.count, parameters))).scalar_one())
 
@@ -357,7 +425,7 @@ class SQLOperations(EngineOperations):
         """What was found, with what a removal locks."""
         if not self._layout.has_locks:
             await settle(self._set_up(client, upgrade=False))
-        return self._layout
+        return await self._layout_to_read(client)
 
     async def clear(self, client: Any, key: str) -> None:
         layout = await self._layout_to_remove(client)
@@ -372,7 +440,9 @@ class SQLOperations(EngineOperations):
         if not layout.has_states:
             layout = await self._in_sync(connection, self.tables.inspect)
             self._found(layout)
-        return [layout.messages, layout.states] if layout.has_states else [layout.messages]
+        tables: list[Statements] = [layout.messages]
+        tables += [layout.states] if layout.has_states else []
+        return tables + ([layout.expiry] if layout.has_expiry else [])
 
     async def _remove(self, connection: Any, table: Statements, key: str) -> None:
         # By number: on MySQL a deletion by session would also lock the gaps between rows, where others append.
@@ -389,7 +459,7 @@ class SQLOperations(EngineOperations):
         return removed
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        layout = self._layout
+        layout = await self._layout_to_write(client)
         table = layout.messages
         key = self._checked_id(table, key)
         rows = self._checked_rows(layout, table, key, rows)
@@ -400,11 +470,14 @@ class SQLOperations(EngineOperations):
         await self._remove(connection, table, key)
         if rows:
             await self._insert(connection, layout, table, key, rows)
+            if layout.has_expiry:
+                await self._put_expiry(connection, layout, key, before=0)
 
     async def edit(
         self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
     ) -> bool:
-        layout = await self._layout_to_remove(client)
+        await self._layout_to_remove(client)
+        layout = await self._layout_to_write(client)
         table = layout.messages
         key = self._checked_id(table, key)
         rows = self._checked_rows(layout, table, key, rows)
@@ -414,7 +487,10 @@ class SQLOperations(EngineOperations):
                 return False
             if rows:
                 # Before the others go, for the same reason.
+                before = await self._last_id(connection, layout, key) if layout.has_expiry else 0
                 await self._insert(connection, layout, table, key, rows)
+                if layout.has_expiry:
+                    await self._put_expiry(connection, layout, key, before)
             await self._remove_numbers(connection, table, [int(row.position) for row in expected[kept:]])
         return True
 
@@ -428,7 +504,7 @@ class SQLOperations(EngineOperations):
     # Sessions.
 
     async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
-        statement = self._layout.messages.listing(prefix, limit, after)
+        statement = (await self._layout_to_read(client)).messages.listing(prefix, limit, after)
         async with entered(EngineUse.of(client).connection()) as connection:
             found = (await settle(connection.execute(statement))).all()
         return [SessionRow(key_text(key), count, last) for key, count, last in found]
@@ -447,10 +523,12 @@ class SQLOperations(EngineOperations):
     # States.
 
     async def get_state(self, client: Any, key: str) -> str | bytes | None:
-        layout = self._layout
-        name = layout.states.name_of(self._checked_id(layout.messages, key))
+        layout = await self._layout_to_read(client)
+        name = name_of(self._checked_id(layout.messages, key))
         async with entered(EngineUse.of(client).connection()) as connection:
-            if not layout.has_states and len(await self._tables_with_traces(connection)) == 1:
+            if not layout.has_states:
+                await self._tables_with_traces(connection)
+            if not self._layout.has_states:
                 return None
             states = self._layout.states
             found = (await settle(connection.execute(states.get, {"name": name}))).first()
@@ -458,6 +536,8 @@ class SQLOperations(EngineOperations):
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         use = EngineUse.of(client)
+        if (await self._layout_to_write(client)).has_expiry:
+            return await self._put_state_of_expiring(use, key, text, expected)
 
         async def body(_: Any) -> bool:
             # On SQLite a first state is told from one that takes the place of another, of which nothing may be left.
@@ -470,22 +550,43 @@ class SQLOperations(EngineOperations):
         is_tried_again = not use.is_in_transaction()
         return bool(await settle(tried_again(client, body) if is_tried_again else body(client)))
 
-    async def _change_state(self, use: EngineUse, key: str, text: str | None, expected: ExpectedState) -> bool:
+    async def _put_state_of_expiring(self, use: EngineUse, key: str, text: str | None, expected: ExpectedState) -> bool:
+        """Put a state where sessions expire: under the lock, because what names it may change with an append."""
         layout = self._layout
-        table = layout.states
         key = self._checked_id(layout.messages, key)
-        if text is not None:
-            (text,) = self._checked_rows(layout, table, key, [text])
-        statement, parameters = table.change(key, text, expected)
+        name = name_of(key)
+        async with entered(self._locked(use, layout, key)) as connection:
+            found = (await settle(connection.execute(layout.expiry.look, {"name": name}))).first()
+            if found is not None and found[0] and text is None:
+                return expected is None or expected is ANY_STATE
+            last = await self._last_id(connection, layout, key)
+            is_new = found is None and self.ttl is not None and not last
+            if text is not None and (is_new or (found is not None and found[0])):
+                if isinstance(expected, str | bytes):
+                    return False
+                await self._put_expiry(connection, layout, key, last)
+                found = (await settle(connection.execute(layout.expiry.look, {"name": name}))).first()
+            return await self._change(connection, found[1] if found else name, key, text, expected)
+
+    async def _change_state(self, use: EngineUse, key: str, text: str | None, expected: ExpectedState) -> bool:
+        key = self._checked_id(self._layout.messages, key)
         async with entered(use.connection(writing=True)) as connection:
-            try:
-                is_done = (await settle(connection.execute(statement, parameters))).rowcount > 0
-            except exc.IntegrityError:
-                if expected is not None:
-                    raise
-                return False  # somebody else has stored the first state
+            is_done = await self._change(connection, name_of(key), key, text, expected)
             if not use.commits_by_itself:
                 await settle(connection.commit())
+        return is_done
+
+    async def _change(self, connection: Any, name: str, key: str, text: str | None, expected: ExpectedState) -> bool:
+        layout = self._layout
+        if text is not None:
+            (text,) = self._checked_rows(layout, layout.states, key, [text])
+        statement, parameters = layout.states.change(name, key, text, expected)
+        try:
+            is_done = (await settle(connection.execute(statement, parameters))).rowcount > 0
+        except exc.IntegrityError:
+            if expected is not None:
+                raise
+            return False  # somebody else has stored the first state
         if is_done and expected is not None:
             self._log.what = self._log.what or SMALL_FILE
         return is_done or expected is ANY_STATE

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
@@ -15,6 +15,9 @@ from sqlalchemy.dialects import mysql, postgresql
 from langchain_histories.stores.base import prefix_end
 from langchain_histories.stores.sql.jsonb import Shape, from_jsonb, to_jsonb
 from langchain_histories.stores.sql.yugabytedb import INSERT as YUGABYTE_INSERT
+
+if TYPE_CHECKING:
+    from langchain_histories.stores.sql.expiry import Expiry
 
 MYSQL = ("mysql", "mariadb")
 KINDS = ("sqlite", "postgresql", *MYSQL, "yugabytedb")
@@ -30,7 +33,7 @@ _COMPOUND = """BEGIN NOT ATOMIC
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; DO RELEASE_LOCK(:lock); RESIGNAL; END;
   IF GET_LOCK(:lock, :wait) IS NOT TRUE THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'lock timeout'; END IF;
   INSERT INTO {table} ({session}, {text}) VALUES {rows};
-  COMMIT; DO RELEASE_LOCK(:lock);
+  {more}COMMIT; DO RELEASE_LOCK(:lock);
 END"""
 # PostgreSQL runs the CTE only because FROM mentions it. Ids are assigned above the join, so after the lock is held.
 _POSTGRESQL_INSERT = """
@@ -115,6 +118,7 @@ class Statements:
         text_limit: What its column of texts can hold.
         shape: How it keeps texts in JSON.
         is_yugabyte: Whether a writer takes its lock by another statement.
+        expiry: The statements over the table of expiries, where there is one: what has expired is not shown.
     """
 
     def __init__(
@@ -126,10 +130,11 @@ class Statements:
         shape: Shape | None = None,
         *,
         is_yugabyte: bool = False,
+        expiry: Expiry | None = None,
     ) -> None:
-        self._table, self._kind = table, kind
+        self._table, self._kind, self._expiry = table, kind, expiry
         self.session_limit, self.text_limit, self.shape = session_limit, text_limit, shape
-        number, session, text = table.c
+        number, session, text = list(table.c)[:3]
         self._text: Any = text if shape is None else sa.literal_column(shape.read, sa.Text())
         if kind == "sqlite":
             # Its columns hold values of any type, and the driver reads no row of those where a text is no UTF-8.
@@ -146,6 +151,9 @@ class Statements:
                 wanted = sa.collate(wanted, str(session_limit.collation))
             exact.append(session == wanted)
         self.ids = sa.select(number).where(*exact)
+        self.last_id = sa.select(sa.func.coalesce(sa.func.max(number), 0)).where(*exact)
+        if expiry is not None:
+            exact.append(number > sa.func.coalesce(expiry.hidden_of_one, 0))
         self.count = sa.select(sa.func.count()).select_from(table).where(*exact)
         self.delete = table.delete().where(number.in_(sa.bindparam("ids", expanding=True)))
         beyond = number > sa.bindparam("after", type_=sa.BigInteger())
@@ -157,7 +165,7 @@ class Statements:
                 query = query.order_by(number.desc() if from_end else number)
                 self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
-        self._names = {
+        self.names = {
             "table": quoted(table.name, mark, table.schema),
             "session": quoted(session.name, mark),
             "text": quoted(text.name, mark),
@@ -167,9 +175,10 @@ class Statements:
         else:
             insert = _SQLITE_INSERT if kind == "sqlite" else YUGABYTE_INSERT if is_yugabyte else _POSTGRESQL_INSERT
             session_type = "uuid" if session_limit.is_uuid else "text"
-            columns, values = (self._names["text"], "u.m") if shape is None else (shape.columns, shape.values)
+            columns, values = (self.names["text"], "u.m") if shape is None else (shape.columns, shape.values)
             texts = {"session_type": session_type, "columns": columns, "values": values}
-            self.insert = sa.text(insert.format(**self._names, **texts))
+            self.insert_text = insert.format(**self.names, **texts)
+            self.insert = sa.text(self.insert_text)
         self.compound = functools.lru_cache(COMPOUND_ROWS)(self._compound)
 
     def encode(self, row: str) -> str:
@@ -182,8 +191,12 @@ class Statements:
 
     def _compound(self, count: int) -> Any:
         """MariaDB's statement that takes the lock, inserts so many rows, commits and releases the lock."""
+        return sa.text(self.compound_text(count))
+
+    def compound_text(self, count: int, more: str = "") -> str:
+        """Return its text, with more statements behind the insert."""
         rows = ", ".join(f"(:s, :m{number})" for number in range(count))
-        return sa.text(_COMPOUND.format(rows=rows, **self._names))
+        return _COMPOUND.format(rows=rows, more=more and f"{more}\n  ", **self.names)
 
     def _by_bytes(self, text: Any) -> Any:
         """The text as something that the database compares and orders byte for byte."""
@@ -213,6 +226,10 @@ class Statements:
         """Select key, number of rows and last text of sessions."""
         number = self._table.c.id
         grouped = sa.select(self._key.label("k"), sa.func.count().label("n"), sa.func.max(number).label("m"))
+        if self._expiry is not None:
+            same = self._expiry.session == self._key
+            grouped = grouped.outerjoin_from(self._table, self._expiry.table, same)
+            grouped = grouped.where(number > sa.func.coalesce(self._expiry.hidden, 0))
         page = grouped.where(*self._from_to(prefix, after)).group_by(self._key).order_by(self._key).limit(limit)
         sessions = page.subquery()
         return sa.select(sessions.c.k, sessions.c.n, self._text).join(self._table, number == sessions.c.m)
@@ -229,6 +246,11 @@ def quoted(name: str, mark: str, schema: str | None = None, *, escape: bool = Tr
     """
     names = [mark + one.replace(mark, mark * 2) + mark for one in (schema, name) if one is not None]
     return ".".join(names).replace(":", "\\:" if escape else ":")
+
+
+def name_of(key: str) -> str:
+    """Return what names the row of a session in the table of states and in that of expiries."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def key_text(key: str | bytes) -> str:

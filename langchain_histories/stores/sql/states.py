@@ -7,13 +7,16 @@ be. A unique name makes each statement atomic by itself, so none needs the lock 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from langchain_histories.stores.base import ANY_STATE, ExpectedState
 from langchain_histories.stores.sql.statements import MYSQL, Limit, Statements
+
+if TYPE_CHECKING:
+    from langchain_histories.stores.sql.expiry import Expiry
 
 
 class StateStatements(Statements):
@@ -24,9 +27,12 @@ class StateStatements(Statements):
         kind: Of the database.
         limit: What its columns can hold.
         is_yugabyte: Whether it is a YugabyteDB.
+        expiry: The statements over the table of expiries, where there is one: it says what names the row of a session.
     """
 
-    def __init__(self, table: sa.Table, kind: str, limit: Limit, *, is_yugabyte: bool = False) -> None:
+    def __init__(
+        self, table: sa.Table, kind: str, limit: Limit, *, is_yugabyte: bool = False, expiry: Expiry | None = None
+    ) -> None:
         super().__init__(table, kind, limit, limit, is_yugabyte=is_yugabyte)
         name, session, state = table.c
         self._is_mysql = kind in MYSQL
@@ -53,16 +59,11 @@ class StateStatements(Statements):
         self._add, self._put = (
             insert.inline().execution_options(preserve_rowcount=True) for insert in (self._add, self._put)
         )
-        self.get = sa.select(self._text).where(this)
+        self.get = sa.select(self._text).where(this if expiry is None else name == expiry.state_of_one)
 
-    @staticmethod
-    def name_of(key: str) -> str:
-        """Return what names the row of a session."""
-        return hashlib.sha256(key.encode()).hexdigest()
-
-    def change(self, key: str, text: str | None, expected: ExpectedState) -> tuple[Any, dict[str, Any]]:
-        """Return the statement that stores or removes a state, and its parameters."""
-        parameters: dict[str, Any] = {"name": self.name_of(key)}
+    def change(self, name: str, key: str, text: str | None, expected: ExpectedState) -> tuple[Any, dict[str, Any]]:
+        """Return the statement that stores or removes the state of this name, and its parameters."""
+        parameters: dict[str, Any] = {"name": name}
         if text is not None:
             parameters["state"] = text
         if isinstance(expected, str | bytes):

@@ -60,7 +60,7 @@ class SQLStore(MessageStore):
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url` of a server.
         engine_args: More arguments for `create_engine` and `create_async_engine`; only with `url`.
-        **options: See `StoreOptions`. There is no `ttl`.
+        **options: See `StoreOptions`. `ttl` is supported; the table `<table_name>_expiry` has the times.
 
     Raises:
         ConfigurationError: An argument cannot be used.

@@ -8,7 +8,8 @@
 | `objects.py` | any Python object in a message or a state |
 | `foreign.py` | whatever is stored where a record or a state should be |
 | `reads.py` | the last, the first, what is behind a position |
-| `removal.py` | expiry, clear, erase, delete, replace |
+| `removal.py` | clear, erase, delete, replace |
+| `expiry.py` | how sessions expire, and are swept and pruned |
 | `travel.py` | records that go to another store and come back |
 | `edits.py` | edit, take, insert, fork, rename, beside others |
 | `meta.py` | what an application keeps of records |
@@ -25,6 +26,7 @@ from langchain_histories.testing.suite.asynchronous import AsyncTests
 from langchain_histories.testing.suite.batches import BatchTests
 from langchain_histories.testing.suite.clients import ClientTests
 from langchain_histories.testing.suite.edits import EditTests
+from langchain_histories.testing.suite.expiry import ExpiryTests
 from langchain_histories.testing.suite.failures import FailureTests
 from langchain_histories.testing.suite.foreign import ForeignTests
 from langchain_histories.testing.suite.forks import ForkTests
@@ -47,6 +49,7 @@ class MessageStoreTests(
     ForeignTests,
     ReadTests,
     RemovalTests,
+    ExpiryTests,
     TravelTests,
     EditTests,
     MetaTests,

@@ -1,10 +1,9 @@
-"""How messages go: expiry, clear, erase, delete, replace."""
+"""How messages go: clear, erase, delete, replace."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,52 +17,10 @@ from langchain_histories.testing.suite.fixtures import StoreFixtures
 if TYPE_CHECKING:
     from langchain_histories import MessageStore
     from langchain_histories.testing.faces import Face
-    from langchain_histories.testing.suite.fixtures import OpenStore
 
 
 class RemovalTests(StoreFixtures):
-    """Rules 8 and 9, `delete` and `replace`."""
-
-    def test_ttl(self, open_store: OpenStore, face: Face) -> None:
-        """Rule 8: it slides with each append and takes the whole session, state included."""
-        self.needs(Capability.TTL)
-        with open_store(ttl=2) as store:
-            call = face(store)
-            # The first calls of a server may take longer than a session lives.
-            call.append("warm up", [HumanMessage("x")])
-            call.read("warm up")
-            call.clear("warm up")
-            call.append("s", [HumanMessage("first")])
-            if self.has(Capability.STATE):
-                call.put_state("s", {"summary": "x"})
-            call.append("other", [HumanMessage("untouched")])
-            time.sleep(1.3)
-            call.append("s", [HumanMessage("second")])
-            time.sleep(1.3)
-            assert texts(call.read("s")) == ["first", "second"]
-            assert call.read("other") == []
-            if self.has(Capability.STATE):
-                assert call.get_state("s") == {"summary": "x"}
-                # What is put beside a session does not outlive it.
-                call.put_state("s", {"summary": "y"})
-                call.update_state("s", lambda state: {**state, "more": 1})
-            time.sleep(1.3)
-            assert call.read("s") == []
-            if self.has(Capability.STATE):
-                assert call.get_state("s") is None
-            if self.has(Capability.SESSIONS):
-                assert call.sessions() == []
-
-    def test_ttl_where_there_is_none(self, open_store: OpenStore) -> None:
-        """Rule 8: it is refused when it is configured, in the name of the store."""
-        if self.has(Capability.TTL):
-            for bad in (0, -1, 1.5, "60", True):
-                with pytest.raises(ConfigurationError, match="ttl"):
-                    open_store(ttl=bad)
-        else:
-            with pytest.raises(ConfigurationError, match="ttl") as caught:
-                open_store(ttl=60)
-            assert open_store().name in str(caught.value)
+    """Rule 9, `delete` and `replace`."""
 
     def test_clear(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
         """Rule 9: clearing is idempotent, takes the state too, touches no other session and leaves no trace."""
