@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from langchain_histories.conversations.copying import adigest as adigest
     from langchain_histories.conversations.copying import copy as copy
     from langchain_histories.conversations.copying import digest as digest
+    from langchain_histories.conversations.forms import aexport_session as aexport_session
+    from langchain_histories.conversations.forms import aimport_session as aimport_session
+    from langchain_histories.conversations.forms import export_session as export_session
+    from langchain_histories.conversations.forms import import_session as import_session
     from langchain_histories.conversations.json_lines import aexport_jsonl as aexport_jsonl
     from langchain_histories.conversations.json_lines import aimport_jsonl as aimport_jsonl
     from langchain_histories.conversations.json_lines import export_jsonl as export_jsonl
@@ -87,6 +91,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "codec": ("Codec", "Record"),
     "conversations.copying": ("CopyProgress", "CopyReport", "acopy", "adigest", "copy", "digest"),
+    "conversations.forms": ("aexport_session", "aimport_session", "export_session", "import_session"),
     "conversations.json_lines": ("aexport_jsonl", "aimport_jsonl", "export_jsonl", "import_jsonl"),
     "errors": (
         "ConfigurationError",
