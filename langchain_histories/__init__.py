@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from langchain_histories.conversations.json_lines import aimport_jsonl as aimport_jsonl
     from langchain_histories.conversations.json_lines import export_jsonl as export_jsonl
     from langchain_histories.conversations.json_lines import import_jsonl as import_jsonl
+    from langchain_histories.conversations.sources import aimport_langchain_redis as aimport_langchain_redis
+    from langchain_histories.conversations.sources import aimport_openai_agents as aimport_openai_agents
+    from langchain_histories.conversations.sources import import_langchain_redis as import_langchain_redis
+    from langchain_histories.conversations.sources import import_openai_agents as import_openai_agents
     from langchain_histories.errors import ConfigurationError as ConfigurationError
     from langchain_histories.errors import CopyError as CopyError
     from langchain_histories.errors import CorruptRecordError as CorruptRecordError
@@ -93,6 +97,12 @@ _MODULES = {
     "conversations.copying": ("CopyProgress", "CopyReport", "acopy", "adigest", "copy", "digest"),
     "conversations.forms": ("aexport_session", "aimport_session", "export_session", "import_session"),
     "conversations.json_lines": ("aexport_jsonl", "aimport_jsonl", "export_jsonl", "import_jsonl"),
+    "conversations.sources": (
+        "aimport_langchain_redis",
+        "aimport_openai_agents",
+        "import_langchain_redis",
+        "import_openai_agents",
+    ),
     "errors": (
         "ConfigurationError",
         "CopyError",

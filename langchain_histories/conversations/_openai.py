@@ -6,6 +6,7 @@ as langchain-openai keeps it too. So a call stands beside the others of its step
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
@@ -22,7 +23,6 @@ from langchain_core.messages import (
 
 from langchain_histories._values import from_json, to_json
 from langchain_histories.conversations._plain import plain, plain_fields
-from langchain_histories.errors import InvalidMessageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,21 +101,18 @@ def _call(call_id: Any, name: Any, arguments: str) -> dict[str, Any]:
 # From OpenAI.
 
 
-def messages_of(items: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int, BaseMessage]]:
+def messages_of(items: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int, BaseMessage | None]]:
     """Walk the messages that items are: the number of the first item, how many items, and the message.
 
-    Raises:
-        InvalidMessageError: An item is of neither API, or cannot be a message.
+    There is no message where an item is of neither API, or cannot be one.
     """
     at = 0
     while at < len(items):
         count = _step(items, at)
-        try:
+        message: BaseMessage | None = None
+        # Validators can raise anything.
+        with contextlib.suppress(Exception):
             message = _of_step(items[at : at + count]) if count else _of_item(items[at])
-        except Exception as error:  # noqa: BLE001  # validators can raise anything, and their errors quote the content
-            raise InvalidMessageError(
-                f"Item {at} of the conversation is no message of OpenAI's ({type(error).__name__})."
-            ) from None
         yield at, count or 1, message
         at += count or 1
 

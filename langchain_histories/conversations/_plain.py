@@ -1,10 +1,11 @@
-"""What a message holds, as data for those who do not know this package's tags."""
+"""What a message holds, as data for those who do not know this package's tags; ids for what others wrote."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
-from langchain_histories._values import TAG, encode_value
+from langchain_histories._values import TAG, encode_value, to_json
 from langchain_histories.codec import encode_message
 
 if TYPE_CHECKING:
@@ -55,3 +56,8 @@ def _is_utf8(text: str) -> bool:
 
 def _as_key(key: Any) -> str:
     return key if isinstance(key, str) else str(key)
+
+
+def derived_id(source: Any) -> str:
+    """Return the id of a record that is made of what another program wrote: the same each time."""
+    return hashlib.sha256(to_json(encode_value(source)).encode("utf-8", "surrogatepass")).hexdigest()[:32]

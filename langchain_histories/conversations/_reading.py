@@ -29,6 +29,10 @@ class Blocking:
     async def run(self, store: MessageStore, body: Any, session_id: SessionId, nothing: Any = None) -> Any:
         return store.run("copy", body, session_id=session_id, nothing=nothing)
 
+    async def run_foreign(self, store: MessageStore, body: Any, nothing: Any) -> Any:
+        """Read what another program keeps at the place of a store."""
+        return store.run("import", body, needs_setup=False, nothing=nothing)
+
     async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
         return store.sessions(limit=SESSIONS, after=after)
 
@@ -41,6 +45,10 @@ class Awaited:
 
     async def run(self, store: MessageStore, body: Any, session_id: SessionId, nothing: Any = None) -> Any:
         return await store.arun("copy", body, session_id=session_id, nothing=nothing)
+
+    async def run_foreign(self, store: MessageStore, body: Any, nothing: Any) -> Any:
+        """Read what another program keeps at the place of a store."""
+        return await store.arun("import", body, needs_setup=False, nothing=nothing)
 
     async def sessions(self, store: MessageStore, after: str | None) -> list[SessionInfo]:
         return await store.asessions(limit=SESSIONS, after=after)
@@ -57,10 +65,8 @@ class Reading:
 
     async def session_ids(self, given: Iterable[SessionId] | None) -> AsyncGenerator[SessionId]:
         """Walk the ids that are given, each once, or those of all sessions that have messages."""
-        if isinstance(given, str):
-            raise ConfigurationError("sessions must be a list of session ids, not one str.")
         if given is not None:
-            for session_id in dict.fromkeys(given):
+            for session_id in given_ids(given):
                 yield session_id
             return
         page = await self.face.sessions(self.store, None)
@@ -122,6 +128,17 @@ class Reading:
             self.store, lambda client: operations.get_state(client, key), session_id, _none
         )
         return text
+
+
+def given_ids(given: Iterable[SessionId]) -> Iterable[SessionId]:
+    """Return the ids that are given, each once.
+
+    Raises:
+        ConfigurationError: It is a single one.
+    """
+    if isinstance(given, str):
+        raise ConfigurationError("sessions must be a list of session ids, not one str.")
+    return dict.fromkeys(given)
 
 
 def _none() -> None:

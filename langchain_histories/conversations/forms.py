@@ -12,14 +12,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from langchain_core.messages import BaseMessage
 
-from langchain_histories._values import decode_value, encode_value, from_json, to_json
+from langchain_histories._values import decode_value, from_json, to_json
 from langchain_histories.codec import VERSION, Record, RecordFormat, decode_message, record_time
 from langchain_histories.conversations import _openai, _pages
+from langchain_histories.conversations._plain import derived_id
 from langchain_histories.conversations.copying import check_is_store
 from langchain_histories.errors import ConfigurationError, InvalidMessageError
 
@@ -135,10 +135,12 @@ def _imported(conversation: Sequence[dict[str, Any]]) -> list[Record]:
             raise InvalidMessageError(f"Item {number} of the conversation is not a dict, but {type(item).__name__}.")
     if items and all(item.keys() >= {"type", "data"} for item in items):
         return [_of_langchain(number, item) for number, item in enumerate(items)]
-    return [
-        Record(message, "", derived_id([number, *items[number : number + count]]), None)
-        for number, count, message in _openai.messages_of(items)
-    ]
+    records: list[Record] = []
+    for number, count, message in _openai.messages_of(items):
+        if message is None:
+            raise InvalidMessageError(f"Item {number} of the conversation is no message of OpenAI's or LangChain's.")
+        records.append(Record(message, "", derived_id([number, *items[number : number + count]]), None))
+    return records
 
 
 def _of_langchain(number: int, item: dict[str, Any]) -> Record:
@@ -158,8 +160,3 @@ def _of_langchain(number: int, item: dict[str, Any]) -> Record:
         raise InvalidMessageError(
             f"Item {number} of the conversation is no message of LangChain's ({type(error).__name__})."
         ) from None
-
-
-def derived_id(source: Any) -> str:
-    """Return the id of a record that is made of what another program wrote: the same each time."""
-    return hashlib.sha256(to_json(encode_value(source)).encode("utf-8", "surrogatepass")).hexdigest()[:32]

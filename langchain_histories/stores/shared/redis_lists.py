@@ -305,8 +305,7 @@ class RedisListOperations(Operations[Any]):
 
     async def _lists(self, client: Any, start: str) -> set[str]:
         """Return the keys of the lists that start with `start`."""
-        found = await self._names(client, _glob(start) + "*", "list")
-        return {name for name in found if name.startswith(start)}
+        return await self.names(client, start, "list")
 
     async def _states(self, client: Any, start: str) -> dict[str, str]:
         """Return the keys of the states of the lists that start with `start`, and to which list each belongs."""
@@ -314,6 +313,14 @@ class RedisListOperations(Operations[Any]):
         found |= await self._names(client, f"{{*}}{_glob(start)}*:tagged-state", "string")
         lists = {state: _list_of_state(state) for state in found}
         return {state: name for state, name in lists.items() if name.startswith(start) and state_name(name) == state}
+
+    async def names(self, client: Any, start: str, kind: str) -> set[str]:
+        """Return the keys of a kind that start with `start`."""
+        return {name for name in await self._names(client, _glob(start) + "*", kind) if name.startswith(start)}
+
+    async def answers(self, client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the answers to commands that are sent in one go."""
+        return await self._pipeline(client, commands)
 
     async def _names(self, client: Any, pattern: str, kind: str) -> set[str]:
         """Return the keys of a kind that match a pattern. One that is not UTF-8 is no session's."""

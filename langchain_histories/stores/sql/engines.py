@@ -294,7 +294,7 @@ class EngineOperations(Operations[Any]):
             return f"The folder {str(folder)!r} does not exist: make it."
         return f"May this process make or open the file {database!r}?"
 
-    async def _in_sync(self, connection: Any, function: Callable[[sa.Connection], T]) -> T:
+    async def in_sync(self, connection: Any, function: Callable[[sa.Connection], T]) -> T:
         """Call a function of SQLAlchemy's blocking interface, over a connection of either kind."""
         if hasattr(connection, "run_sync"):
             return await settle(connection.run_sync(function))

@@ -173,7 +173,7 @@ class ModelOperations(EngineOperations):
 
     async def _in_transaction(self, client: Any, function: Callable[[sa.Connection], T]) -> T:
         async with entered(EngineUse.of(client).plain_transaction()) as connection:
-            return await self._in_sync(connection, function)
+            return await self.in_sync(connection, function)
 
     async def _in_session(self, client: Any, function: Callable[[Session], T]) -> T:
         """Call a function with a session of SQLAlchemy's ORM, in one transaction."""

@@ -111,7 +111,7 @@ class SQLOperations(EngineOperations):
         if use.lacks_file():
             return False
         async with entered(use.connection()) as connection:
-            layout: Layout = await self._in_sync(connection, self.tables.inspect)
+            layout: Layout = await self.in_sync(connection, self.tables.inspect)
         if layout.has_messages:
             self._found(layout)
         return layout.has_messages
@@ -134,7 +134,7 @@ class SQLOperations(EngineOperations):
             layout: Layout = before
         else:
             async with entered(use.connection()) as connection:
-                layout = await self._in_sync(connection, self.tables.inspect)
+                layout = await self.in_sync(connection, self.tables.inspect)
         # In a transaction that the caller may roll back nothing is made for good.
         is_provisional = use.is_in_transaction() and (
             not layout.is_complete(expires=self.ttl is not None) or (before is not None and before.is_provisional)
@@ -149,7 +149,7 @@ class SQLOperations(EngineOperations):
                 break
             try:
                 async with entered(self._locked(use, layout, "")) as connection:
-                    layout = await self._in_sync(connection, make)
+                    layout = await self.in_sync(connection, make)
                     self._warn(layout)
                 break
             except exc.DBAPIError as error:
@@ -157,7 +157,7 @@ class SQLOperations(EngineOperations):
                     raise
                 # Another program makes the table at this moment, or this user may not: what is there may do.
                 async with entered(use.connection()) as connection:
-                    layout = await self._in_sync(connection, self.tables.inspect)
+                    layout = await self.in_sync(connection, self.tables.inspect)
                 if is_last and not (layout.has_messages and (layout.has_expiry or not expires)):
                     raise
                 if is_last and not layout.has_states:
@@ -196,7 +196,7 @@ class SQLOperations(EngineOperations):
         """Remove both tables from PostgreSQL; the next operation makes them anew."""
         try:
             async with entered(self._locked(EngineUse.of(client), Layout("postgresql"), "")) as connection:
-                await self._in_sync(connection, self.tables.drop)
+                await self.in_sync(connection, self.tables.drop)
         finally:
             self.found.forget()
 
@@ -438,7 +438,7 @@ class SQLOperations(EngineOperations):
         """The tables that may hold traces of a session; another program may have made that of the states by now."""
         layout = self._layout
         if not layout.has_states:
-            layout = await self._in_sync(connection, self.tables.inspect)
+            layout = await self.in_sync(connection, self.tables.inspect)
             self._found(layout)
         tables: list[Statements] = [layout.messages]
         tables += [layout.states] if layout.has_states else []

@@ -110,7 +110,7 @@ class OtherOperations(EngineOperations):
 
     async def look(self, client: Any) -> bool:
         async with entered(EngineUse.of(client).plain_connection()) as connection:
-            return await self._in_sync(connection, self._is_there)
+            return await self.in_sync(connection, self._is_there)
 
     def _is_there(self, connection: sa.Connection) -> bool:
         return sa.inspect(connection).has_table(self._name, schema=self.database.schema(None))
@@ -130,7 +130,7 @@ class OtherOperations(EngineOperations):
                     return
                 try:
                     async with entered(EngineUse.of(client).plain_transaction()) as connection:
-                        await self._in_sync(connection, make)
+                        await self.in_sync(connection, make)
                 except (exc.DBAPIError, exc.CompileError):
                     # Another program makes the table at this moment, or the database has no such way to number rows.
                     if not left and make is ways[-1]:
