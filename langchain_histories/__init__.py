@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from langchain_histories._listing import SessionDescription as SessionDescription
+    from langchain_histories._listing import SessionInfo as SessionInfo
     from langchain_histories._options import Capability as Capability
     from langchain_histories._session_ids import user_session_id as user_session_id
     from langchain_histories.codec import Codec as Codec
@@ -54,7 +56,6 @@ if TYPE_CHECKING:
     from langchain_histories.registry import open_history as open_history
     from langchain_histories.registry import open_store as open_store
     from langchain_histories.store import MessageStore as MessageStore
-    from langchain_histories.store import SessionInfo as SessionInfo
     from langchain_histories.stores.azure_table import AzureTableChatMessageHistory as AzureTableChatMessageHistory
     from langchain_histories.stores.azure_table import AzureTableStore as AzureTableStore
     from langchain_histories.stores.cosmosdb import CosmosDBChatMessageHistory as CosmosDBChatMessageHistory
@@ -123,9 +124,10 @@ _MODULES = {
     "history": ("StoredChatMessageHistory",),
     "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
+    "_listing": ("SessionDescription", "SessionInfo"),
     "_options": ("Capability",),
     "_session_ids": ("user_session_id",),
-    "store": ("MessageStore", "SessionInfo"),
+    "store": ("MessageStore",),
     "stores.azure_table": ("AzureTableChatMessageHistory", "AzureTableStore"),
     "stores.cosmosdb": ("CosmosDBChatMessageHistory", "CosmosDBStore"),
     "stores.dynamodb": ("DynamoDBChatMessageHistory", "DynamoDBStore"),

@@ -44,6 +44,29 @@ class SessionRow:
     last: str | bytes | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewestRow:
+    """A session as a service lists it from the newest on.
+
+    Attributes:
+        key: Its key.
+        position: Token of its place, behind which the listing goes on.
+        count: Its number of rows.
+        first: The text of its first row.
+        last: The text of its last row.
+        state: The text of its state, `None` if it has none.
+        has_more: Whether it has more rows than `count`, because not all were counted.
+    """
+
+    key: str
+    position: str
+    count: int
+    first: str | bytes | None
+    last: str | bytes | None
+    state: str | bytes | None = None
+    has_more: bool = False
+
+
 @dataclasses.dataclass(eq=False, slots=True, weakref_slot=True)
 class Found:
     """What set-up or a look found at one place; all stores of the place share it.
@@ -167,6 +190,16 @@ class Operations(ABC, Generic[ClientT]):
         An escape of keys (see `unholdable`) keeps that order where NUL is all that the service cannot hold.
         """
         raise self.unsupported("sessions")
+
+    async def newest(
+        self, client: ClientT, *, prefixes: Sequence[str], limit: int, after: str | None
+    ) -> Sequence[NewestRow]:
+        """List sessions that have rows, whose key starts with one of `prefixes`, from behind the position `after`.
+
+        That of the last append comes first, by the service's own sequence or clock; those of which it has none come
+        last. Fewer than `limit` are returned only at the end.
+        """
+        raise self.unsupported("sessions(order='newest')")
 
     async def erase(self, client: ClientT, prefix: str) -> int:
         """Remove every trace of all sessions whose key starts with `prefix`; return the number of sessions."""

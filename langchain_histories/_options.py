@@ -47,6 +47,8 @@ class Capability(enum.Flag):
     """Several processes may use a session at once."""
     EDIT = enum.auto()
     """`edit` and what is made of it: a transcript is changed only if it is still as the caller read it."""
+    NEWEST = enum.auto()
+    """`sessions(order="newest")`."""
 
 
 TIMEOUT = 10.0

@@ -5,8 +5,6 @@ Validation and encoding are here. `_calls.py` runs the calls; what the service c
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from langchain_histories import _forks
@@ -14,7 +12,7 @@ from langchain_histories._calls import Batch, Call, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
 from langchain_histories._filters import RecordFilter
-from langchain_histories._moves import Moves
+from langchain_histories._listing import Listing, SessionInfo
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
     STORES_WITH_TTL,
@@ -32,6 +30,7 @@ from langchain_histories.codec import Record, RecordFormat, Row, check_is_list, 
 from langchain_histories.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
     from typing import Self, Unpack
 
@@ -51,25 +50,10 @@ _FILTERED = 64
 _LOOKED_BACK = 200
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A session in a listing.
-
-    Attributes:
-        session_id: Its id.
-        count: Number of stored records.
-        last_at: When the last record was added, in UTC; `None` where LangChain's classes wrote it.
-    """
-
-    session_id: str
-    count: int
-    last_at: dt.datetime | None
-
-
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
 
 
-class MessageStore(Moves, MadeAgain, Closing):
+class MessageStore(Listing, MadeAgain, Closing):
     """One backend, shared by all sessions kept in it.
 
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap
@@ -396,31 +380,52 @@ class MessageStore(Moves, MadeAgain, Closing):
     def sessions(
         self,
         *,
+        order: Literal["id", "newest"] = "id",
         prefix: str = "",
         user_id: SessionId | None = None,
         limit: int | None = None,
+        first: int | None = None,
         after: SessionId | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
     ) -> list[SessionInfo]:
-        """List the sessions that have messages, in the byte order of the UTF-8 of their ids.
+        """List the sessions that have messages.
+
+        By id they are in the byte order of the UTF-8 of their ids, with id, count and last time. From the newest on, on
+        stores that have `Capability.NEWEST`, they come with all that a list of conversations shows (`SessionInfo`):
+        that of the last append comes first, by the store's own sequence or clock and by nobody else's, and a session
+        of which the store knows no time comes last.
+
+        A session that gets a message while a reader pages goes to the front: it is on the first page when that is read
+        again. No page repeats another one's session, and none that got no message is missed.
 
         Args:
+            order: `"id"`, or `"newest"` for a list of conversations.
             prefix: Only ids that start with this (with `user_id`, the part behind the user).
             user_id: Only sessions of this user, as `user_session_id` names them.
             limit: At most so many.
-            after: Only those behind this session id, the last one of the page before.
+            first: The same, by the name that it has in `read`.
+            after: Only those behind the last one of the page before: behind this session id, or with
+                `order="newest"` behind this `SessionInfo.position`.
+            since: With `order="newest"`, only those whose `last_at` is this or later.
+            until: With `order="newest"`, only those whose `last_at` is earlier.
         """
-        return self._run(self._sessions(prefix, user_id, limit, after))
+        return self._run(self._in_order(order, (prefix, user_id), (limit, first), after, (since, until)))
 
     async def asessions(
         self,
         *,
+        order: Literal["id", "newest"] = "id",
         prefix: str = "",
         user_id: SessionId | None = None,
         limit: int | None = None,
+        first: int | None = None,
         after: SessionId | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
     ) -> list[SessionInfo]:
         """Async `sessions`."""
-        return await self._arun(self._sessions(prefix, user_id, limit, after))
+        return await self._arun(self._in_order(order, (prefix, user_id), (limit, first), after, (since, until)))
 
     def erase(self, *, user_id: SessionId) -> int:
         """Remove every trace of all sessions of a user, as `user_session_id` names them. Idempotent.
@@ -640,6 +645,25 @@ class MessageStore(Moves, MadeAgain, Closing):
     def _clear(self, session_id: SessionId) -> Call[None]:
         key = self._key(session_id)
         return Call("clear", session_id, lambda client: self.operations.clear(client, key), nothing=none, grows=True)
+
+    def _in_order(
+        self,
+        order: str,
+        start: tuple[str, SessionId | None],
+        most: tuple[int | None, int | None],
+        after: SessionId | None,
+        times: tuple[dt.datetime | None, dt.datetime | None],
+    ) -> Call[list[SessionInfo]]:
+        if None not in most:
+            raise ConfigurationError("limit and first say the same: give one of them.")
+        limit = most[1] if most[0] is None else most[0]
+        if order == "newest":
+            return self._newest(*start, limit, after, times)
+        if order != "id":
+            raise ConfigurationError(f"order must be 'id' or 'newest', not {order!r}.")
+        if times != (None, None):
+            raise ConfigurationError("since and until are for order='newest'.")
+        return self._sessions(*start, limit, after)
 
     def _sessions(
         self, prefix: str, user_id: SessionId | None, limit: int | None, after: SessionId | None

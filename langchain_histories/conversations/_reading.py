@@ -11,9 +11,10 @@ from langchain_histories.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
+    from langchain_histories._listing import SessionInfo
     from langchain_histories._session_ids import SessionId
     from langchain_histories.codec import Row
-    from langchain_histories.store import MessageStore, SessionInfo
+    from langchain_histories.store import MessageStore
 
 T = TypeVar("T")
 

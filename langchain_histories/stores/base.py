@@ -7,7 +7,7 @@ hands the operations and the `Clients` of the place to the base class.
 from langchain_histories._clients import Clients, ClientT
 from langchain_histories._deadlines import Deadline, OutOfTimeError, deadline, time_left
 from langchain_histories._neutral import each, entered, pause, settle
-from langchain_histories._operations import ANY_STATE, ExpectedState, Found, Operations, SessionRow
+from langchain_histories._operations import ANY_STATE, ExpectedState, Found, NewestRow, Operations, SessionRow
 from langchain_histories._options import (
     CONNECT_TIMEOUT,
     TIMEOUT,
@@ -38,6 +38,7 @@ __all__ = [
     "ExpectedState",
     "Found",
     "MessageStore",
+    "NewestRow",
     "Operations",
     "OutOfTimeError",
     "ParsedRow",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import heapq
 import itertools
 import threading
 import time
@@ -26,6 +27,7 @@ from langchain_histories.stores.base import (
     Clients,
     ExpectedState,
     MessageStore,
+    NewestRow,
     Operations,
     Row,
     SessionRow,
@@ -160,6 +162,21 @@ class MemoryOperations(Operations[Memory]):
             keys = sorted(key for key in client.sessions if key.startswith(prefix) and (after is None or key > after))
             found = [(key, session) for key in keys if (session := client.get(key)) and session.rows]
             return [SessionRow(key, len(session.rows), session.rows[-1][1]) for key, session in found[:limit]]
+
+    async def newest(
+        self, client: Memory, *, prefixes: Sequence[str], limit: int, after: str | None
+    ) -> Sequence[NewestRow]:
+        with client.lock:
+            end = None if after is None else position_number(after)
+            keys = [key for key in client.sessions if key.startswith(tuple(prefixes))]
+            found = [(key, session) for key in keys if (session := client.get(key)) and session.rows]
+            before = [pair for pair in found if end is None or pair[1].rows[-1][0] < end]
+            page = heapq.nlargest(limit, before, key=lambda pair: pair[1].rows[-1][0])
+            return [
+                NewestRow(key, str(rows[-1][0]), len(rows), rows[0][1], rows[-1][1], session.state)
+                for key, session in page
+                for rows in [session.rows]
+            ]
 
     async def erase(self, client: Memory, prefix: str) -> int:
         with client.lock:

@@ -41,7 +41,7 @@ DATABASE = "histories"
 
 
 class TestCosmosDBStore(MessageStoreTests):
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
 
     @pytest.fixture
     def open_store(self, server):
@@ -90,7 +90,7 @@ class TestCosmosDBStore(MessageStoreTests):
 class TestLangChainsContainer(TestCosmosDBStore):
     """Which container it is, only its description says: before, the store says that it can do all."""
 
-    capabilities = ~Capability.TAIL_READ & ~Capability.LARGE_SESSIONS
+    capabilities = ~(Capability.NEWEST | Capability.TAIL_READ | Capability.LARGE_SESSIONS)
 
     @pytest.fixture
     def quiet_server(self):

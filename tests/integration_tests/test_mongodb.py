@@ -42,7 +42,7 @@ PATIENCE = {"serverSelectionTimeoutMS": 2000}
 
 
 class TestMongoDBStore(MessageStoreTests):
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.NEWEST)
     # When it connects it looks whether there is a file that says that this is a container, and once more for a monitor.
     driver_blocks_in = (("pymongo/pool_options.py", "get_container_env_info"),)
 

@@ -122,7 +122,7 @@ def test_the_first_notebook_runs_with_what_it_says_to_install(tmp_path):
 
 
 def test_every_claim_of_a_block_is_run():
-    assert len(blocks("python")) == 15
+    assert len(blocks("python")) == 16
     assert len(blocks("toml")) == 2
 
 

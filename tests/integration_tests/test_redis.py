@@ -37,7 +37,7 @@ from langchain_histories.testing.messages import texts
 
 
 class TestRedisStore(MessageStoreTests):
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
 
     @pytest.fixture
     def open_store(self, redis_server):
@@ -73,7 +73,7 @@ class TestRedisStore(MessageStoreTests):
 
 
 class TestRedisCluster(MessageStoreTests):
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
 
     @pytest.fixture
     def open_store(self, redis_cluster):

@@ -42,7 +42,7 @@ def store(tablestore_server, table):
 
 
 class TestTablestoreStore(MessageStoreTests):
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.NEWEST)
 
     @pytest.fixture
     def open_store(self, tablestore_server, table):

@@ -32,7 +32,7 @@ from langchain_histories.testing import MessageStoreTests, golden_messages
 
 
 class TestUpstashStore(MessageStoreTests):
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
 
     @pytest.fixture(autouse=True)
     def raw(self, upstash_server):

@@ -65,7 +65,7 @@ class Service:
 
 class FakeOperations(PartitionOperations[Service]):
     name = "fake"
-    capabilities = ~(Capability.NATIVE_ASYNC | Capability.PERSISTENT | Capability.MANY_PROCESSES)
+    capabilities = ~(Capability.NATIVE_ASYNC | Capability.PERSISTENT | Capability.MANY_PROCESSES | Capability.NEWEST)
     max_writes = 5
     max_text = 30_000
     max_transaction = 60_000

@@ -48,7 +48,7 @@ class AzureTableOperations(PartitionOperations[Any]):
     """
 
     name = "azure-table"
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.NEWEST)
     driver_errors = (AzureError,)
     unholdable = _UNHOLDABLE
     max_writes = 100

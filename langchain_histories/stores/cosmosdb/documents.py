@@ -68,7 +68,7 @@ class DocumentOperations(ContainerOperations):
         ttl: Seconds after its last append at which a session expires.
     """
 
-    capabilities = ~(Capability.TAIL_READ | Capability.LARGE_SESSIONS)
+    capabilities = ~(Capability.NEWEST | Capability.TAIL_READ | Capability.LARGE_SESSIONS)
 
     def __init__(self, container: Container, found: Found, ttl: int | None) -> None:
         """Keep the container."""

@@ -43,7 +43,7 @@ class CosmosDBOperations(ContainerOperations, PartitionOperations[Any]):
         container_name: The container.
     """
 
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
     # Of 2 MB for an item and for a transaction, as JSON in which the driver escapes what is not ASCII.
     max_writes = 100
     max_text = 1_900_000

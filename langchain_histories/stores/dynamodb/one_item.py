@@ -49,7 +49,7 @@ class OneItemOperations(TableOperations):
         """Keep what the items look like."""
         super().__init__()
         self.found, self.ttl, self._history_size = found, ttl, history_size
-        lacks = Capability.TAIL_READ | Capability.LARGE_SESSIONS
+        lacks = Capability.NEWEST | Capability.TAIL_READ | Capability.LARGE_SESSIONS
         if self.table.is_one_session:
             lacks |= Capability.SESSIONS | Capability.ERASE
         self.capabilities = ~lacks

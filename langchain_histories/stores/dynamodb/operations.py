@@ -48,7 +48,7 @@ class DynamoDBOperations(TableOperations, PartitionOperations[Any]):
         description: What the service said of the table: the same object for all stores of it, with any `item_key`.
     """
 
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
     max_writes = 100
     max_text = 400_000
     max_transaction = 4_000_000

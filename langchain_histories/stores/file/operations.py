@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from abc import abstractmethod
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from langchain_histories.stores.base import (
     Capability,
     CheckedRow,
     ExpectedState,
+    NewestRow,
     Operations,
     OutOfTimeError,
     Row,
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOCK_POLL = 0.002
+_TICK = 20_000_000  # nanoseconds of which a kernel may give all files the same time
 _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # a folder, a symbolic link, a socket
 
 
@@ -150,6 +153,7 @@ class FileOperations(Operations[Path]):
                     end = own_end(file)
                     if end is not None:
                         write_batch(file, end, batch, fsync=self.fsync)
+                        _stamp(file)
                         return
                     lines = self._foreign_lines(file, files, key)
             self._write(files.history, array(lines, batch))
@@ -261,6 +265,7 @@ class FileOperations(Operations[Path]):
                         lines = lines[: len(lines) - len(expected) + kept]
                     elif kept == len(expected):
                         write_batch(file, end, batch, fsync=self.fsync)
+                        _stamp(file)
                         return True
                     else:
                         kept_bytes = end_before(file, position_number(expected[kept].position))
@@ -327,6 +332,7 @@ class FileOperations(Operations[Path]):
                         copy_start(old, kept_bytes, file)
                 file.write(content)
                 file.flush()
+                _stamp(file)
                 if self.fsync:
                     os.fsync(file.fileno())
             give_rights(beside, status_of(path), self.file_mode)
@@ -402,6 +408,32 @@ class FolderOperations(FileOperations):
                 found.append(row)
         return found
 
+    async def newest(
+        self, client: Path, *, prefixes: Sequence[str], limit: int, after: str | None
+    ) -> Sequence[NewestRow]:
+        """A folder has no order of times, so each page looks at the times of all files."""
+        end = None if after is None else (position_number(after), after.partition("-")[2])
+        times: list[tuple[int, str]] = []
+        for key in stored_keys(client):
+            if key.startswith(tuple(prefixes)):
+                with suppress(FileNotFoundError):  # a session with a state alone
+                    times.append((self._files(client, key).history.lstat().st_mtime_ns, key))
+        found: list[NewestRow] = []
+        for changed, key in sorted(times, reverse=True):
+            if len(found) == limit:
+                break
+            if end is not None and (changed, key) >= end:
+                continue
+            try:
+                row, rows = self._session_row(client, key), await self.read(client, key, first=1)
+                state = await self.get_state(client, key)
+            except CorruptRecordError as error:
+                logger.warning("%s The list of sessions leaves it out.", error)
+                continue
+            if rows:
+                found.append(NewestRow(key, f"{changed}-{key}", row.count, rows[0].text, row.last, state))
+        return found
+
     async def erase(self, client: Path, prefix: str) -> int:
         keys = [key for key in stored_keys(client) if key.startswith(prefix)]
         for key in keys:
@@ -416,7 +448,7 @@ class SingleFileOperations(FileOperations):
     """
 
     capabilities = FolderOperations.capabilities & ~(
-        Capability.SESSIONS | Capability.ERASE | Capability.LEAVES_NO_TRACE
+        Capability.SESSIONS | Capability.NEWEST | Capability.ERASE | Capability.LEAVES_NO_TRACE
     )
 
     def _files(self, client: Path, key: str) -> SessionFiles:  # noqa: ARG002
@@ -435,6 +467,15 @@ class SingleFileOperations(FileOperations):
 
 def _content(file: IO[bytes]) -> bytes:
     return read_between(file, 0, file.seek(0, os.SEEK_END))
+
+
+def _stamp(file: IO[bytes]) -> None:
+    """Tell a file from those that were written in the same tick of the kernel, where its time is of this machine."""
+    if os.utime not in os.supports_fd:
+        return
+    found, now = os.fstat(file.fileno()), time.time_ns()
+    if 0 <= now - found.st_mtime_ns < _TICK:
+        os.utime(file.fileno(), ns=(found.st_atime_ns, now))
 
 
 def _has_nothing(files: SessionFiles) -> bool:

@@ -56,7 +56,7 @@ class MongoDBOperations(Operations["Client"]):
     """The operations over a client of PyMongo. `MongoDBStore` documents the arguments."""
 
     name = "mongodb"
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.NEWEST)
     driver_errors = (errors.PyMongoError, BSONError)
 
     def __init__(

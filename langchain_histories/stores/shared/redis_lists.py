@@ -127,7 +127,7 @@ class RedisListOperations(Operations[Any]):
         key_prefix: What the key of each list starts with.
     """
 
-    capabilities = ~Capability(0)
+    capabilities = ~Capability.NEWEST
     refused_errors: tuple[type[Exception], ...] = ()
     """What says that this user may not run a command or touch a key. LangChain's class needs less than all of ours."""
 

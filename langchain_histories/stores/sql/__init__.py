@@ -9,6 +9,7 @@
 | `layout.py` | what the tables are: what set-up finds and makes, what the columns can hold |
 | `states.py` | the statements over the table of states |
 | `statements.py` | the statements over one table, by database |
+| `newest.py` | the statement that lists sessions from the newest on |
 | `jsonb.py` | records in PostgreSQL's JSONB |
 | `connections.py` | the engines of a place: by a URL, or the caller's |
 | `drivers.py` | which driver serves the blocking methods, and which the async ones |

@@ -65,6 +65,7 @@ class Expiry(Statements):
         self.state_of_one = sa.func.coalesce(
             sa.select(shown_state).where(this).scalar_subquery(), sa.bindparam("name", type_=sa.Text())
         )
+        self.states_of_some = sa.select(name, shown_state).where(name.in_(sa.bindparam("names", expanding=True)))
         self.look = sa.select(is_over, state).where(this)
         ttl: Any = sa.bindparam("ttl", type_=sa.BigInteger())
         row: dict[Any, Any] = {

@@ -26,6 +26,7 @@ from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
     ExpectedState,
+    NewestRow,
     OutOfTimeError,
     Row,
     SessionRow,
@@ -45,6 +46,7 @@ from langchain_histories.stores.sql.engines import (
 )
 from langchain_histories.stores.sql.jsonb import uuid_text
 from langchain_histories.stores.sql.layout import Layout, Tables
+from langchain_histories.stores.sql.newest import MOST_COUNTED, newest
 from langchain_histories.stores.sql.statements import (
     MAX_ID,
     MYSQL,
@@ -508,6 +510,38 @@ class SQLOperations(EngineOperations):
         async with entered(EngineUse.of(client).connection()) as connection:
             found = (await settle(connection.execute(statement))).all()
         return [SessionRow(key_text(key), count, last) for key, count, last in found]
+
+    async def newest(
+        self, client: Any, *, prefixes: Sequence[str], limit: int, after: str | None
+    ) -> Sequence[NewestRow]:
+        layout, end = await self._layout_to_read(client), None if after is None else min(position_number(after), MAX_ID)
+        table, states = layout.messages, dict[str, str | bytes]()
+        (prefix,) = prefixes
+        statement, parameters = newest(table, prefix, min(limit, MAX_ID), end, is_indexed=layout.has_index)
+        async with entered(EngineUse.of(client).connection()) as connection:
+            found = (await settle(connection.execute(statement, parameters))).all()
+            names = {key_text(key): name_of(key_text(key)) for _, key, *_ in found}
+            if layout.has_expiry and names:
+                renamed = await settle(connection.execute(layout.expiry.states_of_some, {"names": [*names.values()]}))
+                others = {name: other for name, other in renamed.all()}  # noqa: C416
+                names = {key: others.get(name, name) for key, name in names.items()}
+            if names and not layout.has_states:
+                await self._tables_with_traces(connection)
+            if names and self._layout.has_states:
+                some = self._layout.states.get_some, {"names": [*names.values()]}
+                states = {name: text for name, text in (await settle(connection.execute(*some))).all()}  # noqa: C416
+        return [
+            NewestRow(
+                key=key_text(key),
+                position=str(number),
+                count=min(count, MOST_COUNTED),
+                first=table.decode(first),
+                last=last,
+                state=states.get(names[key_text(key)]),
+                has_more=count > MOST_COUNTED,
+            )
+            for number, key, count, first, last in found
+        ]
 
     async def erase(self, client: Any, prefix: str) -> int:
         keys: set[str] = set()

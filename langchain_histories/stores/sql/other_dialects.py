@@ -82,6 +82,7 @@ class OtherOperations(EngineOperations):
 
     capabilities = ~(
         Capability.TTL
+        | Capability.NEWEST
         | Capability.EDIT
         | Capability.SESSIONS
         | Capability.ERASE

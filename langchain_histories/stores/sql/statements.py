@@ -132,16 +132,17 @@ class Statements:
         is_yugabyte: bool = False,
         expiry: Expiry | None = None,
     ) -> None:
-        self._table, self._kind, self._expiry = table, kind, expiry
+        self._table, self.kind, self.expiry = table, kind, expiry
+        self.number, self.session_name, self.alias = table.c[0], table.c[1].name, table.alias
         self.session_limit, self.text_limit, self.shape = session_limit, text_limit, shape
         number, session, text = list(table.c)[:3]
-        self._text: Any = text if shape is None else sa.literal_column(shape.read, sa.Text())
+        self.text: Any = text if shape is None else sa.literal_column(shape.read, sa.Text())
         if kind == "sqlite":
             # Its columns hold values of any type, and the driver reads no row of those where a text is no UTF-8.
-            self._text = sa.type_coerce(sa.cast(text, sa.LargeBinary()), sa.types.NullType())
-        self._key = self._by_bytes(session)
+            self.text = sa.type_coerce(sa.cast(text, sa.LargeBinary()), sa.types.NullType())
+        self.key = self.by_bytes(session)
         wanted: Any = sa.bindparam("s", type_=sa.Text())
-        exact = [self._key == self._by_bytes(wanted)]
+        exact = [self.key == self.by_bytes(wanted)]
         if session_limit.is_uuid:
             exact = [session == sa.cast(wanted, postgresql.UUID())]
         elif kind != "sqlite" and not session_limit.is_bytewise:
@@ -161,7 +162,7 @@ class Statements:
         self.read: dict[tuple[bool | None, bool], Any] = {}
         for from_end in (None, False, True):
             for has_after in (False, True):
-                query = sa.select(number, self._text).where(*exact, *([beyond] if has_after else []))
+                query = sa.select(number, self.text).where(*exact, *([beyond] if has_after else []))
                 query = query.order_by(number.desc() if from_end else number)
                 self.read[from_end, has_after] = query if from_end is None else query.limit(sa.bindparam("limit"))
         mark = "`" if kind in MYSQL else '"'
@@ -198,41 +199,43 @@ class Statements:
         rows = ", ".join(f"(:s, :m{number})" for number in range(count))
         return _COMPOUND.format(rows=rows, more=more and f"{more}\n  ", **self.names)
 
-    def _by_bytes(self, text: Any) -> Any:
+    def by_bytes(self, text: Any) -> Any:
         """The text as something that the database compares and orders byte for byte."""
-        if self._kind == "sqlite":
+        if self.kind == "sqlite":
             return sa.collate(text, "BINARY")
         if self.session_limit.is_bytewise:
             return text
-        if self._kind == "postgresql":
+        if self.kind == "postgresql":
             return sa.collate(sa.cast(text, sa.Text()), "C")
         return sa.cast(sa.cast(text, mysql.CHAR(charset="utf8mb4")), sa.LargeBinary())
 
-    def _from_to(self, prefix: str, after: str | None) -> list[Any]:
+    def from_to(self, prefix: str, after: str | None) -> list[Any]:
         """Conditions for keys that begin with `prefix` and come behind `after`. No key is empty."""
 
         def value(text: str) -> Any:
-            return self._by_bytes(sa.literal(text, sa.Text()))
+            return self.by_bytes(sa.literal(text, sa.Text()))
 
-        found = [self._key > value(after or ""), self._key >= value(prefix)]
+        # One lower bound, because SQLite seeks by the first that it finds.
+        is_behind = prefix == "" or (after is not None and after >= prefix)
+        found = [self.key > value(after or "") if is_behind else self.key >= value(prefix)]
         end = prefix_end(prefix)
-        return found if end is None else [*found, self._key < value(end)]
+        return found if end is None else [*found, self.key < value(end)]
 
     def with_prefix(self, prefix: str) -> Any:
         """Select number and key of all rows whose key begins with `prefix`."""
-        return sa.select(self._table.c.id, self._key).where(*self._from_to(prefix, None))
+        return sa.select(self._table.c.id, self.key).where(*self.from_to(prefix, None))
 
     def listing(self, prefix: str, limit: int | None, after: str | None) -> Any:
         """Select key, number of rows and last text of sessions."""
         number = self._table.c.id
-        grouped = sa.select(self._key.label("k"), sa.func.count().label("n"), sa.func.max(number).label("m"))
-        if self._expiry is not None:
-            same = self._expiry.session == self._key
-            grouped = grouped.outerjoin_from(self._table, self._expiry.table, same)
-            grouped = grouped.where(number > sa.func.coalesce(self._expiry.hidden, 0))
-        page = grouped.where(*self._from_to(prefix, after)).group_by(self._key).order_by(self._key).limit(limit)
+        grouped = sa.select(self.key.label("k"), sa.func.count().label("n"), sa.func.max(number).label("m"))
+        if self.expiry is not None:
+            same = self.expiry.session == self.key
+            grouped = grouped.outerjoin_from(self._table, self.expiry.table, same)
+            grouped = grouped.where(number > sa.func.coalesce(self.expiry.hidden, 0))
+        page = grouped.where(*self.from_to(prefix, after)).group_by(self.key).order_by(self.key).limit(limit)
         sessions = page.subquery()
-        return sa.select(sessions.c.k, sessions.c.n, self._text).join(self._table, number == sessions.c.m)
+        return sa.select(sessions.c.k, sessions.c.n, self.text).join(self._table, number == sessions.c.m)
 
 
 def quoted(name: str, mark: str, schema: str | None = None, *, escape: bool = True) -> str:

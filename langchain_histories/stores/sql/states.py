@@ -39,7 +39,7 @@ class StateStatements(Statements):
         this = name == sa.bindparam("name")
         old: Any = sa.bindparam("old", type_=sa.LargeBinary() if kind == "sqlite" else sa.Text())
         # MySQL gets a hash of the state that is expected, because a statement has to fit into one of its packets.
-        unchanged = [this, (sa.func.sha2(state, 256) if self._is_mysql else self._text) == old]
+        unchanged = [this, (sa.func.sha2(state, 256) if self._is_mysql else self.text) == old]
         row: dict[Any, Any] = {name: sa.bindparam("name"), session: sa.bindparam("s"), state: sa.bindparam("state")}
         self._swap = table.update().where(*unchanged).values({state: sa.bindparam("state")})
         self._take, self._drop = table.delete().where(*unchanged), table.delete().where(this)
@@ -59,7 +59,8 @@ class StateStatements(Statements):
         self._add, self._put = (
             insert.inline().execution_options(preserve_rowcount=True) for insert in (self._add, self._put)
         )
-        self.get = sa.select(self._text).where(this if expiry is None else name == expiry.state_of_one)
+        self.get = sa.select(self.text).where(this if expiry is None else name == expiry.state_of_one)
+        self.get_some = sa.select(name, self.text).where(name.in_(sa.bindparam("names", expanding=True)))
 
     def change(self, name: str, key: str, text: str | None, expected: ExpectedState) -> tuple[Any, dict[str, Any]]:
         """Return the statement that stores or removes the state of this name, and its parameters."""
@@ -78,4 +79,4 @@ class StateStatements(Statements):
         data = state.encode() if isinstance(state, str) else state
         if self._is_mysql:
             return hashlib.sha256(data).hexdigest()
-        return data if self._kind == "sqlite" else data.decode()
+        return data if self.kind == "sqlite" else data.decode()

@@ -85,7 +85,7 @@ class TablestoreOperations(Operations[Any]):
 
     name = "tablestore"
     is_paged = True
-    capabilities = ~Capability.TTL
+    capabilities = ~(Capability.TTL | Capability.NEWEST)
     driver_errors = (OTSClientError, OTSServiceError, urllib3.exceptions.HTTPError, aiohttp.ClientError)
     unavailable_errors = (
         ConnectionError,

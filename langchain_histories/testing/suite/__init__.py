@@ -14,6 +14,7 @@
 | `edits.py` | edit, take, insert, fork, rename, beside others |
 | `meta.py` | what an application keeps of records |
 | `sessions.py` | session ids, listing |
+| `listing.py` | sessions from the newest on, titles |
 | `state.py` | the document beside a transcript |
 | `clients.py` | set-up, connections |
 | `forks.py` | parent and child |
@@ -31,6 +32,7 @@ from langchain_histories.testing.suite.failures import FailureTests
 from langchain_histories.testing.suite.foreign import ForeignTests
 from langchain_histories.testing.suite.forks import ForkTests
 from langchain_histories.testing.suite.langchain import LangChainTests
+from langchain_histories.testing.suite.listing import ListingTests
 from langchain_histories.testing.suite.meta import MetaTests
 from langchain_histories.testing.suite.objects import ObjectTests
 from langchain_histories.testing.suite.reads import ReadTests
@@ -54,6 +56,7 @@ class MessageStoreTests(
     EditTests,
     MetaTests,
     SessionTests,
+    ListingTests,
     StateTests,
     AsyncTests,
     ForkTests,

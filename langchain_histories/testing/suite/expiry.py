@@ -92,6 +92,10 @@ class ExpiryTests(StoreFixtures):
         if self.has(Capability.SESSIONS):
             assert [(info.session_id, info.count) for info in store.sessions()] == [(kept, 2)]
             assert [info.session_id for info in store.sessions(limit=1)] == [kept]
+        if self.has(Capability.NEWEST):
+            (found,) = store.sessions(order="newest")
+            assert (found.session_id, found.count, found.first_line) == (kept, 2, "first")
+            assert store.sessions(order="newest", prefix="r") == []
 
     def _check_begun_anew(self, face: Face, long: MessageStore, plain: MessageStore) -> None:
         """Whatever writes to a session that has expired begins it anew, and nothing of the old part comes back."""
@@ -111,6 +115,11 @@ class ExpiryTests(StoreFixtures):
             face(long).edit("edited", change)
             assert seen == [[]]
             begun.append("edited")
+        if self.has(Capability.NEWEST):
+            assert [(info.count, info.first_line) for info in face(plain).sessions(order="newest", first=2)] == [
+                (1, "new")
+            ] * 2
+            assert [info.count for info in face(plain).sessions(order="newest", prefix="pl")] == [1]
         for session_id in begun:
             for store in (long, plain):
                 assert texts(face(store).read(session_id)) == ["new"]
