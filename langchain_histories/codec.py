@@ -12,7 +12,8 @@ A record is the JSON text of LangChain's `message_to_dict(message)` with one mor
   nothing. Its values have tags as those of messages have.
 * `meta.adapters`: is left to integrations, an object for each under its name. No release writes it yet.
 
-LangChain's readers ignore `meta`, and a record without it, as LangChain's classes write it, is read all the same.
+LangChain's readers ignore `meta`, and a record without it, as LangChain's classes write it, is read all the same. So
+is a message of LlamaIndex (`role`, `blocks`, `additional_kwargs`), as its classes store it.
 
 What JSON cannot hold is stored in a tagged form: the table of tags is in `_values`.
 
@@ -68,6 +69,7 @@ from langchain_histories.errors import (
     InvalidMessageError,
     RecordTooLargeError,
 )
+from langchain_histories.integrations.mapping.llama_index import is_llama_index, to_langchain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -489,7 +491,8 @@ class RecordFormat:
         if self.codec is to.codec and not needs_message and (found := _id_at_end(row.text)):
             return found, row.text if isinstance(row.text, str) else row.text.decode()
         try:
-            stored = _object(from_json(row.text))
+            written = _object(from_json(row.text))
+            stored = _in_our_form(written)
             meta = stored.get("meta")
             message = decode_message(self._payload(row)[0]) if needs_message or meta is None else None
             record_id = _derived_id(row) if meta is None else _stored_id(meta)
@@ -505,7 +508,7 @@ class RecordFormat:
             saved = to._saved(message)  # type: ignore[arg-type]
             return None if saved is None else (record_id, to._text(saved, envelope, app))
         if self.codec is to.codec:
-            return record_id, text if meta is not None else to_json({**stored, "meta": envelope})
+            return record_id, text if meta is not None and stored is written else to_json({**stored, "meta": envelope})
         return record_id, to._sealed(payload, envelope, app)
 
     def _opened(
@@ -530,7 +533,7 @@ class RecordFormat:
     def canonical(self, row: Row) -> str:
         """Return what a record says, with its id, in a form that is the same in each store: its codec undone."""
         try:
-            stored = _object(from_json(row.text))
+            stored = _in_our_form(from_json(row.text))
             meta = stored.get("meta") or {"v": VERSION, "id": _derived_id(row)}
             if self.codec is not None and stored["type"] == _ENCODED:
                 stored, meta, app = self._opened(stored, meta)
@@ -675,6 +678,8 @@ class RecordFormat:
             text = row.text
             payload = from_json(text)
             may_have_tags = (TAG if isinstance(text, str) else _TAG_BYTES) in text  # type: ignore[operator]
+        if "type" not in payload:
+            payload = _in_our_form(payload)
         meta = _known(payload.get("meta"))
         if payload["type"] == _ENCODED:
             payload, meta = self._uncovered(payload, meta)
@@ -684,7 +689,7 @@ class RecordFormat:
 
     def _stored_payload(self, row: Row) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return `{"type", "data"}` of a record, its tags as they are, and its envelope."""
-        payload = row.payload if isinstance(row, ParsedRow) else from_json(row.text)
+        payload = _in_our_form(row.payload if isinstance(row, ParsedRow) else from_json(row.text))
         meta = _known(payload.get("meta"))
         return self._uncovered(payload, meta) if payload["type"] == _ENCODED else (payload, meta)
 
@@ -803,6 +808,13 @@ def _object(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CorruptRecordError("it is no JSON object, so this package did not write it.")
     return data
+
+
+def _in_our_form(data: Any) -> dict[str, Any]:
+    """Return a record as it is, and a message of LlamaIndex in LangChain's form."""
+    if not is_llama_index(_object(data)):
+        return data  # type: ignore[no-any-return]  # JSON
+    return {**to_langchain(data), **({"meta": data["meta"]} if "meta" in data else {})}
 
 
 def _canonical(data: Any) -> str:

@@ -20,7 +20,6 @@ from servers import BUSY
 from langchain_histories import (
     Capability,
     ConfigurationError,
-    CorruptRecordError,
     DynamoDBChatMessageHistory,
     DynamoDBStore,
     RecordTooLargeError,
@@ -783,19 +782,27 @@ def test_we_read_what_llama_index_writes(table, client):
         assert [record.message for record in records] == [
             SystemMessage("be kind"),
             HumanMessage("héllo"),
-            AIMessage("a\nb", additional_kwargs={"n": 1}),
+            AIMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], additional_kwargs={"n": 1}),
             AIMessage("", tool_calls=[{"name": "f", "args": {"x": 1}, "id": "c1"}]),
-            ToolMessage("42", tool_call_id="c1", additional_kwargs={"tool_call_id": "c1"}),
+            ToolMessage("42", tool_call_id="c1"),
             HumanMessage(""),
         ]
         assert store.delete("s", [records[5].id]) == 1
-        # What would not come whole is no message.
-        client.put_item(
-            TableName=table,
-            Item={
-                "SessionId": {"S": "s"},
-                "History": {"L": [written_by_llama_index("user", block(block_type="image"))]},
-            },
-        )
-        with pytest.raises(CorruptRecordError):
-            store.read("s")
+        assert len(store.read("s")) == 5
+
+
+def test_one_odd_message_of_llama_index_makes_no_session_unreadable(table, client):
+    """Arguments that are no JSON, thinking, images, blocks of later releases: each is read, or is corrupt alone."""
+    text = functools.partial(block, block_type="text")
+    rows = [
+        written_by_llama_index("assistant", block(block_type="tool_call", tool_name="f", tool_kwargs="{bad")),
+        written_by_llama_index("assistant", block(block_type="thinking", content="hm"), text(text="a")),
+        written_by_llama_index("developer", block(block_type="image"), text(text="b")),
+        written_by_llama_index("user", block(block_type="hologram")),
+    ]
+    client.put_item(TableName=table, Item={"SessionId": {"S": "s"}, "History": {"L": rows}})
+    with DynamoDBStore(client=client, table_name=table) as store:
+        call, thought, image, odd = store.read("s")
+        assert call.invalid_tool_calls[0]["args"] == "{bad"
+        assert (thought.content, thought.additional_kwargs["reasoning_content"]) == ("a", "hm")
+        assert (image.content, odd.content) == ("b", "")

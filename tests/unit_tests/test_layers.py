@@ -17,7 +17,7 @@ CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encodin
 OURS = "langchain_histories"
 DEPENDENCIES = {"filelock", "langchain_core", "pydantic", "pydantic_core", "typing_extensions"}
 # Whose extras are needed from the start.
-WITH_EXTRAS = ("integrations.agents", "integrations.langgraph", "testing")
+WITH_EXTRAS = ("integrations.agents", "integrations.langgraph", "integrations.llama_index", "testing")
 # `MessageStore.history` imports the class that it returns.
 FROM_ABOVE = {("store", "history")}
 
@@ -79,15 +79,16 @@ ROWS = table()
 
 
 def placed(module):
-    """The row of a module, and the entry of the row that it belongs to."""
+    """The row of a module, and the entry of the row that it belongs to: the nearest package of it in the table."""
     known = [
         (row, entry)
         for row, entries in enumerate(ROWS)
         for entry in entries
         if module == entry or module.startswith(f"{entry}.")
     ]
-    assert len(known) == 1, f"{module} stands {len(known)} times in the table of CONTRIBUTING"
-    return known[0]
+    nearest = [found for found in known if len(found[1]) == max(len(entry) for _, entry in known)]
+    assert len(nearest) == 1, f"{module} stands {len(nearest)} times in the table of CONTRIBUTING"
+    return nearest[0]
 
 
 def is_ours(name):

@@ -1,6 +1,6 @@
 """Records as values of DynamoDB, in the form that LangChain's class stores in the list of a session.
 
-Messages of LlamaIndex's class in such a list are read too. That class does not understand ours.
+Messages of LlamaIndex's class in such a list are as they are: the format of records reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from langchain_histories._values import from_json
 _JSON = "lh:json"
 _MAX_DEPTH = 28  # DynamoDB nests 32 deep; the list and the map of the record are two of them
 _MAX_DIGITS = 38
-_ROLES = {"user": "human", "assistant": "ai", "system": "system", "tool": "tool"}
 
 
 def to_value(text: str) -> dict[str, Any]:
@@ -36,27 +35,7 @@ def to_text(value: dict[str, Any]) -> str:
         return str(value["S"])
     if "M" in value and _JSON in value["M"]:
         return str(value["M"][_JSON].get("S", ""))
-    return json.dumps(_from_llama_index(_plain(value)), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def _from_llama_index(record: Any) -> Any:
-    """Return a message of LlamaIndex in LangChain's form if it is text and tool calls; all else as it is."""
-    match record:
-        case {"role": str(role), "blocks": list(blocks), "additional_kwargs": dict(more)} if role in _ROLES:
-            kinds = {str(block.get("block_type")) if isinstance(block, dict) else None for block in blocks}
-        case _:
-            return record
-    if not kinds <= ({"text", "tool_call"} if role == "assistant" else {"text"}):
-        return record
-    # LlamaIndex joins texts in this way.
-    data: dict[str, Any] = {"content": "\n".join(str(block["text"]) for block in blocks if "text" in block)}
-    if "tool_call" in kinds:
-        names = {"name": "tool_name", "args": "tool_kwargs", "id": "tool_call_id"}
-        calls = [block for block in blocks if block["block_type"] == "tool_call"]
-        data["tool_calls"] = [{ours: call.get(theirs) for ours, theirs in names.items()} for call in calls]
-    if role == "tool":
-        data["tool_call_id"] = more.get("tool_call_id", "")
-    return {"type": _ROLES[role], "data": {**data, "additional_kwargs": more}}
+    return json.dumps(_plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _value(data: Any) -> dict[str, Any]:
