@@ -405,6 +405,19 @@ def test_sixteen_writers_begin_a_session_at_once(mongodb_server, store):
 # Size.
 
 
+async def test_records_that_are_taken_at_once(mongodb_server, place):
+    """Each goes to one caller, also where another one deletes its document before this one does."""
+    async with MongoDBStore(mongodb_server.url, **place) as store:
+        for session_id in "abc":
+            await store.aappend(session_id, [HumanMessage(str(number)) for number in range(20)])
+            taken = await asyncio.gather(*(store.atake(session_id) for _ in range(10)))
+            left = await store.aread(session_id)
+            found = sorted(
+                [record.message.content for record in taken] + [message.content for message in left], key=int
+            )
+            assert found == [str(number) for number in range(20)]
+
+
 def test_a_batch_that_fills_a_document(store):
     large = [HumanMessage("x" * 15_900_000)]
     store.append("s", large)

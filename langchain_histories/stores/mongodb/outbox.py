@@ -539,25 +539,54 @@ class Outbox:
         return True
 
     async def delete(self, key: str, rows: Sequence[Row]) -> int:
-        """Remove records; return how many were still there."""
+        """Remove records; return how many were still there.
+
+        What is counted are the records that this update of the session has put into `removing`, because another writer
+        may delete their documents before this one does.
+        """
+        ids = [id_of(row.position) for row in rows]
+        while True:
+            await self._finish(key)
+            document = await settle(self._sessions.find_one({"_id": key}, {"state": 0}))
+            if document is None:
+                result = await settle(self._messages.delete_many({"_id": {"$in": ids}, **self._of(key)}))
+                return result.deleted_count
+            session = SessionDocument.of(document)
+            doomed = await self._still_there(key, session, rows)
+            if not doomed:
+                return 0
+            # Where nobody has deleted or begun a generation, they are still there.
+            this = {"_id": key, "generation": session.generation}
+            this["deleted"] = document.get("deleted", {"$exists": False})
+            change = {"$push": _deletion(doomed, session.generation)}
+            if (await settle(self._sessions.update_one(this, change))).matched_count:
+                break
+        await settle(self._messages.delete_many({"_id": {"$in": ids}, **self._of(key)}))
         await self._finish(key)
-        doomed = [id_of(row.position) for row in rows]
-        session = await self._session(key)
-        if session is not None:
-            change = {"$push": _deletion(rows, session.generation)}
-            await settle(self._sessions.update_one({"_id": key, "generation": session.generation}, change))
-        result = await settle(self._messages.delete_many({"_id": {"$in": doomed}, **self._of(key)}))
-        await self._finish(key)
-        return result.deleted_count
+        return len(doomed)
+
+    async def _still_there(self, key: str, session: SessionDocument, rows: Sequence[Row]) -> list[Row]:
+        """Return those of these rows that nobody has deleted. The numbers of a generation tell it, without a look."""
+        others = [id_of(row.position) for row in rows if not row.position.endswith(session.generation)]
+        there: set[Any] = set()
+        if others:
+            found = self._messages.find({"$and": [self._visible(key, session), {"_id": {"$in": others}}]}, {"_id": 1})
+            there = {document["_id"] async for document in each(found)}
+        return [
+            row
+            for row in rows
+            if id_of(row.position) in there
+            or (
+                row.position.endswith(session.generation)
+                and session.start < position_number(row.position) <= session.newest
+                and position_number(row.position) not in session.deleted
+            )
+        ]
 
 
 def _deletion(rows: Sequence[Row], generation: str) -> Document:
-    """What is pushed into a session when records are removed; LangChain's have the number 0 there."""
-    numbers = [
-        position_number(row.position)
-        for row in rows
-        if is_langchains(row.position) or row.position.endswith(generation)
-    ]
+    """What is pushed into a session when records are removed; those of no or another generation have the number 0."""
+    numbers = [position_number(row.position) if row.position.endswith(generation) else 0 for row in rows]
     return {
         "deleted": {"$each": numbers, "$slice": -max(_DELETIONS_KEPT, len(numbers))},
         "removing": {"$each": [id_of(row.position) for row in rows]},
