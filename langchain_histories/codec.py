@@ -214,6 +214,15 @@ def _stored_type(message: BaseMessage) -> tuple[str, dict[str, Any]]:
     return "chat", {"type": "chat", "role": role if isinstance(role, str) else message.type}
 
 
+def type_and_fields(message: BaseMessage) -> tuple[str, dict[str, Any]]:
+    """The type a message is stored as, and its fields as they are."""
+    kind, changes = _stored_type(message)
+    # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts. And not
+    # `dict(message)`, which says the same three times slower.
+    fields = {name: value for name, value in message.__dict__.items() if not name.startswith("_")}
+    return kind, fields | {**(message.__pydantic_extra__ or {}), **changes}
+
+
 def _whole(message: Any) -> BaseMessage:
     """Return a message, a chunk as the whole message it stands for.
 
@@ -244,11 +253,7 @@ def encode_message(message: BaseMessage, *, strict: bool = False) -> dict[str, A
     """
     message = _whole(message)
     try:
-        kind, changes = _stored_type(message)
-        # The fields themselves and not `model_dump()`: that would turn documents and dataclasses into dicts. And not
-        # `dict(message)`, which says the same three times slower.
-        fields = {name: value for name, value in message.__dict__.items() if not name.startswith("_")}
-        fields |= {**(message.__pydantic_extra__ or {}), **changes}
+        kind, fields = type_and_fields(message)
         data = {
             name: value if value is None or type(value) is str else encode_value(value, strict=strict)
             for name, value in fields.items()

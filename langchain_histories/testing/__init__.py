@@ -14,6 +14,7 @@ optional; `suite/fixtures.py` has them all.
 | room | what lives there |
 |---|---|
 | `suite/` | the tests, shelved by topic, and the fixtures that a store gives them |
+| `chat_stores.py` | `ChatStoreTests`: a store as a chat store of LlamaIndex; needs that extra |
 | `messages.py` | what the tests store |
 | `load.py` | how long they press a store with many callers at once |
 | `odd_objects.py` | objects that a message may hold though nobody thought of them, with what comes back |
@@ -29,7 +30,7 @@ to be fixed.
 import pytest
 
 # Before the import: a test that fails then shows the values that it compared.
-pytest.register_assert_rewrite(f"{__name__}.suite")
+pytest.register_assert_rewrite(f"{__name__}.suite", f"{__name__}.chat_stores")
 
 from langchain_histories.testing.messages import golden_messages, odd_session_ids  # noqa: E402
 from langchain_histories.testing.suite import MessageStoreTests  # noqa: E402
