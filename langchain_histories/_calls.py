@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from langchain_histories._deadlines import Deadline, OutOfTimeError, deadline, under
+from langchain_histories._deadlines import Deadline, OutOfTimeError, allowed, deadline, under
 from langchain_histories._neutral import drive, entered
 from langchain_histories._options import Capability
 from langchain_histories._secrets import caused, first_line, without_secret_causes
@@ -171,7 +171,8 @@ class Calls:
         def capabilities(self) -> Capability: ...
 
     def _deadline(self) -> Deadline | None:
-        return None if self._timeout is None else Deadline(self._timeout)
+        seconds = allowed(self._timeout)
+        return None if seconds is None else Deadline(seconds)
 
     def _run(self, call: Call[T]) -> T:
         with under(self._deadline()):

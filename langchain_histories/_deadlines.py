@@ -76,12 +76,29 @@ class Deadline:
 
 # Of the seconds of a call: drivers round.
 _ALMOST = 0.9
+_most: ContextVar[float | None] = ContextVar("langchain_histories_most", default=None)
 _current: ContextVar[Deadline | None] = ContextVar("langchain_histories_deadline", default=None)
 
 
 def deadline() -> Deadline | None:
     """The deadline of the call that is under way here; `None` if it has none."""
     return _current.get()
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Have the calls that this block makes take no longer, whatever time-out their store has."""
+    token = _most.set(seconds)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def allowed(seconds: float | None) -> float | None:
+    """The seconds that a call may take which is made here, of a store with this time-out."""
+    most = _most.get()
+    return seconds if most is None or seconds is None else min(most, seconds)
 
 
 def time_left() -> float | None:

@@ -8,6 +8,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from langchain_histories._calls import Call
+from langchain_histories._display import frame_of_sessions, html_of_sessions
 from langchain_histories._moves import Moves
 from langchain_histories._options import Capability, check_number
 from langchain_histories._session_ids import user_prefix
@@ -16,6 +17,8 @@ from langchain_histories.errors import ConfigurationError, HistoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pandas import DataFrame
 
     from langchain_histories._operations import NewestRow
     from langchain_histories._session_ids import SessionId
@@ -55,6 +58,21 @@ class SessionInfo:
     title: str | None = None
     metadata: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     position: str | None = None
+
+
+class SessionList(list[SessionInfo]):
+    """A listing: a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str | None:
+        return html_of_sessions(self)
+
+    def to_pandas(self) -> DataFrame:
+        """Return it as a table of pandas, a row for each session.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame_of_sessions(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ from langchain_core.messages import ToolMessage
 
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._copies import CopiedByAttributes
+from langchain_histories._display import frame_of_records, html_of_session
 from langchain_histories._options import check_number
 from langchain_histories._session_ids import normalize_session_id
 from langchain_histories.errors import HistoryError, UnsupportedOperationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
+    from pandas import DataFrame
 
     from langchain_histories._session_ids import SessionId
     from langchain_histories.codec import Metas, Record
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     SaveErrorCallback = Callable[[Exception, str, Sequence[BaseMessage]], object]
 
 logger = logging.getLogger(__name__)
+
+_PAGE = 256
+"""Records that a walk has in memory at once."""
 
 
 class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
@@ -52,6 +57,10 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
     def __repr__(self) -> str:
         """Class, session and store, without secrets and without a read."""
         return f"{type(self).__name__}(session_id={self.session_id!r}, store={self.store!r})"
+
+    def _repr_html_(self) -> str | None:
+        """The newest messages, for a notebook that displays the history: they are read then, in two seconds at most."""
+        return html_of_session(f"Session {self.session_id} · {self.store!r}", self.store, self.session_id)
 
     @property
     def messages(self) -> list[BaseMessage]:
@@ -82,6 +91,50 @@ class StoredChatMessageHistory(CopiedByAttributes, BaseChatMessageHistory):
         if last is not None or after is not None or self.last is None:
             return self.store.read(self.session_id, last=self.last if last is None else last, after=after)
         return _from_no_orphan(self.store.read(self.session_id, last=self.last))
+
+    def count(self) -> int:
+        """Return how many messages the session has.
+
+        A history has no `len()`, because an empty one would then be false: `history or other` would lose it.
+        """
+        return self.store.count(self.session_id)
+
+    async def acount(self) -> int:
+        """Async `count`."""
+        return await self.store.acount(self.session_id)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Walk the records, oldest first, in pages: a session of any size takes the memory of one page."""
+        after = None
+        while True:
+            page = self.store.records(self.session_id, after=after, first=_PAGE)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].position
+
+    async def __aiter__(self) -> AsyncIterator[Record]:
+        """Async `__iter__`."""
+        after = None
+        while True:
+            page = await self.store.arecords(self.session_id, after=after, first=_PAGE)
+            for record in page:
+                yield record
+            if len(page) < _PAGE:
+                return
+            after = page[-1].position
+
+    def to_pandas(self) -> DataFrame:
+        """Return the records as a table of pandas: id, time, type, name, content, tool calls and meta.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame_of_records(self.store.records(self.session_id))
+
+    async def ato_pandas(self) -> DataFrame:
+        """Async `to_pandas`."""
+        return frame_of_records(await self.store.arecords(self.session_id))
 
     def add_message(self, message: BaseMessage) -> None:
         """Add one message."""

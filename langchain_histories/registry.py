@@ -16,6 +16,7 @@ from langchain_core.runnables import ConfigurableFieldSpec
 
 from langchain_histories._clients import Closing
 from langchain_histories._copies import CopiedByAttributes
+from langchain_histories._display import html_of_stores
 from langchain_histories._schemes import store_kind
 from langchain_histories._session_ids import SessionId, user_session_id
 from langchain_histories._urls import url_text
@@ -227,6 +228,10 @@ class HistoryRegistry(CopiedByAttributes, Closing):
     def __repr__(self) -> str:
         """The stores by name, without secrets."""
         return f"{type(self).__name__}({dict(self.stores)!r}, default={self._default!r})"
+
+    def _repr_html_(self) -> str | None:
+        """The stores as a table, for a notebook; nothing is read."""
+        return html_of_stores(type(self).__name__, self.stores, self._default)
 
     @property
     def stores(self) -> Mapping[str, MessageStore]:

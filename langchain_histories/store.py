@@ -12,7 +12,7 @@ from langchain_histories._calls import Batch, Call, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
 from langchain_histories._filters import RecordFilter
-from langchain_histories._listing import Listing, SessionInfo
+from langchain_histories._listing import Listing, SessionInfo, SessionList
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
     STORES_WITH_TTL,
@@ -388,7 +388,7 @@ class MessageStore(Listing, MadeAgain, Closing):
         after: SessionId | None = None,
         since: dt.datetime | None = None,
         until: dt.datetime | None = None,
-    ) -> list[SessionInfo]:
+    ) -> SessionList:
         """List the sessions that have messages.
 
         By id they are in the byte order of the UTF-8 of their ids, with id, count and last time. From the newest on, on
@@ -410,7 +410,8 @@ class MessageStore(Listing, MadeAgain, Closing):
             since: With `order="newest"`, only those whose `last_at` is this or later.
             until: With `order="newest"`, only those whose `last_at` is earlier.
         """
-        return self._run(self._in_order(order, (prefix, user_id), (limit, first), after, (since, until)))
+        found = self._run(self._in_order(order, (prefix, user_id), (limit, first), after, (since, until)))
+        return SessionList(found)
 
     async def asessions(
         self,
@@ -423,9 +424,10 @@ class MessageStore(Listing, MadeAgain, Closing):
         after: SessionId | None = None,
         since: dt.datetime | None = None,
         until: dt.datetime | None = None,
-    ) -> list[SessionInfo]:
+    ) -> SessionList:
         """Async `sessions`."""
-        return await self._arun(self._in_order(order, (prefix, user_id), (limit, first), after, (since, until)))
+        found = await self._arun(self._in_order(order, (prefix, user_id), (limit, first), after, (since, until)))
+        return SessionList(found)
 
     def erase(self, *, user_id: SessionId) -> int:
         """Remove every trace of all sessions of a user, as `user_session_id` names them. Idempotent.

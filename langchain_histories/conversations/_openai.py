@@ -21,8 +21,8 @@ from langchain_core.messages import (
     convert_to_openai_messages,
 )
 
+from langchain_histories._plain import plain, plain_fields
 from langchain_histories._values import from_json, to_json
-from langchain_histories.conversations._plain import plain, plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

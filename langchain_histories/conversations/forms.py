@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from langchain_core.messages import BaseMessage
 
+from langchain_histories import _pages
+from langchain_histories._plain import derived_id
 from langchain_histories._values import decode_value, from_json, to_json
 from langchain_histories.codec import VERSION, Record, RecordFormat, decode_message, record_time
-from langchain_histories.conversations import _openai, _pages
-from langchain_histories.conversations._plain import derived_id
+from langchain_histories.conversations import _openai
 from langchain_histories.conversations.copying import check_is_store
 from langchain_histories.errors import ConfigurationError, InvalidMessageError
 

@@ -18,10 +18,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_histories._neutral import drive, entered, settle
+from langchain_histories._plain import derived_id
 from langchain_histories._values import from_json, to_json
 from langchain_histories.codec import VERSION, Record, RecordFormat, Row
 from langchain_histories.conversations._openai import messages_of
-from langchain_histories.conversations._plain import derived_id
 from langchain_histories.conversations._reading import PAGE, Awaited, Blocking, given_ids
 from langchain_histories.conversations.copying import Copying, CopyReport
 from langchain_histories.errors import ConfigurationError, InvalidMessageError, needs_extra

@@ -80,6 +80,11 @@ class Limits(NamedTuple):
             raise ConfigurationError(f"{name} is empty: give a size such as ('tokens', 4000).")
         return cls(clauses)
 
+    def __str__(self) -> str:
+        """The sizes in a form that an option takes."""
+        clauses = [dict(clause) for clause in self.clauses]
+        return str(clauses[0] if len(clauses) == 1 else clauses)
+
     def exceeded(self, size: Size) -> bool:
         """Whether a view of this size is too large."""
         return any(all(getattr(size, unit) > most for unit, most in clause.items()) for clause in self.clauses)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from langchain_histories._compat import BaseChatMessageHistory
 from langchain_histories._copies import MadeAgain
+from langchain_histories._display import html_of_session
 from langchain_histories._edits import not_found
 from langchain_histories._neutral import drive, settle
 from langchain_histories._options import Capability
@@ -18,12 +19,14 @@ from langchain_histories.views._faces import AsyncFace, Snapshot, StateSlot, Syn
 from langchain_histories.views._pins import pins_of, with_pins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
+    from pandas import DataFrame
 
     from langchain_histories.codec import Record
     from langchain_histories.store import MessageStore
+    from langchain_histories.views._limits import Limits
 
 First: TypeAlias = Literal["any", "human"]
 
@@ -83,8 +86,20 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
         self._frozen: list[BaseMessage] | None = None
 
     def __repr__(self) -> str:
-        """The class and the history under it, without a read."""
-        return f"{type(self).__name__}({type(self.history).__name__})"
+        """The class, the session, the sizes and the history under it, without a read."""
+        session_id = getattr(self.history, "session_id", None)
+        session = [] if session_id is None else [f"session_id={session_id!r}"]
+        sizes = [f"{name}={size}" for name, size in self._sizes().items()]
+        return f"{type(self).__name__}({', '.join([*session, *sizes, f'history={type(self.history).__name__}'])})"
+
+    def _repr_html_(self) -> str | None:
+        """The newest messages of the transcript, for a notebook that displays the view.
+
+        They are read then, in two seconds at most; no summary is made.
+        """
+        if not isinstance(self.history, StoredChatMessageHistory):
+            return None
+        return html_of_session(repr(self), self.history.store, self.history.session_id)
 
     @property
     def messages(self) -> list[BaseMessage]:
@@ -134,6 +149,30 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
         if last is None and after is None:
             return await self._messages(self._async)
         return await self._stored.aget_messages(last=last, after=after)
+
+    def count(self) -> int:
+        """Return how many messages the transcript has, as its history counts them."""
+        return self._stored.count()
+
+    async def acount(self) -> int:
+        """Async `count`."""
+        return await self._stored.acount()
+
+    def __iter__(self) -> Iterator[Record]:
+        """Walk the records of the transcript, oldest first, in pages."""
+        return iter(self._stored)
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        """Async `__iter__`."""
+        return aiter(self._stored)
+
+    def to_pandas(self) -> DataFrame:
+        """Return the records of the transcript as a table of pandas, as `StoredChatMessageHistory.to_pandas`."""
+        return self._stored.to_pandas()
+
+    async def ato_pandas(self) -> DataFrame:
+        """Async `to_pandas`."""
+        return await self._stored.ato_pandas()
 
     def coverage(self) -> Coverage:
         """Return where each stored message is. Costs a read of the whole transcript."""
@@ -205,6 +244,10 @@ class HistoryView(MadeAgain, BaseChatMessageHistory):
     async def aunpin(self, record_id: str) -> None:
         """Async `unpin`."""
         await self._change_pins(self._async, remove=record_id)
+
+    @abstractmethod
+    def _sizes(self) -> dict[str, Limits]:
+        """Return the sizes that say what is shown, by the names of their options."""
 
     @abstractmethod
     async def _show(self, face: SyncFace) -> list[BaseMessage]:

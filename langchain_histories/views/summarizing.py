@@ -271,6 +271,9 @@ class SummarizingChatMessageHistory(HistoryView):
 
     # Reading.
 
+    def _sizes(self) -> dict[str, Limits]:
+        return {"trigger": self._trigger, "keep": self._reader.keep}
+
     async def _show(self, face: SyncFace) -> list[BaseMessage]:
         history = await settle(face.opened())
         if (first := self._first_read) is not None:

@@ -87,6 +87,9 @@ class WindowedChatMessageHistory(HistoryView):
         self._count = find_counter(token_counter, model)
         self._clearing = Clearing.read(clear_tools, self._keep.smallest("tokens"))
 
+    def _sizes(self) -> dict[str, Limits]:
+        return {"keep": self._keep}
+
     async def _show(self, face: SyncFace) -> list[BaseMessage]:
         history = await settle(face.opened())
         # A guess of how many records are shown. While it is too low, twice as many are read.

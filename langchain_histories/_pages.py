@@ -1,4 +1,4 @@
-"""A conversation as a page for people: Markdown and HTML.
+"""A conversation for people: a page of Markdown or of HTML, and a piece of HTML for a notebook.
 
 Nothing that a message says can become a part of the page itself. HTML has texts as they are, no scripts and no address
 that is fetched. In Markdown each message is a quotation, which shows the Markdown that models write; outside of blocks
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.messages import AIMessage, ToolMessage
 
-from langchain_histories.conversations._plain import plain, plain_fields
+from langchain_histories._plain import plain, plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +26,8 @@ _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\u
 _NEW_LINE = re.compile("\r\n|\r|\n")
 _LONGEST = 10_000
 """Characters of a value that is no text, such as an image, of which people read nothing."""
+_LONGEST_IN_PIECE = 2_000
+"""Characters of a part of a message in a notebook."""
 
 
 class _Part(NamedTuple):
@@ -62,6 +64,42 @@ def html(session_id: str, records: Sequence[Record]) -> str:
     title = _html.escape(_clean(session_id))
     body = "\n".join(_article(_shown(record)) for record in records)
     return _PAGE.format(title=title, style=_STYLE, body=body)
+
+
+def piece(title: str, note: str, records: Sequence[Record]) -> str:
+    """Return HTML for the output of a notebook's cell: calls and data are folded, and long texts are cut.
+
+    Colours are mixtures with that of the notebook's text, so they suit dark themes too.
+    """
+    articles = [_article(_cut(_shown(record)), is_open=False) for record in records]
+    return _framed(title, note, articles)
+
+
+def table(title: str, note: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table for the output of a notebook's cell; `None` in a row is an empty cell."""
+    cells = [["" if cell is None else _html.escape(_clean(str(cell))) for cell in row] for row in rows]
+    lines = [
+        "<table><thead><tr>" + "".join(f"<th>{_html.escape(name)}</th>" for name in head) + "</tr></thead><tbody>",
+        *("<tr>" + "".join(f'<td dir="auto">{cell}</td>' for cell in row) + "</tr>" for row in cells),
+        "</tbody></table>",
+    ]
+    return _framed(title, note, lines if rows else [])
+
+
+def _framed(title: str, note: str, lines: Sequence[str]) -> str:
+    said = [f'<p class="note">{_html.escape(_clean(text))}</p>' for text in (title, note) if text]
+    return "\n".join([f'<div class="lh-piece"><style>{_STYLE_OF_PIECES}</style>', *said, *lines, "</div>"])
+
+
+def _cut(shown: _Shown) -> _Shown:
+    """Cut long texts: a notebook keeps its outputs."""
+    parts = [
+        part._replace(text=f"{part.text[:_LONGEST_IN_PIECE]}… ({len(part.text):,} characters)")
+        if len(part.text) > _LONGEST_IN_PIECE
+        else part
+        for part in shown.parts
+    ]
+    return shown._replace(parts=parts)
 
 
 def _shown(record: Record) -> _Shown:
@@ -155,6 +193,19 @@ pre { font: .85rem/1.45 ui-monospace, monospace; }
 @media print { body { max-width: none; margin: 0; } article { break-inside: avoid; } }
 """.strip()
 
+_STYLE_OF_PIECES = """
+.lh-piece { max-width: 48rem; --line: color-mix(in srgb, currentColor 20%, transparent); }
+.lh-piece article { border: 1px solid var(--line); border-radius: 6px; margin: .4rem 0; padding: .3rem .7rem; }
+.lh-piece article.ai { background: color-mix(in srgb, #2f81f7 10%, transparent); }
+.lh-piece article:is(.system, .tool, .function) { background: color-mix(in srgb, currentColor 6%, transparent); }
+.lh-piece header { display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; }
+.lh-piece :is(header, summary, .note) { opacity: .75; font-size: .85em; }
+.lh-piece h2 { font-size: 1em; margin: 0; }
+.lh-piece :is(p, pre) { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; }
+.lh-piece table { border-collapse: collapse; }
+.lh-piece :is(th, td) { text-align: start; padding: .2rem .7rem; border-bottom: 1px solid var(--line); }
+""".strip()
+
 _PAGE = """<!DOCTYPE html>
 <html>
 <head>
@@ -176,7 +227,7 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def _article(shown: _Shown) -> str:
+def _article(shown: _Shown, *, is_open: bool = True) -> str:
     escape = _html.escape
     when = f"<time>{escape(shown.at)}</time>" if shown.at else ""
     lines = [
@@ -187,7 +238,9 @@ def _article(shown: _Shown) -> str:
         # A line break behind the tag of `pre` is not a part of its text.
         if part.kind:
             kind = f'<summary dir="auto">{escape(part.kind)}</summary>'
-            lines.append(f'<details open>{kind}<pre dir="auto">\n{escape(part.text)}</pre></details>')
+            lines.append(
+                f'<details{" open" if is_open else ""}>{kind}<pre dir="auto">\n{escape(part.text)}</pre></details>'
+            )
         else:
             lines.append(f'<p dir="auto">{escape(part.text)}</p>')
     return "\n".join([*lines, "</article>"])
