@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from langchain_histories.registry import open_history as open_history
     from langchain_histories.registry import open_store as open_store
     from langchain_histories.store import MessageStore as MessageStore
+    from langchain_histories.store import Tail as Tail
     from langchain_histories.stores.azure_table import AzureTableChatMessageHistory as AzureTableChatMessageHistory
     from langchain_histories.stores.azure_table import AzureTableStore as AzureTableStore
     from langchain_histories.stores.cosmosdb import CosmosDBChatMessageHistory as CosmosDBChatMessageHistory
@@ -127,7 +128,7 @@ _MODULES = {
     "_listing": ("SessionDescription", "SessionInfo"),
     "_options": ("Capability",),
     "_session_ids": ("user_session_id",),
-    "store": ("MessageStore",),
+    "store": ("MessageStore", "Tail"),
     "stores.azure_table": ("AzureTableChatMessageHistory", "AzureTableStore"),
     "stores.cosmosdb": ("CosmosDBChatMessageHistory", "CosmosDBStore"),
     "stores.dynamodb": ("DynamoDBChatMessageHistory", "DynamoDBStore"),

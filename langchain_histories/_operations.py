@@ -219,6 +219,21 @@ class Operations(ABC, Generic[ClientT]):
         """
         raise self.unsupported("put_state")
 
+    async def read_with_state(
+        self, client: ClientT, key: str, *, last: int
+    ) -> tuple[Sequence[Row], str | bytes | None]:
+        """Return the last n rows, and the state, as they were at one moment.
+
+        A service that tells both in one trip has its own. This one reads the state again, to see that it is the same.
+        """
+        state = await self.get_state(client, key)
+        while True:
+            rows = await self.read(client, key, last=last)
+            now = await self.get_state(client, key)
+            if now == state:
+                return rows, state
+            state = now
+
     async def run(self, client: ClientT, body: Callable[[ClientT], Coroutine[Any, Any, Any]]) -> Any:
         """Run the body of an operation; a service whose transactions are given up by design tries it again here."""
         return await body(client)

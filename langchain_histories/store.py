@@ -5,7 +5,7 @@ Validation and encoding are here. `_calls.py` runs the calls; what the service c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 from langchain_histories import _forks
 from langchain_histories._calls import Batch, Call, none
@@ -48,6 +48,18 @@ _FILTERED = 64
 
 # Records behind which nobody looks for a batch that was sent a moment ago: others would have stored as many since.
 _LOOKED_BACK = 200
+
+
+class Tail(NamedTuple):
+    """The end of a transcript and the state of its session, as they were at one moment.
+
+    Attributes:
+        records: The last records, oldest first.
+        state: The state; `None` if there is none.
+    """
+
+    records: list[Record]
+    state: dict[str, Any] | None
 
 
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
@@ -361,6 +373,25 @@ class MessageStore(Listing, MadeAgain, Closing):
             self._read(session_id, last, first, after, self._decoder(raw=raw), wanted_records=wanted)
         )
 
+    def tail(self, session_id: SessionId, last: int = 1) -> Tail:
+        """Return the last records of a session and its state, as they were at one moment.
+
+        That is what `append(after=tail.records[-1].id)` needs to be sure that nobody has gone on since. It is one trip
+        to Redis, Upstash and SQL, and elsewhere a read between two looks at the state.
+
+        Args:
+            session_id: The session.
+            last: How many records; one if not given.
+
+        Raises:
+            CorruptRecordError: A record or the state cannot be read.
+        """
+        return self._run(self._tail(session_id, last))
+
+    async def atail(self, session_id: SessionId, last: int = 1) -> Tail:
+        """Async `tail`."""
+        return await self._arun(self._tail(session_id, last))
+
     def count(self, session_id: SessionId) -> int:
         """Return the number of records of a session."""
         return self._run(self._count(session_id))
@@ -639,6 +670,26 @@ class MessageStore(Listing, MadeAgain, Closing):
 
         grows = limit is None or wanted_records is not None
         return Call("read", session_id, body, nothing=list, is_read=True, grows=grows)
+
+    def _tail(self, session_id: SessionId, last: int) -> Call[Tail]:
+        key, limit = self._key(session_id), check_number("last", last) or 0
+
+        async def body(client: Any) -> Tail:
+            operations, wanted = self.operations, max(limit, 1)
+            has_state = Capability.STATE in operations.capabilities
+            while True:
+                if has_state:
+                    rows, text = await operations.read_with_state(client, key, last=wanted)
+                else:
+                    rows, text = await operations.read(client, key, last=wanted), None
+                records = self.format.decode(rows, session_id)
+                # Fewer when a driver's retry stored some twice, or when corrupt ones are skipped: look further.
+                if len(records) >= limit or len(rows) < wanted:
+                    state = None if text is None else self.format.decode_state(text, session_id)
+                    return Tail(records[max(len(records) - limit, 0) :], state)
+                wanted *= 2
+
+        return Call("tail", session_id, body, nothing=lambda: Tail([], None), is_read=True)
 
     def _count(self, session_id: SessionId) -> Call[int]:
         key = self._key(session_id)

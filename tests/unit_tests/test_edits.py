@@ -55,3 +55,21 @@ def test_before_save_and_codec_apply_to_what_is_changed():
     assert [message.content for message in store.read("s")] == ["NEW", "C"]
     assert [record.id for record in store.records("s")] == ids[1:]
     assert [stored["data"]["content"] for stored in store.records("s", raw=True)] == ["NEW", "C"]
+
+
+def test_a_tail_is_of_one_moment(monkeypatch):
+    """Where the state changes between the look at it and the read of the records, both are read once more."""
+    store = MemoryStore()
+    read = type(store.operations).read
+    turns = iter("ab")
+
+    async def read_late(operations, client, key, **where):
+        rows = await read(operations, client, key, **where)
+        if (turn := next(turns, None)) is not None:
+            await operations.append(client, key, store.format.encode([HumanMessage(turn)])[1])
+            await operations.put_state(client, key, f'{{"after": "{turn}"}}')
+        return rows
+
+    monkeypatch.setattr(type(store.operations), "read", read_late)
+    records, state = store.tail("s")
+    assert (records[0].message.content, state) == ("b", {"after": "b"})

@@ -58,12 +58,14 @@ class RedisOperations(RedisListOperations):
             pipeline.execute_command(*words)
         return list(await settle(pipeline.execute()))
 
+    async def _at_one_moment(self, client: Any, commands: Sequence[Sequence[Any]]) -> list[Any] | None:
+        # The asyncio client of a cluster has no transactions.
+        is_async_cluster = isinstance(client, redis.asyncio.RedisCluster)
+        return None if is_async_cluster else await self._pipeline(client, commands, transaction=True)
+
     async def _tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
-        if isinstance(client, redis.asyncio.RedisCluster):
-            length, newest_first = await self._command(client, "EVAL", _TAIL, 1, name, last - 1)
-        else:
-            asked = [("LLEN", name), ("LRANGE", name, 0, last - 1)]
-            length, newest_first = await self._pipeline(client, asked, transaction=True)
+        found = await self._at_one_moment(client, [("LLEN", name), ("LRANGE", name, 0, last - 1)])
+        length, newest_first = found or await self._command(client, "EVAL", _TAIL, 1, name, last - 1)
         return length, newest_first
 
     async def _scan(self, client: Any, pattern: str, kind: str) -> list[str | bytes]:

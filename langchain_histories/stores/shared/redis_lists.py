@@ -151,6 +151,10 @@ class RedisListOperations(Operations[Any]):
         """Run some commands in one go; others may run between them."""
 
     @abstractmethod
+    async def _at_one_moment(self, client: Any, commands: Sequence[Sequence[Any]]) -> list[Any] | None:
+        """Run some commands on one slot in one go, with nothing between them; `None` where that cannot be done."""
+
+    @abstractmethod
     async def _tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
         """Return the length of the list and, of the same moment, its last records, newest first."""
 
@@ -217,6 +221,19 @@ class RedisListOperations(Operations[Any]):
         except has_no_tail:
             length, newest_first = await self._two_step_tail(client, name, last)
         return _rows(newest_first, length - len(newest_first))
+
+    async def read_with_state(self, client: Any, key: str, *, last: int) -> tuple[Sequence[Row], str | bytes | None]:
+        name = self._list(key)
+        commands = (("LLEN", name), ("LRANGE", name, 0, last - 1), ("GET", state_name(name)))
+        failures: tuple[type[Exception], ...] = (UnicodeDecodeError, *self.refused_errors)
+        try:
+            found = await self._at_one_moment(client, commands)
+        except failures:
+            found = None
+        if found is None:
+            return await super().read_with_state(client, key, last=last)
+        length, newest_first, state = found
+        return _rows(newest_first, length - len(newest_first)), state
 
     async def _read_after(
         self, client: Any, name: str, after: str, last: int | None, first: int | None

@@ -568,6 +568,21 @@ class SQLOperations(EngineOperations):
             found = (await settle(connection.execute(states.get, {"name": name}))).first()
         return None if found is None else states.decode(found[0])
 
+    async def read_with_state(self, client: Any, key: str, *, last: int) -> tuple[Sequence[Row], str | bytes | None]:
+        layout = await self._layout_to_read(client)
+        if not layout.has_states:
+            return await super().read_with_state(client, key, last=last)
+        table, states = layout.messages, layout.states
+        key = self._checked_id(table, key)
+        parameters = {"s": key, "name": name_of(key), "limit": min(last, MAX_ID)}
+        async with entered(EngineUse.of(client).connection()) as connection:
+            # In one statement, because two of them may see two moments.
+            statement = states.get_with(table.read[True, False])
+            found = (await settle(connection.execute(statement, parameters))).all()
+        state = found[0][2]
+        rows = [Row(table.decode(text), str(number)) for number, text, _ in reversed(found) if number is not None]
+        return rows, None if state is None else states.decode(state)
+
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         use = EngineUse.of(client)
         if (await self._layout_to_write(client)).has_expiry:

@@ -62,6 +62,19 @@ class StateStatements(Statements):
         self.get = sa.select(self.text).where(this if expiry is None else name == expiry.state_of_one)
         self.get_some = sa.select(name, self.text).where(name.in_(sa.bindparam("names", expanding=True)))
 
+    def get_with(self, read: Any) -> Any:
+        """Return the statement that selects what `read` does, and the state beside it: at least one row.
+
+        Args:
+            read: Of the table of messages: number and text, the last ones first.
+        """
+        number, text = read.selected_columns
+        rows = read.with_only_columns(number.label("number"), text.label("text")).subquery("rows_read")
+        one = sa.select(sa.literal_column("1").label("one")).subquery("one")
+        state = self.get.scalar_subquery()
+        query = sa.select(rows.c.number, rows.c.text, state).select_from(one.outerjoin(rows, sa.true()))
+        return query.order_by(rows.c.number.desc())
+
     def change(self, name: str, key: str, text: str | None, expected: ExpectedState) -> tuple[Any, dict[str, Any]]:
         """Return the statement that stores or removes the state of this name, and its parameters."""
         parameters: dict[str, Any] = {"name": name}

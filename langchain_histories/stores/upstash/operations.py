@@ -92,11 +92,15 @@ class UpstashOperations(RedisListOperations):
             # Nothing was stored; the script says why, or stores it.
             await super().append(client, key, rows)
 
-    async def _tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
+    async def _at_one_moment(self, client: Any, commands: Sequence[Sequence[Any]]) -> list[Any] | None:
         try:
-            length, newest_first = await self._together(client.multi(), [("LLEN", name), ("LRANGE", name, 0, last - 1)])
+            return await self._together(client.multi(), commands)
         except (RecordTooLargeError, UpstashError, _RefusedTogetherError):
-            return await self._two_step_tail(client, name, last)
+            return None
+
+    async def _tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
+        found = await self._at_one_moment(client, [("LLEN", name), ("LRANGE", name, 0, last - 1)])
+        length, newest_first = found or await self._two_step_tail(client, name, last)
         return length, newest_first
 
     async def _range(self, client: Any, name: str, start: int, stop: int) -> list[Any]:

@@ -161,6 +161,35 @@ class EditTests(StoreFixtures):
         call.append("s", numbered(3), after=second)
         assert texts(call.read("s")) == ["first", "second", "0", "1", "2"]
 
+    def test_tail(self, store: MessageStore, faces: tuple[Face, Face]) -> None:
+        """One look tells how a session ends, and its state, and what is done behind it is refused afterwards."""
+        write, call = (face(store) for face in faces)
+        assert call.tail("s") == ([], None)
+        state: dict[str, Any] | None = None
+        if self.has(Capability.STATE):
+            state = {"é": [1, None]}
+            write.put_state("s", state)
+            assert call.tail("s", 3) == ([], state)
+        write.append("s", numbered(5))
+        write.append("other", numbered(2))
+        records = call.records("s")
+        assert call.tail("s") == (records[-1:], state)
+        for last in (0, 1, 3, 5, 9):
+            assert call.tail("s", last=last) == (records[max(0, 5 - last) :], state)
+        assert call.tail("other") == (call.records("other", last=1), None)
+        if self.has(Capability.STATE):
+            write.update_state("s", lambda state: {**(state or {}), "b": 2})
+            assert call.tail("s", 0) == ([], {"é": [1, None], "b": 2})
+            write.put_state("s", None)
+        write.append("s", numbered(1))
+        assert call.tail("s") == (call.records("s", last=1), None)
+        if self.has(Capability.EDIT):
+            with pytest.raises(TranscriptChangedError):
+                write.append("s", numbered(1), after=records[-1].id)
+        for bad in (-1, 1.5, "3", True):
+            with pytest.raises(ConfigurationError, match="last"):
+                call.tail("s", bad)
+
     def test_parts_of_a_conversation(self, store: MessageStore, face: Face) -> None:
         """The last turn goes; the end goes; a message is another one; messages are put in."""
         self.needs(Capability.EDIT)
