@@ -86,6 +86,7 @@ class ExpiryTests(StoreFixtures):
         for session_id in gone:
             assert store.read(session_id) == store.read(session_id, last=1) == []
             assert store.records(session_id, first=5) == []
+            assert store.tail(session_id) == ([], None)
             assert store.count(session_id) == 0
             if self.has(Capability.STATE):
                 assert store.get_state(session_id) is None
@@ -124,6 +125,8 @@ class ExpiryTests(StoreFixtures):
             for store in (long, plain):
                 assert texts(face(store).read(session_id)) == ["new"]
                 assert face(store).count(session_id) == 1
+                (record,), state = face(store).tail(session_id, 5)
+                assert (record.message.content, state) == ("new", None)
                 if self.has(Capability.STATE):
                     assert face(store).get_state(session_id) is None
         if self.has(Capability.STATE):
