@@ -69,7 +69,7 @@ from langchain_histories.errors import (
     InvalidMessageError,
     RecordTooLargeError,
 )
-from langchain_histories.integrations.mapping.llama_index import is_llama_index, to_langchain
+from langchain_histories.integrations.mapping.llama_index import is_llama_index, to_langchain, to_llama_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -328,7 +328,7 @@ def _check_readable(payload: dict[str, Any], text: str) -> None:
     if _is_plain(payload):
         return
     try:
-        stored = from_json(text)
+        stored = _in_our_form(from_json(text))
         decode_message({"type": stored["type"], "data": decode_value(stored["data"])})
     except Exception as error:  # noqa: BLE001  # validators can raise anything
         fields = {str(part["loc"][0]) for part in error.errors() if part["loc"]} if _is_validation(error) else set()
@@ -422,12 +422,15 @@ class RecordFormat:
         before_save: Called with each message before it is stored; returns the message to store, or `None` for none.
         on_unserializable: What to do about an object that cannot be kept: describe its type, or raise.
         on_corrupt: What to do about a record that cannot be read: raise, or skip it with a warning.
+        in_llama_index: Write messages of LlamaIndex, with what these have no place for in keys that its reader ignores,
+            where its classes read the place too. With a `codec` nobody else reads it.
     """
 
     codec: Codec | None = None
     before_save: Callable[[BaseMessage], BaseMessage | None] | None = None
     on_unserializable: Literal["describe", "raise"] = "describe"
     on_corrupt: Literal["raise", "skip"] = "raise"
+    in_llama_index: bool = False
 
     def encode(
         self,
@@ -492,7 +495,7 @@ class RecordFormat:
         Raises:
             CorruptRecordError: It has no id and is no message, or it cannot be read where that is necessary.
         """
-        needs_message = to.before_save is not None
+        needs_message = to.before_save is not None or to.in_llama_index
         if self.codec is to.codec and not needs_message and (found := _id_at_end(row.text)):
             return found, row.text if isinstance(row.text, str) else row.text.decode()
         try:
@@ -531,7 +534,8 @@ class RecordFormat:
     def _sealed(self, payload: dict[str, Any], envelope: dict[str, Any], app: dict[str, Any] | None) -> str:
         """Return the text of a record. What the application gave with it may be personal, so the codec covers it."""
         if self.codec is None:
-            return to_json({**payload, "meta": {**envelope, _APP: app} if app else envelope})
+            written = to_llama_index(payload, keep=True) if self.in_llama_index else payload
+            return to_json({**written, "meta": {**envelope, _APP: app} if app else envelope})
         covered = {**payload, "meta": {_APP: app}} if app else payload
         return to_json({"type": _ENCODED, "data": self.codec.encode(to_json(covered)), "meta": envelope})
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import uuid
+from urllib.parse import unquote, urlsplit
 
+import boto3
 import pytest
+import sqlalchemy as sa
+from boto3.dynamodb.types import TypeDeserializer
+from langchain_core.messages import AIMessage
+from sqlalchemy.ext.asyncio import create_async_engine
 
 pytest.importorskip("llama_index.core")
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.llms import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
 
 from langchain_histories import (
     AzureTableStore,
@@ -15,6 +27,7 @@ from langchain_histories import (
     DynamoDBStore,
     KafkaStore,
     MongoDBStore,
+    RecordTooLargeError,
     RedisStore,
     SQLStore,
     TablestoreStore,
@@ -23,6 +36,7 @@ from langchain_histories import (
 from langchain_histories.stores.base import Capability
 from langchain_histories.testing.chat_stores import ChatStoreTests
 
+USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 ALL = ~Capability(0)
 KEYS = {"region_name": "eu-west-1", "aws_access_key_id": "test", "aws_secret_access_key": "right-Secret7"}
 
@@ -113,3 +127,179 @@ class TestKafkaChatStore(ChatStoreTests):
     @pytest.fixture
     def open_store(self, kafka_server, name):
         return functools.partial(KafkaStore, kafka_server.url, topic_prefix=f"{name}.", timeout=60)
+
+
+def talk(chat_store):
+    """As LlamaIndex's documentation has it, and every method once."""
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000, chat_store=chat_store, chat_store_key="user1")
+    engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory)
+    assert engine.chat("hi").response
+    assert asyncio.run(engine.achat("more")).response
+    messages = chat_store.get_messages("user1")
+    assert [it.role.value for it in messages] == ["user", "assistant"] * 2
+    assert asyncio.run(chat_store.aget_messages("user1")) == messages
+    chat_store.set_messages("user1", messages[:3])
+    chat_store.add_message("user1", ChatMessage("end"))
+    assert chat_store.delete_message("user1", 1) == messages[1]
+    assert chat_store.delete_last_message("user1") == ChatMessage("end")
+    assert chat_store.get_messages("user1") == [messages[0], messages[2]]
+    return messages
+
+
+def end(chat_store):
+    assert chat_store.get_keys() == ["user1"]
+    assert len(chat_store.delete_messages("user1")) == 2
+    assert chat_store.get_keys() == []
+    chat_store.close()
+
+
+def test_redis(redis_server):
+    from langchain_histories.integrations.llama_index.redis import RedisChatStore
+
+    chat_store = RedisChatStore(redis_url=redis_server.url, ttl=300)
+    chat_store.delete_messages("user1")
+    talk(chat_store)
+    assert 0 < chat_store.message_store.client.ttl("message_store:user1") <= 300
+    chat_store.delete_messages("user1")
+    chat_store.close()
+
+
+def test_upstash(upstash_server):
+    from langchain_histories.integrations.llama_index.upstash import UpstashChatStore
+
+    parts = urlsplit(upstash_server.url)
+    chat_store = UpstashChatStore(
+        redis_url=f"http://{parts.hostname}:{parts.port}", redis_token=unquote(parts.password), ttl=300
+    )
+    chat_store.delete_messages("user1")
+    talk(chat_store)
+    assert asyncio.run(chat_store.async_delete_last_message("user1")).content == "more"
+    chat_store.delete_messages("user1")
+    chat_store.close()
+
+
+def test_azure(azure_table_server, name):
+    from langchain_histories.integrations.llama_index.azure import AzureChatStore
+
+    parts = urlsplit(azure_table_server.url)
+    chat_store = AzureChatStore.from_account_and_key(
+        account_name=parts.username,
+        account_key=unquote(parts.password),
+        endpoint=f"http://{parts.hostname}:{parts.port}{parts.path}",
+        chat_table_name=name,
+        metadata_table_name="Metadata",
+    )
+    talk(chat_store)
+    end(chat_store)
+
+
+@pytest.mark.parametrize("use_jsonb", [False, True])
+def test_postgres(postgres_server, name, use_jsonb):
+    from langchain_histories.integrations.llama_index.postgres import PostgresChatStore
+
+    url = postgres_server.url_with(scheme="postgresql+asyncpg")
+    chat_store = PostgresChatStore.from_uri(uri=url, table_name=name, use_jsonb=use_jsonb)
+    talk(chat_store)
+    end(chat_store)
+
+
+def test_a_table_of_google_has_messages_for_both(postgres_server, name):
+    """Its own class reads a row as `ChatMessage(**row)`; this is what it would see."""
+    from langchain_histories.integrations.llama_index.alloydb import AlloyDBChatStore, AlloyDBEngine
+
+    url = postgres_server.url_with(scheme="postgresql+psycopg")
+    theirs = sa.create_engine(url)
+    written = ChatMessage("theirs", role="user").model_dump_json()
+    with theirs.begin() as connection:
+        connection.execute(
+            sa.text(f"CREATE TABLE {name} (id SERIAL PRIMARY KEY, key VARCHAR NOT NULL, message JSON NOT NULL)")
+        )
+        connection.execute(sa.text(f"INSERT INTO {name} (key, message) VALUES ('user1', :m)"), {"m": written})
+    engine = AlloyDBEngine.from_connection_string(url)
+    engine.init_chat_store_table(table_name=name)
+    chat_store = AlloyDBChatStore.create_sync(engine=engine, table_name=name)
+    assert chat_store.get_messages("user1") == [ChatMessage("theirs")]
+    chat_store.message_store.append("user1", [AIMessage("from LangChain", id="1", usage_metadata=USAGE)])
+    chat_store.add_message("user1", ChatMessage("inserted"), 1)
+    with theirs.begin() as connection:
+        rows = (
+            connection.execute(sa.text(f"SELECT message FROM {name} WHERE key = 'user1' ORDER BY id")).scalars().all()
+        )
+    seen = [ChatMessage.model_validate(row) for row in rows]
+    assert seen == chat_store.get_messages("user1")
+    assert [it.content for it in seen] == ["theirs", "inserted", "from LangChain"]
+    assert chat_store.message_store.read("user1")[2] == AIMessage("from LangChain", id="1", usage_metadata=USAGE)
+    assert chat_store.delete_last_message("user1").content == "from LangChain"
+    chat_store.close()
+    theirs.dispose()
+
+
+async def test_an_engine_of_google_is_async(postgres_server, name):
+    from langchain_histories.integrations.llama_index.alloydb import AlloyDBChatStore, AlloyDBEngine
+
+    own = create_async_engine(postgres_server.url_with(scheme="postgresql+psycopg"))
+    engine = AlloyDBEngine.from_engine(own)
+    await engine.ainit_chat_store_table(table_name=name)
+    chat_store = await AlloyDBChatStore.create(engine=engine, table_name=name)
+    await chat_store.async_add_message("s", ChatMessage("hi"))
+    assert await chat_store.aget_messages("s") == [ChatMessage("hi")]
+    await own.dispose()
+
+
+def test_an_item_of_dynamodb_has_messages_for_both(dynamodb_server, name):
+    """LlamaIndex's own class reads `ChatMessage.model_validate` of each map; this is what it would see."""
+    from langchain_histories.integrations.llama_index.dynamodb.base import DynamoDBChatStore
+
+    where = {"endpoint_url": dynamodb_server.url}
+    client = boto3.client("dynamodb", **KEYS, **where)
+    client.create_table(
+        TableName=name,
+        KeySchema=[{"AttributeName": "SessionId", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "SessionId", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    theirs = {
+        "M": {
+            "role": {"S": "user"},
+            "additional_kwargs": {"M": {}},
+            "blocks": {"L": [{"M": {"block_type": {"S": "text"}, "text": {"S": "theirs"}}}]},
+        }
+    }
+    client.put_item(
+        TableName=name, Item={"SessionId": {"S": "s"}, "History": {"L": [theirs]}, "TTL": {"N": "99999999999"}}
+    )
+    chat_store = DynamoDBChatStore(table_name=name, **KEYS, resource_kwargs=where, ttl_seconds=300)
+    assert chat_store.get_messages("s") == [ChatMessage("theirs")]
+    chat_store.message_store.append("s", [AIMessage("from LangChain", id="1", usage_metadata=USAGE)])
+    chat_store.add_message("s", ChatMessage("inserted"), 1)
+    item = client.get_item(TableName=name, Key={"SessionId": {"S": "s"}})["Item"]
+    maps = [TypeDeserializer().deserialize(value) for value in item["History"]["L"]]
+    seen = [ChatMessage.model_validate(it) for it in maps]
+    assert [it.content for it in seen] == ["theirs", "inserted", "from LangChain"]
+    assert seen == chat_store.get_messages("s")
+    assert int(item["TTL"]["N"]) < 99999999999
+    assert chat_store.message_store.read("s")[2] == AIMessage("from LangChain", id="1", usage_metadata=USAGE)
+    chat_store.add_message("user1", ChatMessage("x" * 1000))
+    with pytest.raises(RecordTooLargeError):
+        chat_store.add_message("user1", ChatMessage("x" * 500_000))
+    chat_store.delete_messages("user1")
+    talk(chat_store)
+    chat_store.close()
+
+
+def test_tablestore(tablestore_server, name):
+    from langchain_histories.integrations.llama_index.tablestore import TablestoreChatStore
+
+    parts = urlsplit(tablestore_server.url)
+    chat_store = TablestoreChatStore(
+        endpoint=f"http://{parts.hostname}:{parts.port}",
+        instance_name=parts.path.strip("/"),
+        access_key_id=parts.username,
+        access_key_secret=unquote(parts.password),
+        table_name=name,
+    )
+    chat_store.create_table_if_not_exist()
+    talk(chat_store)
+    chat_store.clear_store()
+    assert chat_store.get_keys() == []
+    chat_store.close()

@@ -5,13 +5,64 @@
 | `chat_store.py` | `LlamaIndexChatStore` |
 | `messages.py` | its messages, and what is stored of them |
 | `forms.py` | what LlamaIndex's own chat stores write |
+| `simple.py`, `redis.py`, ... | classes with the names and constructors of LlamaIndex's own; loaded when asked for |
 
 Needs the extra `llama-index`.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from langchain_histories.errors import needs_extra
 
 with needs_extra("llama-index"):
     from langchain_histories.integrations.llama_index.chat_store import LlamaIndexChatStore
 
-__all__ = ["LlamaIndexChatStore"]
+if TYPE_CHECKING:
+    from langchain_histories.integrations.llama_index.alloydb import AlloyDBChatStore, AlloyDBEngine
+    from langchain_histories.integrations.llama_index.azure import AzureChatStore
+    from langchain_histories.integrations.llama_index.dynamodb import DynamoDBChatStore
+    from langchain_histories.integrations.llama_index.postgres import PostgresChatStore, PostgresEngine
+    from langchain_histories.integrations.llama_index.redis import RedisChatStore
+    from langchain_histories.integrations.llama_index.simple import SimpleChatStore
+    from langchain_histories.integrations.llama_index.tablestore import TablestoreChatStore
+    from langchain_histories.integrations.llama_index.upstash import UpstashChatStore
+    from langchain_histories.integrations.llama_index.yugabytedb import YugabyteDBChatStore
+
+_HOMES = {
+    "AlloyDBChatStore": "alloydb",
+    "AlloyDBEngine": "alloydb",
+    "AzureChatStore": "azure",
+    "DynamoDBChatStore": "dynamodb",
+    "PostgresChatStore": "postgres",
+    "PostgresEngine": "postgres",
+    "RedisChatStore": "redis",
+    "SimpleChatStore": "simple",
+    "TablestoreChatStore": "tablestore",
+    "UpstashChatStore": "upstash",
+    "YugabyteDBChatStore": "yugabytedb",
+}
+
+__all__ = [
+    "AlloyDBChatStore",
+    "AlloyDBEngine",
+    "AzureChatStore",
+    "DynamoDBChatStore",
+    "LlamaIndexChatStore",
+    "PostgresChatStore",
+    "PostgresEngine",
+    "RedisChatStore",
+    "SimpleChatStore",
+    "TablestoreChatStore",
+    "UpstashChatStore",
+    "YugabyteDBChatStore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a class when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

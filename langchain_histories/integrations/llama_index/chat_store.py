@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import secrets
 import weakref
 from collections import defaultdict, deque
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import PrivateAttr, model_serializer
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_histories.codec import Record
+
+StoreT = TypeVar("StoreT", bound=MessageStore)
 
 _live: weakref.WeakValueDictionary[str, MessageStore] = weakref.WeakValueDictionary()
 
@@ -296,6 +299,12 @@ class LlamaIndexChatStore(BaseChatStore):
 
 _recognized: dict[str, type[BaseChatStore]] = RECOGNIZED_CHAT_STORES  # type: ignore[assignment]  # inferred from its own
 _recognized[LlamaIndexChatStore.class_name()] = LlamaIndexChatStore
+
+
+def in_llama_index(store: StoreT) -> StoreT:
+    """Return a store that writes messages of LlamaIndex, for a place that its classes read too."""
+    store.format = dataclasses.replace(store.format, in_llama_index=True)
+    return store
 
 
 def _set(messages: Sequence[ChatMessage]) -> Callable[[list[Record]], list[Record | BaseMessage]]:

@@ -77,26 +77,26 @@ class AzureTableChatMessageHistory(StoredChatMessageHistory):
             endpoint: `https://<account>.table.core.windows.net` by default; Cosmos DB's and others are given.
             table_name: The table.
         """
-        login = f"{quote(account_name, safe='')}:{quote(account_key, safe='')}@"
         endpoint = endpoint or f"https://{account_name}.table.core.windows.net"
-        return cls(session_id, _url(endpoint, table_name, login=login))
+        return cls(session_id, url_of(endpoint, table_name, login=(account_name, account_key)))
 
     @classmethod
     def from_sas_token(
         cls, session_id: SessionId, endpoint: str, sas_token: str, table_name: str | None = None
     ) -> Self:
         """Make a history from an endpoint and a shared access signature."""
-        return cls(session_id, _url(endpoint, table_name, query="?" + sas_token.removeprefix("?")))
+        return cls(session_id, url_of(endpoint, table_name, query="?" + sas_token.removeprefix("?")))
 
     @classmethod
     def from_aad_token(cls, session_id: SessionId, endpoint: str, table_name: str | None = None) -> Self:
         """Make a history with what `DefaultAzureCredential` finds: a managed identity, `AZURE_CLIENT_ID`, ..."""
-        return cls(session_id, _url(endpoint, table_name))
+        return cls(session_id, url_of(endpoint, table_name))
 
 
-def _url(endpoint: str, table_name: str | None, *, login: str = "", query: str = "") -> str:
-    """The store's URL for an endpoint of the service."""
+def url_of(endpoint: str, table_name: str | None, *, login: tuple[str, str] | None = None, query: str = "") -> str:
+    """The store's URL for an endpoint of the service, with an account and its key as the login."""
     endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
     parts = read_url(urlsplit, endpoint, "https://account.table.core.windows.net")
     scheme = "azure-table+http" if parts.scheme == "http" else "azure-table"
-    return f"{scheme}://{login}{parts.netloc}{parts.path.rstrip('/')}/{table_name or DEFAULT_TABLE}{query}"
+    account = "" if login is None else ":".join(quote(part, safe="") for part in login) + "@"
+    return f"{scheme}://{account}{parts.netloc}{parts.path.rstrip('/')}/{table_name or DEFAULT_TABLE}{query}"

@@ -48,7 +48,7 @@ class TablestoreChatMessageHistory(StoredChatMessageHistory):
     ) -> None:
         """Join the place that the endpoint names."""
         store = TablestoreStore(
-            None if endpoint is None else _url_of(endpoint, instance_name, access_key_id, access_key_secret),
+            None if endpoint is None else url_of(endpoint, instance_name, access_key_id, access_key_secret),
             table_name=table_name,
             client=tablestore_client,
             async_client=async_tablestore_client,
@@ -58,7 +58,7 @@ class TablestoreChatMessageHistory(StoredChatMessageHistory):
         self.table_name = table_name
 
 
-def _url_of(endpoint: str, instance_name: str | None, key_id: str | None, secret: str | None) -> str:
+def url_of(endpoint: str, instance_name: str | None, key_id: str | None, secret: str | None) -> str:
     """The URL of a store for these arguments."""
     parts = read_url(urlsplit, endpoint, "https://instance.cn-hangzhou.ots.aliyuncs.com")
     if parts.scheme not in ("http", "https"):
