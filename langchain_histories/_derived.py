@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+ARCHIVED_KEY = "lh:archived"  # of integrations.llama_index
 SUMMARY_KEY = "lh:summary"
 DRAFT_KEY = "lh:rebuild"
 PINS_KEY = "lh:pins"

@@ -3,6 +3,7 @@
 | room | what lives there |
 |---|---|
 | `chat_store.py` | `LlamaIndexChatStore` |
+| `memory_store.py` | `LlamaIndexMemoryStore`, for its newer `Memory` |
 | `messages.py` | its messages, and what is stored of them |
 | `forms.py` | what LlamaIndex's own chat stores write |
 | `simple.py`, `redis.py`, ... | classes with the names and constructors of LlamaIndex's own; loaded when asked for |
@@ -19,6 +20,7 @@ from langchain_histories.errors import needs_extra
 
 with needs_extra("llama-index"):
     from langchain_histories.integrations.llama_index.chat_store import LlamaIndexChatStore
+    from langchain_histories.integrations.llama_index.memory_store import LlamaIndexMemoryStore
 
 if TYPE_CHECKING:
     from langchain_histories.integrations.llama_index.alloydb import AlloyDBChatStore, AlloyDBEngine
@@ -51,6 +53,7 @@ __all__ = [
     "AzureChatStore",
     "DynamoDBChatStore",
     "LlamaIndexChatStore",
+    "LlamaIndexMemoryStore",
     "PostgresChatStore",
     "PostgresEngine",
     "RedisChatStore",

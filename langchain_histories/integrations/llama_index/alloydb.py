@@ -32,11 +32,6 @@ class AlloyDBEngine(Engine):
         path = "/".join(quote(name, safe="") for name in (region, cluster, instance, database))
         return cls({"url": f"alloydb://{login}@{project_id}/{path}{query_of(ip_type, iam_account_email)}"})
 
-    @classmethod
-    async def afrom_instance(cls, *args: Any, **options: Any) -> Self:
-        """Async `from_instance`; it connects as little."""
-        return cls.from_instance(*args, **options)
-
 
 class AlloyDBChatStore(GoogleChatStore):
     """A chat store in AlloyDB: `AlloyDBChatStore.create_sync(engine, table_name)`."""

@@ -109,11 +109,11 @@ class LlamaIndexChatStore(BaseChatStore):
 
     def set_messages(self, key: str, messages: Sequence[ChatMessage]) -> None:
         """Put these in place of all messages of a session. Those that are there already stay, with id and time."""
-        self._store.edit(key, _set(messages))
+        self._store.edit(key, set_to(messages))
 
     async def aset_messages(self, key: str, messages: Sequence[ChatMessage]) -> None:
         """Async `set_messages`."""
-        await self._store.aedit(key, _set(messages))
+        await self._store.aedit(key, set_to(messages))
 
     def get_messages(self, key: str) -> list[ChatMessage]:
         """Return the messages of a session, oldest first."""
@@ -307,7 +307,7 @@ def in_llama_index(store: StoreT) -> StoreT:
     return store
 
 
-def _set(messages: Sequence[ChatMessage]) -> Callable[[list[Record]], list[Record | BaseMessage]]:
+def set_to(messages: Sequence[ChatMessage]) -> Callable[[list[Record]], list[Record | BaseMessage]]:
     """Return the change that leaves these messages; equal ones that are stored stay."""
     wanted = [(_text(as_dict(message)), from_chat_message(message)) for message in messages]
 

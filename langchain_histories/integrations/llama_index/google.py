@@ -6,7 +6,7 @@ own class reads them, too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from langchain_histories.errors import ConfigurationError
@@ -14,6 +14,7 @@ from langchain_histories.integrations.llama_index.chat_store import LlamaIndexCh
 from langchain_histories.stores.sql import SQLStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,6 +26,8 @@ class Engine:
     Args:
         where: The arguments of `SQLStore` that say it.
     """
+
+    from_instance: ClassVar[Callable[..., Any]]
 
     def __init__(self, where: dict[str, Any]) -> None:
         """Keep them."""
@@ -39,6 +42,12 @@ class Engine:
     def from_connection_string(cls, url: str) -> Self:
         """Make one of a URL of PostgreSQL."""
         return cls({"url": url})
+
+    @classmethod
+    async def afrom_instance(cls, *args: Any, **options: Any) -> Self:
+        """Async `from_instance`; it connects as little."""
+        made: Self = cls.from_instance(*args, **options)
+        return made
 
     def init_chat_store_table(
         self, table_name: str, schema_name: str = "public", overwrite_existing: bool = False
@@ -111,11 +120,6 @@ class PostgresEngine(Engine):
         login = login_of(user, password, iam_account_email)
         query = query_of(ip_type, iam_account_email)
         return cls({"url": f"cloudsql://{login}@{project_id}:{region}:{instance}/{quote(database, safe='')}{query}"})
-
-    @classmethod
-    async def afrom_instance(cls, *args: Any, **options: Any) -> Self:
-        """Async `from_instance`; it connects as little."""
-        return cls.from_instance(*args, **options)
 
 
 def login_of(user: str | None, password: str | None, iam_account_email: str | None) -> str:

@@ -7,7 +7,7 @@ whole sessions. `create` and `create_sync` are on Google's table, as it is.
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from langchain_histories._urls import shown_url
@@ -18,7 +18,7 @@ from langchain_histories.stores.sql import SQLStore
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["PostgresChatStore", "PostgresEngine", "beside", "url_of_params"]
+__all__ = ["PostgresChatStore", "PostgresEngine", "store_beside", "url_of_params"]
 
 
 class PostgresChatStore(GoogleChatStore):
@@ -53,14 +53,7 @@ class PostgresChatStore(GoogleChatStore):
         Raises:
             ConfigurationError: The URL has options that are asyncpg's alone.
         """
-        store = SQLStore(
-            with_an_installed_driver(uri),
-            table_name=beside(table_name),
-            schema=schema_name,
-            jsonb=use_jsonb,
-            engine_args={"echo": True} if debug else None,
-        )
-        return cls(store)
+        return cls(store_beside(with_an_installed_driver(uri), table_name, schema_name, debug=debug, jsonb=use_jsonb))
 
     @classmethod
     def from_params(
@@ -82,9 +75,10 @@ class PostgresChatStore(GoogleChatStore):
         return cls.from_uri(uri, table_name, schema_name, debug=debug, use_jsonb=use_jsonb)
 
 
-def beside(table_name: str) -> str:
-    """The table of this package, beside one of LlamaIndex's."""
-    return f"{table_name}_records"
+def store_beside(url: str, table_name: str, schema_name: str, *, debug: bool, jsonb: bool) -> SQLStore:
+    """Return a store in a table of this package, beside one of LlamaIndex's."""
+    options: dict[str, Any] = {"engine_args": {"echo": True}} if debug else {}
+    return SQLStore(url, table_name=f"{table_name}_records", schema=schema_name, jsonb=jsonb, **options)
 
 
 def url_of_params(

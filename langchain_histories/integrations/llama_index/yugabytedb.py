@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from langchain_histories.integrations.llama_index.chat_store import LlamaIndexChatStore
-from langchain_histories.integrations.llama_index.postgres import beside, url_of_params
+from langchain_histories.integrations.llama_index.postgres import store_beside, url_of_params
 from langchain_histories.stores.sql import SQLStore
 
 if TYPE_CHECKING:
@@ -46,14 +46,7 @@ class YugabyteDBChatStore(LlamaIndexChatStore):
             debug: Whether SQLAlchemy logs its statements.
             use_jsonb: Whether messages are `JSONB`, where the table is new.
         """
-        store = SQLStore(
-            uri,
-            table_name=beside(table_name),
-            schema=schema_name,
-            jsonb=use_jsonb,
-            engine_args={"echo": True} if debug else None,
-        )
-        return cls(store)
+        return cls(store_beside(uri, table_name, schema_name, debug=debug, jsonb=use_jsonb))
 
     @classmethod
     def from_params(
