@@ -579,8 +579,9 @@ class SQLOperations(EngineOperations):
             # In one statement, because two of them may see two moments.
             statement = states.get_with(table.read[True, False])
             found = (await settle(connection.execute(statement, parameters))).all()
-        state = found[0][2]
-        rows = [Row(table.decode(text), str(number)) for number, text, _ in reversed(found) if number is not None]
+        state = next(text for number, _, text in found if number is None)
+        numbered = sorted((number, text) for number, text, _ in found if number is not None)
+        rows = [Row(table.decode(text), str(number)) for number, text in numbered]
         return rows, None if state is None else states.decode(state)
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:

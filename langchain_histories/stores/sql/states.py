@@ -63,17 +63,19 @@ class StateStatements(Statements):
         self.get_some = sa.select(name, self.text).where(name.in_(sa.bindparam("names", expanding=True)))
 
     def get_with(self, read: Any) -> Any:
-        """Return the statement that selects what `read` does, and the state beside it: at least one row.
+        """Return the statement that selects what `read` does, in any order, and a row without a number for the state.
+
+        The state has a row of its own, because it may be larger than all the others together.
 
         Args:
-            read: Of the table of messages: number and text, the last ones first.
+            read: Of the table of messages: number and text.
         """
         number, text = read.selected_columns
         rows = read.with_only_columns(number.label("number"), text.label("text")).subquery("rows_read")
-        one = sa.select(sa.literal_column("1").label("one")).subquery("one")
-        state = self.get.scalar_subquery()
-        query = sa.select(rows.c.number, rows.c.text, state).select_from(one.outerjoin(rows, sa.true()))
-        return query.order_by(rows.c.number.desc())
+        return sa.union_all(
+            sa.select(rows.c.number, rows.c.text, sa.null().label("state")),
+            sa.select(sa.null(), sa.null(), self.get.scalar_subquery()),
+        )
 
     def change(self, name: str, key: str, text: str | None, expected: ExpectedState) -> tuple[Any, dict[str, Any]]:
         """Return the statement that stores or removes the state of this name, and its parameters."""
