@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langchain_histories._neutral import drive
+from langchain_histories._operations import Operations
 from langchain_histories._values import to_json
 from langchain_histories.codec import Record, encode_message
 from langchain_histories.errors import ConfigurationError
@@ -124,6 +125,18 @@ class SyncFace:
         own = self._own()
         return own.store.records(own.session_id, first=first, last=last, after=after)
 
+    @property
+    def has_one_look(self) -> bool:
+        """Whether one trip reads the last records with the state, as `tail` does."""
+        if self.own is None or self.slot != (self.own.store, self.own.session_id):
+            return False
+        return type(self.own.store.operations).read_with_state is not Operations.read_with_state
+
+    def tail(self, last: int) -> Any:
+        """Return the last records, and the state as it was then. For a history of this package."""
+        own = self._own()
+        return own.store.tail(own.session_id, last)
+
     def count(self) -> Any:
         """Return the number of messages. For a history of this package."""
         own = self._own()
@@ -206,6 +219,11 @@ class AsyncFace(SyncFace):
         """Async `SyncFace.records`."""
         own = self._own()
         return await own.store.arecords(own.session_id, first=first, last=last, after=after)
+
+    async def tail(self, last: int) -> Any:
+        """Async `SyncFace.tail`."""
+        own = self._own()
+        return await own.store.atail(own.session_id, last)
 
     async def count(self) -> Any:
         """Async `SyncFace.count`."""

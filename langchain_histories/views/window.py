@@ -94,19 +94,33 @@ class WindowedChatMessageHistory(HistoryView):
         history = await settle(face.opened())
         # A guess of how many records are shown. While it is too low, twice as many are read.
         wanted = min(max(int(n * _RECORDS[unit]) for unit, n in clause.items()) for clause in self._keep.clauses) + 8
+        tail, pins = await self._looked(face, history, wanted)
         while True:
-            tail: list[Record] = await settle(history.records(last=wanted))
             if len(tail) < wanted:
-                return (await self._shown(face, tail)).messages
+                return (await self._shown(face, tail, pins)).messages
             laid, cuts = self._laid_out(tail), safe_cuts(messages_of(tail), is_end=True)
             if cuts and self._keep.exceeded(laid.before[-1] - laid.before[cuts[0]]):
-                return (await self._shown(face, tail, messages_of(await pinned_records(history)))).messages
+                return (await self._shown(face, tail, pins, messages_of(await pinned_records(history)))).messages
             wanted *= 2
+            tail = await settle(history.records(last=wanted))
+
+    async def _looked(self, face: SyncFace, history: Any, wanted: int) -> tuple[list[Record], list[Pin]]:
+        """Return the last records and the pins: by one look, where that is a single trip and the state can be read."""
+        if face.has_one_look:
+            try:
+                tail = await settle(face.tail(wanted))
+            except CorruptRecordError:
+                if not face.skips_corrupt:
+                    raise
+            else:
+                return tail.records, pins_of(tail.state)
+        pins = await self._pins(face)
+        return await settle(history.records(last=wanted)), pins
 
     async def _coverage(self, face: SyncFace) -> Coverage:
         history = await settle(face.opened())
         records: list[Record] = await settle(history.records())
-        shown = await self._shown(face, records)
+        shown = await self._shown(face, records, await self._pins(face))
         seen = len(records) - shown.start - shown.left_out
         return Coverage(
             stored=len(records),
@@ -117,24 +131,26 @@ class WindowedChatMessageHistory(HistoryView):
             added=len(shown.messages) - seen,
         )
 
-    async def _shown(self, face: SyncFace, records: list[Record], system: list[BaseMessage] | None = None) -> _Shown:
+    async def _shown(
+        self, face: SyncFace, records: list[Record], pins: Sequence[Pin], system: list[BaseMessage] | None = None
+    ) -> _Shown:
         """Build the view of a whole transcript; with the system messages at its beginning, of its end."""
         head = leading_system(messages_of(records)) if system is None else None
         system, tail = (messages_of(records[:head]), records[head:]) if system is None else (system, records)
-        pinned = await read_pinned(face, await self._pins(face), tail, self._count)
+        pinned = await read_pinned(face, pins, tail, self._count)
         self._has_moved_pins = pinned.has_moved
         laid, messages = self._laid_out(tail), messages_of(tail)
         cuts = [0, *cuts_of(messages)] if head is not None else safe_cuts(messages, is_end=True)
         sizes = ((cut, laid.before[-1] - laid.before[cut] + pinned.size(cut)) for cut in cuts)
         start = next((cut for cut, size in sizes if not self._keep.exceeded(size)), cuts[-1])
-        shown, pins = laid.behind(start), pinned.before(start)
+        shown, before = laid.behind(start), pinned.before(start)
         if start or head is None:
             shown = without_bound_reasoning(shown)
         left_out = sum(i >= start for i in laid.left_out)
-        if self._first == "human" and not any(map(begins_turn, pins)):
+        if self._first == "human" and not any(map(begins_turn, before)):
             shown, dropped = from_human(shown)
             left_out += dropped
-        return _Shown([*system, *pins, *shown], start, left_out)
+        return _Shown([*system, *before, *shown], start, left_out)
 
     async def _pins(self, face: SyncFace) -> list[Pin]:
         try:

@@ -10,6 +10,7 @@ from behind import server_of, store_behind
 from langchain_core.messages import AIMessage, HumanMessage
 from servers._proxy import Proxy
 
+from langchain_histories import WindowedChatMessageHistory
 from langchain_histories.testing.faces import Face
 
 TURN = [HumanMessage("q"), AIMessage("a")]
@@ -92,4 +93,21 @@ def test_an_append_to_a_session_that_expires_is_one_trip(kind: str, request: pyt
         assert count(proxy, lambda: of.append("old", TURN)) == 1
         assert count(proxy, lambda: of.append("new", TURN)) == 1
         assert count(proxy, lambda: of.read("old")) == 1
+        of.close()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", ["redis", "postgresql+psycopg", "mariadb+pymysql", "mysql+aiomysql", "upstash"])
+def test_a_window_and_its_pins_are_one_trip(kind: str, is_async: bool, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(server_of(kind))
+    with Proxy(server.port) as proxy, asyncio.Runner() as runner, store_behind(proxy, kind, server) as store:
+        face = Face(runner if is_async else None)
+        of = face(store)
+        of.append("old", TURN)
+        view = WindowedChatMessageHistory(store.history("old"))
+        shown = view.get_messages if not is_async else lambda: runner.run(view.aget_messages())
+        for _ in range(8):
+            of.update_state("old", add)
+            assert len(shown()) == 2
+        assert count(proxy, shown) == 1
         of.close()
