@@ -96,9 +96,11 @@ async def test_two_tasks_that_read_the_same_archive_it_once(memories):
     """LlamaIndex's memory decides by what it has read: what another one has archived is not made up for."""
     await memories.add_messages("s", messages(*"abcdef"))
 
+    have_read = asyncio.Barrier(3)
+
     async def turn():
         assert await contents(memories) == list("abcdef")
-        await asyncio.sleep(0)
+        await have_read.wait()
         return [it.content for it in await memories.archive_oldest_messages("s", 3)]
 
     found = await asyncio.gather(turn(), turn(), turn())
