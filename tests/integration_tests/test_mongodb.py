@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import datetime as dt
 import functools
 import json
 import multiprocessing
@@ -20,7 +21,7 @@ import bson
 import pymongo
 import pytest
 from behind import Quiet
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 from servers import BUSY, WRONG_PASSWORD
 
 from langchain_histories import (
@@ -42,7 +43,7 @@ PATIENCE = {"serverSelectionTimeoutMS": 2000}
 
 
 class TestMongoDBStore(MessageStoreTests):
-    capabilities = ~(Capability.TTL | Capability.NEWEST)
+    capabilities = ~Capability.NEWEST
     # When it connects it looks whether there is a file that says that this is a container, and once more for a monitor.
     driver_blocks_in = (("pymongo/pool_options.py", "get_container_env_info"),)
 
@@ -98,6 +99,36 @@ class TestMongoDBStore(MessageStoreTests):
             *(functools.partial(sessions.update_one, {"_id": session_id}, {"$set": change}) for change in changes),
             functools.partial(sessions.replace_one, {"_id": session_id}, {}),
         ]
+
+
+def test_langchains_class_beside_sessions_that_expire(place, mongodb_server):
+    """What it appends puts nothing off; what was there before the session expired goes with it."""
+    with MongoDBStore(mongodb_server.url, ttl=60, **place) as store:
+        database = store.client[place["database_name"]]
+        messages, sessions = (database[place["collection_name"] + end] for end in ("", "_sessions"))
+        old = bson.ObjectId.from_datetime(dt.datetime.now(dt.UTC) - dt.timedelta(days=1))
+
+        def theirs(text, **more):
+            record = json.dumps(message_to_dict(HumanMessage(text)))
+            messages.insert_one({"SessionId": "s", "History": record, **more})
+
+        def expire():
+            past = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2)
+            assert sessions.update_one({"_id": "s"}, {"$set": {"slid": past}}).modified_count == 1
+
+        theirs("old", _id=old)
+        store.append("s", [HumanMessage("old too")])
+        store.put_state("s", {"a": 1})
+        assert [message.content for message in store.read("s")] == ["old", "old too"]
+        expire()
+        assert (store.read("s"), store.count("s"), store.sessions(), store.get_state("s")) == ([], 0, [], None)
+        theirs("theirs")
+        assert [message.content for message in store.read("s")] == ["theirs"]
+        assert [(info.session_id, info.count) for info in store.sessions()] == [("s", 1)]
+        store.append("s", [HumanMessage("ours")])
+        assert [message.content for message in store.read("s")] == ["theirs", "ours"]
+        assert messages.count_documents({}) == 2
+        assert store.get_state("s") is None
 
 
 def test_a_replica_set(servers, place):

@@ -28,7 +28,7 @@ from langchain_histories.stores.base import (
     settle,
 )
 from langchain_histories.stores.mongodb.connections import is_unavailable
-from langchain_histories.stores.mongodb.outbox import Outbox, check_state_size, stored_ids
+from langchain_histories.stores.mongodb.outbox import EXPIRED, Outbox, check_state_size, stored_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
@@ -56,7 +56,7 @@ class MongoDBOperations(Operations["Client"]):
     """The operations over a client of PyMongo. `MongoDBStore` documents the arguments."""
 
     name = "mongodb"
-    capabilities = ~(Capability.TTL | Capability.NEWEST)
+    capabilities = ~Capability.NEWEST
     driver_errors = (errors.PyMongoError, BSONError)
 
     def __init__(
@@ -125,7 +125,7 @@ class MongoDBOperations(Operations["Client"]):
         return database[self._collection_name], database[f"{self._collection_name}_sessions"]
 
     def _outbox(self, client: Client) -> Outbox:
-        return Outbox(*self._collections(client), self._session_id_key, self._history_key)
+        return Outbox(*self._collections(client), self._session_id_key, self._history_key, self.ttl)
 
     # Set-up.
 
@@ -252,8 +252,16 @@ class MongoDBOperations(Operations["Client"]):
         The documents tell what is in a session, unless a writer has not finished it. Those are read one by one.
         """
         messages, sessions = self._collections(client)
-        unfinished = {"_id": {"$in": keys}, "$or": [{"pending.0": {"$exists": True}}, {"removing": {"$exists": True}}]}
-        unfinished_keys = {document["_id"] async for document in each(sessions.find(unfinished, {"_id": 1}))}
+        fields = ("pending.0", "removing", "ttl")
+        unfinished = {"_id": {"$in": keys}, "$or": [{name: {"$exists": True}} for name in fields]}
+        found = [
+            document
+            async for document in each(sessions.find(unfinished, {"pending.batch": 1, "removing": 1, "ttl": 1}))
+        ]
+        unfinished_keys = {document["_id"] for document in found if document.get("pending") or "removing" in document}
+        if expiring := [document["_id"] for document in found if "ttl" in document]:
+            expired = sessions.find({"_id": {"$in": expiring}, **EXPIRED}, {"_id": 1})
+            unfinished_keys |= {document["_id"] async for document in each(expired)}
         pipeline: list[dict[str, Any]] = [
             {"$match": {self._session_id_key: {"$in": stored_ids(keys)}}},
             {"$group": {"_id": f"${self._session_id_key}", "count": {"$sum": 1}, "newest": {"$max": "$seq"}}},
@@ -294,34 +302,48 @@ class MongoDBOperations(Operations["Client"]):
     # The state is a field of the session's document.
 
     async def get_state(self, client: Client, key: str) -> str | None:
-        _, sessions = self._collections(client)
-        document = await settle(sessions.find_one({"_id": key}, {"state": 1}))
-        return document.get("state") if document else None
+        return await self._outbox(client).state(key)
 
     async def put_state(
         self, client: Client, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE
     ) -> bool:
-        _, sessions = self._collections(client)
         this: dict[str, Any] = {"_id": key}
         if expected is not ANY_STATE:
             this["state"] = {"$exists": False} if expected is None else expected
+        if self.ttl is not None:
+            await self._outbox(client).forget_expired(key)
         if text is None:
             return await self._remove_state(client, this) or expected is ANY_STATE
         check_state_size(text, expected)
+        if self.ttl is None and not isinstance(expected, str | bytes):
+            # One that expires may have expired already; a state that is expected was seen before that.
+            this["ttl"] = {"$exists": False}
         while True:
             try:
-                if expected is None:
-                    return await self._add_state(client, this, text)
-                is_there = bool((await settle(sessions.update_one(this, {"$set": {"state": text}}))).matched_count)
-                if not is_there and expected is ANY_STATE:
-                    await settle(sessions.insert_one(await self._outbox(client).new_session(key, state=text)))
+                return await self._store_state(client, this, text, expected)
             except errors.DuplicateKeyError:
-                continue
+                if expected is None and await self.get_state(client, key) is not None:
+                    return False
+                await self._outbox(client).forget_expired(key)
+                this.pop("ttl", None)
             except errors.OperationFailure:
                 if not await self._outbox(client).make_room(key, [text], replaced="state"):
                     raise
-            else:
-                return is_there or expected is ANY_STATE
+
+    async def _store_state(self, client: Client, this: dict[str, Any], text: str, expected: ExpectedState) -> bool:
+        """Store a state where there is `this`, or with a new session; tell whether the state was as expected.
+
+        Raises:
+            DuplicateKeyError: There is a session, and not as `this` says.
+        """
+        if expected is None and self.ttl is None:
+            return await self._add_state(client, this, text)
+        _, sessions = self._collections(client)
+        is_there = bool((await settle(sessions.update_one(this, {"$set": {"state": text}}))).matched_count)
+        if is_there or isinstance(expected, str | bytes):
+            return is_there
+        await self._outbox(client).insert(await self._outbox(client).new_session(this["_id"], state=text))
+        return True
 
     async def _add_state(self, client: Client, this: dict[str, Any], text: str) -> bool:
         """Store the first state of a session, which may be there already or not; tell whether it was the first.

@@ -25,6 +25,7 @@ delete the documents in `removing` and those of older generations, and then to u
 | `removing` | the `_id`s of the documents that `delete`, `edit` or `replace` still has to delete |
 | `alone` | set by `replace` and `clear`: older generations have no visible records |
 | `state` | the state of the session |
+| `slid`, `ttl` | when it was appended to, by the server's clock, and how many seconds later it expires |
 
 A reader reads the session first, then the documents. It shows the documents that the session counts as delivered and
 does not hide by `deleted`, `alone` or `removing`, and behind them the pending records. Wherever a writer died, readers
@@ -40,6 +41,9 @@ see its operation whole or not at all, and the next writer finishes it. Five rul
    records than the session counts looks at the session again, and starts over if the generation has changed.
 5. Documents without `seq` are LangChain's. They come before all others, and no session is needed to see them.
 
+What has expired is hidden by the session: readers see the documents of LangChain's class alone whose `_id` is younger.
+Who writes to it first begins a new generation without records or a state, which changes nothing that anybody sees.
+
 If `message_store_sessions` is lost, states and pending batches are lost; delivered messages stay visible.
 """
 
@@ -49,7 +53,7 @@ import dataclasses
 import logging
 import re
 import uuid
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import bson
 import pymongo
@@ -72,7 +76,7 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.collection import AsyncCollection
 
-    Document = dict[str, Any]
+Document: TypeAlias = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +90,13 @@ _ROW_BYTES = 32  # what a text of a batch needs besides itself
 _DELETIONS_KEPT = 256
 _PER_ANSWER = 10_000  # documents, where the server's default is 101; it sends no more than 16 MB anyway
 _DUPLICATE_KEY = 11000
+_EXPIRES: Document = {"ttl": {"$exists": True}}
+# As numbers, because all servers that speak this protocol compare those alike.
+_END: Document = {"$add": [{"$toLong": "$slid"}, {"$multiply": ["$ttl", 1000]}]}
+_IS_OVER: Document = {"$lte": [_END, {"$toLong": "$$NOW"}]}
+EXPIRED: Document = {**_EXPIRES, "$expr": _IS_OVER}
+"""The query for the sessions that have expired."""
+_GENERATION = ("generation", "start", "appended", "pending", "deleted", "alone", "removing")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ class SessionDocument:
 
     Attributes:
         hides_older: The field `alone`. The other attributes have the names of their fields.
+        over: When it expired, in milliseconds since 1970; `None` if it has not.
     """
 
     generation: str
@@ -103,6 +115,7 @@ class SessionDocument:
     deleted: frozenset[int]
     hides_older: bool
     removing: list[Any] | None
+    over: int | None = None
 
     @classmethod
     def of(cls, document: Document) -> Self:
@@ -126,7 +139,8 @@ class SessionDocument:
             and (removing is None or isinstance(removing, list))
             and isinstance(alone, bool)
         ):
-            return cls(generation, start, appended, pending, frozenset(deleted), alone, removing)
+            over = document.get("end") if document.get("over") else None
+            return cls(generation, start, appended, pending, frozenset(deleted), alone, removing, over)
         session_id = str(document["_id"])
         raise CorruptRecordError(
             f"The document of session {session_id!r}, which tells which of its messages are valid, is not as this "
@@ -146,11 +160,15 @@ class SessionDocument:
 
     def pending_records(self) -> list[tuple[int, str]]:
         """The numbers and texts of the pending records."""
+        if self.over is not None:
+            return []
         texts = [text if isinstance(text, str) else "" for batch in self.pending for text in batch["records"]]
         return [record for record in enumerate(texts, self.delivered + 1) if record[0] not in self.deleted]
 
     def count_behind(self, number: int) -> int:
         """How many records there are behind a number of this generation."""
+        if self.over is not None:
+            return 0
         return self.newest - number - sum(number < deleted <= self.newest for deleted in self.deleted)
 
 
@@ -186,6 +204,7 @@ class Outbox:
         sessions: The collection of the sessions.
         session_id_key: The field of the session id in a message.
         history_key: The field of the text in a message.
+        ttl: Seconds after its last append at which a session expires.
     """
 
     def __init__(
@@ -194,9 +213,10 @@ class Outbox:
         sessions: AsyncCollection[Document],
         session_id_key: str,
         history_key: str,
+        ttl: int | None,
     ) -> None:
         """Keep the collections."""
-        self._messages, self._sessions = messages, sessions
+        self._messages, self._sessions, self._ttl = messages, sessions, ttl
         self._session_id_key, self._history_key = session_id_key, history_key
 
     def _of(self, key: str) -> Document:
@@ -205,8 +225,65 @@ class Outbox:
         return {self._session_id_key: key if values == [key] else {"$in": values}}
 
     async def _session(self, key: str) -> SessionDocument | None:
-        document = await settle(self._sessions.find_one({"_id": key}, {"state": 0}))
+        document = await self._found(key, _GENERATION)
         return None if document is None else SessionDocument.of(document)
+
+    async def _found(self, key: str, fields: Sequence[str]) -> Document | None:
+        """Return fields of the session, and whether it is `over` at its `end`, if it expires at all."""
+        if self._ttl is None:
+            document: Document | None = await settle(
+                self._sessions.find_one({"_id": key}, dict.fromkeys((*fields, "ttl"), 1))
+            )
+            if document is None or "ttl" not in document:
+                return document
+        wanted = {**dict.fromkeys((*fields, "ttl"), 1), "end": _END, "over": {"$and": [{"$gt": ["$ttl", 0]}, _IS_OVER]}}
+        found = await settle(self._sessions.aggregate([{"$match": {"_id": key}}, {"$project": wanted}]))
+        documents = [document async for document in each(found)]
+        return documents[0] if documents else None
+
+    async def state(self, key: str) -> str | None:
+        """Return the state of a session."""
+        document = await self._found(key, ("state",))
+        return None if document is None or document.get("over") else document.get("state")
+
+    # Expiry.
+
+    def slide(self) -> Document:
+        """What is added to the update of a session that is appended to."""
+        return {} if self._ttl is None else {"$currentDate": {"slid": True}, "$set": {"ttl": self._ttl}}
+
+    async def insert(self, session: Document) -> None:
+        """Insert the document of a session, which expires from now on.
+
+        Raises:
+            DuplicateKeyError: It is there.
+        """
+        if self._ttl is None:
+            await settle(self._sessions.insert_one(session))
+            return
+        # An update, because it alone knows the server's clock. It updates no session that is there.
+        new = {name: value for name, value in session.items() if name != "_id"} | {"ttl": self._ttl}
+        this = {"_id": session["_id"], "generation": {"$exists": False}}
+        change = {"$setOnInsert": new, "$currentDate": {"slid": True}}
+        await settle(self._sessions.update_one(this, change, upsert=True))
+
+    async def forget_expired(self, key: str) -> None:
+        """If the session has expired, begin a generation without what readers do not see any more."""
+        while (session := await self._session(key)) is not None and session.over is not None:
+            old = self._messages.find({"$and": [self._of(key), LANGCHAINS, _older(session.over)]}, {"_id": 1})
+            new = {
+                "generation": str(bson.ObjectId()),
+                "start": session.newest,
+                "appended": 0,
+                "pending": [],
+                "alone": True,
+                "removing": [document["_id"] async for document in each(old)],
+            }
+            this = {"_id": key, "generation": session.generation, "appended": session.appended}
+            change = {"$set": new, "$unset": dict.fromkeys(("deleted", "state", "slid", "ttl"), "")}
+            if (await settle(self._sessions.update_one({**this, **EXPIRED}, change))).matched_count:
+                await self._finish(key)
+                return
 
     def text_of(self, document: Document) -> str:
         """The text of a record; the empty text, which is no record, where a document of somebody else's has none."""
@@ -242,19 +319,22 @@ class Outbox:
     async def _commit(self, key: str, batch: str, rows: Sequence[str]) -> Document:
         """Add a batch to the session, and return the session without the texts. The batch is stored from then on."""
         pending = {"batch": batch, "records": list(rows)}
-        change = {"$inc": {"appended": len(rows)}, "$push": {"pending": pending}}
+        change = {"$inc": {"appended": len(rows)}, "$push": {"pending": pending}, **self.slide()}
+        # Not to one that has expired; without a `ttl` it is looked for only where a session expires.
+        this: Document = {"_id": key, **({"ttl": {"$exists": False}} if self._ttl is None else {"$nor": [EXPIRED]})}
         fields = {"generation": 1, "start": 1, "appended": 1, "pending.batch": 1, "removing": 1}
         changed = pymongo.ReturnDocument.AFTER
         while True:
             try:
                 session: Document | None = await settle(
-                    self._sessions.find_one_and_update({"_id": key}, change, fields, return_document=changed)
+                    self._sessions.find_one_and_update(this, change, fields, return_document=changed)
                 )
                 if session is None:
                     session = await self.new_session(key, appended=len(rows), pending=[pending])
-                    await settle(self._sessions.insert_one(session))
+                    await self.insert(session)
             except errors.DuplicateKeyError:
-                continue
+                await self.forget_expired(key)
+                this = {"_id": key, "$nor": [EXPIRED]}
             except errors.OperationFailure:
                 if not await self.make_room(key, rows):
                     raise
@@ -389,6 +469,8 @@ class Outbox:
         query: Document = self._of(key)
         if session is None:
             return query
+        if session.over is not None:
+            return {"$and": [query, LANGCHAINS, {"$nor": [_older(session.over)]}]}
         query["seq"] = {"$not": {"$gt": session.delivered}}
         if session.deleted:
             query["seq"]["$nin"] = list(session.deleted)
@@ -460,7 +542,7 @@ class Outbox:
     async def clear(self, key: str) -> None:
         """Remove all records, the state and the session."""
         try:
-            await self._begin_generation(key, [], forgotten=["state"])
+            await self._begin_generation(key, [], forgotten=["state", "slid", "ttl"])
         except CorruptRecordError:
             # Nobody can tell what is in a session whose document is broken, so no reader sees half of it.
             await settle(self._messages.delete_many(self._of(key)))
@@ -477,6 +559,9 @@ class Outbox:
         pending = [{"batch": uuid.uuid4().hex, "records": list(rows)}] if rows else []
         while True:
             session = await self._session(key)
+            if rows and session is not None and session.over is not None:
+                await self.forget_expired(key)
+                continue
             if session is None and not rows and not await settle(self._messages.find_one(self._of(key))):
                 return
             new = await self.new_session(key, appended=len(rows), pending=pending, alone=True)
@@ -485,12 +570,14 @@ class Outbox:
             new["removing"] = [document["_id"] async for document in each(langchains)]
             try:
                 if session is None:
-                    await settle(self._sessions.insert_one(new))
+                    await self.insert(new)
                     break
                 # If somebody has appended or begun a generation meanwhile, nothing matches.
                 this = {"_id": key, "generation": session.generation, "appended": session.appended}
                 del new["_id"]
-                change = {"$set": new, "$unset": dict.fromkeys(("deleted", *forgotten), "")}
+                slide = self.slide() if rows else {}
+                new |= slide.pop("$set", {})
+                change = {"$set": new, "$unset": dict.fromkeys(("deleted", *forgotten), ""), **slide}
                 if (await settle(self._sessions.update_one(this, change))).matched_count:
                     break
             except errors.DuplicateKeyError:
@@ -509,7 +596,10 @@ class Outbox:
     ) -> bool:
         """Put `rows` in place of `expected[kept:]` if these are still all records behind a position; tell whether."""
         check_size(rows)
-        document = await settle(self._sessions.find_one({"_id": key}, {"state": 0}))
+        document = await self._found(key, _GENERATION)
+        if document is not None and document.get("over"):
+            await self.forget_expired(key)
+            document = await self._found(key, _GENERATION)
         if not same_rows(await self.read(key, after=after), expected):
             return False
         gone = expected[kept:]
@@ -520,13 +610,14 @@ class Outbox:
             if document is None:
                 doomed = [id_of(row.position) for row in gone]
                 new = await self.new_session(key, appended=len(rows), pending=pending, removing=doomed)
-                await settle(self._sessions.insert_one(new))
+                await self.insert(new)
             else:
                 # Where nobody has appended, deleted or begun a generation, the records are as they were read.
                 this = {name: document.get(name) for name in ("_id", "generation", "appended")}
                 this["deleted"] = document.get("deleted", {"$exists": False})
                 pushed = {"pending": {"$each": pending}, **_deletion(gone, document["generation"])}
-                change = {"$inc": {"appended": len(rows)}, "$push": pushed}
+                slide = self.slide() if rows else {}
+                change = {"$inc": {"appended": len(rows)}, "$push": pushed, **slide}
                 if not (await settle(self._sessions.update_one(this, change))).matched_count:
                     return False
         except errors.DuplicateKeyError:
@@ -591,6 +682,12 @@ def _deletion(rows: Sequence[Row], generation: str) -> Document:
         "deleted": {"$each": numbers, "$slice": -max(_DELETIONS_KEPT, len(numbers))},
         "removing": {"$each": [id_of(row.position) for row in rows]},
     }
+
+
+def _older(over: int) -> Document:
+    """The query for documents of LangChain's class that were there before a session expired."""
+    # The time is in the first four bytes of an ObjectId, in seconds. Those of the last second are shown.
+    return {"_id": {"$lt": bson.ObjectId(f"{over // 1000:08x}" + "0" * 16)}}
 
 
 def _size(texts: Sequence[str]) -> int:

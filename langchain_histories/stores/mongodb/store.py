@@ -40,7 +40,7 @@ class MongoDBStore(MessageStore):
         max_connections: How many connections the pool of the sync methods has, and that of each event loop. Who finds
             none free waits, in order. Only with `url`.
         client_options: More options for PyMongo, such as `{"serverSelectionTimeoutMS": 5000}`; only with `url`.
-        **options: See `StoreOptions`. There is no `ttl`.
+        **options: See `StoreOptions`. `ttl` is supported, on servers from 4.2 on.
 
     Raises:
         ConfigurationError: An argument cannot be used.
