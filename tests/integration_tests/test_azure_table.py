@@ -38,7 +38,7 @@ from langchain_histories.testing import MessageStoreTests
 
 
 class TestAzureTableStore(MessageStoreTests):
-    capabilities = ~(Capability.TTL | Capability.NEWEST)
+    capabilities = ~Capability.NEWEST
 
     @pytest.fixture
     def open_store(self, azure_table_server):

@@ -48,7 +48,7 @@ class AzureTableOperations(PartitionOperations[Any]):
     """
 
     name = "azure-table"
-    capabilities = ~(Capability.TTL | Capability.NEWEST)
+    capabilities = ~Capability.NEWEST
     driver_errors = (AzureError,)
     unholdable = _UNHOLDABLE
     max_writes = 100
@@ -57,6 +57,7 @@ class AzureTableOperations(PartitionOperations[Any]):
     # A transaction has 2 MB in Cosmos DB and 4 MiB in Azure Storage.
     max_transaction = 650_000
     overhead = 4096
+    has_expiry = False
 
     def __init__(self, table_name: str) -> None:
         """Keep the name."""

@@ -40,7 +40,7 @@ class AzureTableStore(MessageStore):
             100 at most; the others wait, in order. The sync methods have a connection for each thread. Only without
             clients of yours.
         client_options: More options for the driver's `TableServiceClient`, such as `{"retry_total": 5}`.
-        **options: See `StoreOptions`.
+        **options: See `StoreOptions`. `ttl` is supported; the service removes nothing by itself.
 
     Raises:
         ConfigurationError: An argument cannot be used.

@@ -149,6 +149,8 @@ class PartitionOperations(Operations[ClientT]):
     """Size of a transaction: the texts of its items, and `overhead` for each item."""
     overhead: ClassVar[int] = 2048
     """Size of an item without its text, at most."""
+    has_expiry: ClassVar[bool] = True
+    """Whether the service removes items that have expired."""
 
     # What a service of this kind writes.
 
@@ -401,11 +403,11 @@ class PartitionOperations(Operations[ClientT]):
 
     def _next_kept(self, head: _Head) -> float | None:
         """When the service may remove items that are written now."""
-        return head.kept if self.ttl is None else time.time() + 2 * self.ttl
+        return time.time() + 2 * self.ttl if self.ttl is not None and self.has_expiry else head.kept
 
     async def _prolong(self, client: ClientT, key: str, head: _Head) -> float | None:
         """Have the service keep all items as long as the session, and return until when."""
-        if self.ttl is None or (head.kept is not None and head.kept >= time.time() + self.ttl):
+        if self.ttl is None or not self.has_expiry or (head.kept is not None and head.kept >= time.time() + self.ttl):
             return head.kept
         kept = self._next_kept(head)
         items = await self._query(client, key, *_EVERYTHING)
