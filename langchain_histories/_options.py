@@ -55,7 +55,7 @@ TIMEOUT = 10.0
 """Seconds that a call of a store which opens its own client takes at most, unless it is told."""
 CONNECT_TIMEOUT = 5.0
 """Seconds that it takes at most to connect."""
-STORES_WITH_TTL = ("memory", "sql", "redis", "upstash", "mongodb", "dynamodb", "azure-table", "cosmosdb")
+STORES_WITH_TTL = ("memory", "file", "sql", "redis", "upstash", "mongodb", "dynamodb", "azure-table", "cosmosdb")
 """The stores of this package that have `Capability.TTL`: an error names them, and imports none of their drivers."""
 
 

@@ -24,7 +24,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, HumanMessage, messages_to_dict
+from langchain_core.messages import AIMessage, HumanMessage, message_to_dict, messages_to_dict
 from servers import BUSY
 
 from langchain_histories import Capability, FileChatMessageHistory, FileStore, open_history, open_store
@@ -88,11 +88,12 @@ def broken_sessions(store, session_id):
     """Calls that each put bytes into a file of a session."""
     files = store.operations._files(store.client, session_id)
     states = [functools.partial(files.state.write_bytes, data) for data in (b"", b"\xff", b"[" * 50_000)]
+    states += [functools.partial(files.expiry.write_bytes, data) for data in (b"", b"\xff", b"5", b'{"expires": "x"}')]
     return [*states, *(functools.partial(files.history.write_bytes, data) for data in (b"5", b"\xff", b'["x"]', b"{}"))]
 
 
 class TestFileStore(MessageStoreTests):
-    capabilities = ~(Capability.NATIVE_ASYNC | Capability.TTL)
+    capabilities = ~Capability.NATIVE_ASYNC
 
     @pytest.fixture
     def open_store(self, tmp_path):
@@ -1295,8 +1296,6 @@ def test_urls(tmp_path, monkeypatch):
     for options in ({}, {"url": "file:a", "path": "a"}, {"path": ""}):
         with pytest.raises(ConfigurationError):
             FileStore(**options)
-    with pytest.raises(ConfigurationError, match="ttl"):
-        FileStore(path=tmp_path, ttl=5)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a drive is a place there")
@@ -1314,3 +1313,73 @@ def test_records_larger_than_a_block_are_counted_and_paged(tmp_path):
         store.append("s", [HumanMessage("x" * size) for size in (3, 1_500_000, 90_000, 2)])
         assert store.count("s") == 4
         assert [len(message.content) for message in store.read("s", first=3)] == [3, 1_500_000, 90_000]
+
+
+# Expiry.
+
+
+@pytest.fixture(params=["folder", "single file"])
+def expiring(request, tmp_path):
+    if request.param == "folder":
+        return FileStore(path=tmp_path / "store", ttl=60)
+    return SingleFileStore(tmp_path / "s.json", ttl=60)
+
+
+def expire(store):
+    path = store.operations._files(store.client, "s").expiry
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "expires": 1.0}))
+
+
+def langchains(store, text):
+    """What LangChain's class does: it reads all messages, and writes them again without what it does not know."""
+    path = store.operations._files(store.client, "s").history
+    known = [{"type": record["type"], "data": record["data"]} for record in json.loads(path.read_text())]
+    path.write_text(json.dumps([*known, message_to_dict(HumanMessage(text))]))
+
+
+def test_langchains_class_beside_a_session_that_expires(expiring):
+    with expiring as store:
+        store.append("s", humans("old"))
+        store.put_state("s", {"a": 1})
+        langchains(store, "old too")
+        store.append("s", humans("older"))
+        expire(store)
+        assert (store.read("s"), store.count("s"), store.get_state("s")) == ([], 0, None)
+        langchains(store, "theirs")
+        assert texts(store.read("s")) == texts(store.read("s", last=1)) == ["theirs"]
+        assert (store.count("s"), store.get_state("s")) == (1, None)
+        store.append("s", humans("ours"))
+        assert texts(store.read("s")) == ["theirs", "ours"]
+        assert store.get_state("s") is None
+        expire(store)
+        assert store.read("s") == []
+
+
+def test_what_is_deleted_and_edited_does_not_bring_back_what_expires(expiring):
+    with expiring as store:
+        store.append("s", humans("a", "b", "c", "d"))
+        ids = [record.id for record in store.records("s")]
+        assert store.delete("s", [ids[0]]) == 1
+        assert store.delete("s", ids[1:3]) == 2
+        expire(store)
+        assert store.read("s") == []
+        store.append("s", humans("a", "b", "c"))
+        store.edit("s", lambda records: records[:1])
+        expire(store)
+        assert store.read("s") == []
+        langchains(store, "theirs")
+        store.edit("s", lambda records: [*records, HumanMessage("ours")])
+        assert texts(store.read("s")) == ["theirs", "ours"]
+
+
+def test_a_file_that_says_nothing_of_expiry_is_an_error(expiring):
+    with expiring as store:
+        store.append("s", humans("a"))
+        store.operations._files(store.client, "s").expiry.write_bytes(b"5")
+        for call in (store.read, store.count, store.get_state):
+            with pytest.raises(CorruptRecordError, match="expires"):
+                call("s")
+        store.clear("s")
+        store.append("s", humans("b"))
+        assert texts(store.read("s")) == ["b"]

@@ -23,7 +23,7 @@ class SingleFileStore(MessageStore):
         encoding: The encoding of the file, one that contains ASCII; UTF-8 if `None`.
         ensure_ascii: Whether all but ASCII is written as `\u` escapes.
         file_mode: The mode of the file, if it is new; one that exists keeps its own.
-        **options: See `StoreOptions`. There is no `ttl`.
+        **options: See `StoreOptions`. `ttl` is supported.
 
     Raises:
         ConfigurationError: An argument cannot be used.

@@ -21,7 +21,7 @@ _LOCK_FOLDER = ".locks"
 _NAME_LENGTH = 200  # a file name has at most 255 bytes, and suffixes need some
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(10))}
 _DRIVE = re.compile(r"/*[A-Za-z][:|](?:[\\/]|$)")
-_SUFFIXES = ("json", "json.tmp", "state.json", "state.json.tmp")
+_SUFFIXES = tuple(f"{kind}json{end}" for kind in ("", "state.", "expiry.") for end in ("", ".tmp"))
 
 
 class SessionFiles(NamedTuple):
@@ -31,6 +31,7 @@ class SessionFiles(NamedTuple):
         folder: The folder that holds all sessions. It must exist.
         history: The messages.
         state: The state.
+        expiry: When the session expires.
         lock: The lock that writers of the session take.
         folders: Those of a long id, the innermost first.
     """
@@ -38,6 +39,7 @@ class SessionFiles(NamedTuple):
     folder: Path
     history: Path
     state: Path
+    expiry: Path
     lock: Path
     folders: tuple[Path, ...] = ()
 
@@ -52,6 +54,7 @@ def session_files(folder: Path, key: str) -> SessionFiles:
         folder,
         stem.with_name(names[-1] + ".json"),
         stem.with_name(names[-1] + ".state.json"),
+        stem.with_name(names[-1] + ".expiry.json"),
         lock_path(folder, first),
         folders,
     )
@@ -61,8 +64,9 @@ def single_file(path: Path) -> SessionFiles:
     """Return the files of a history that has a file of its own: those that a `FileStore` of its folder would use."""
     # Resolve symbolic links, because a replacement would otherwise take the place of the link.
     path = Path(os.path.realpath(path))
-    state = path.name.removesuffix(".json") + ".state.json" if path.name.endswith(".json") else path.name + ".state"
-    return SessionFiles(path.parent, path, path.with_name(state), lock_path(path.parent, path.name))
+    stem, end = (path.name.removesuffix(".json"), ".json") if path.name.endswith(".json") else (path.name, "")
+    state, expiry = (path.with_name(f"{stem}.{kind}{end}") for kind in ("state", "expiry"))
+    return SessionFiles(path.parent, path, state, expiry, lock_path(path.parent, path.name))
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:

@@ -32,6 +32,7 @@ from langchain_histories.stores.base import (
     same_rows,
     time_left,
 )
+from langchain_histories.stores.file.expiry import Expiry, parse
 from langchain_histories.stores.file.foreign import ForeignRecords, foreign_lines
 from langchain_histories.stores.file.format import (
     EMPTY,
@@ -87,6 +88,7 @@ class FileOperations(Operations[Path]):
     """
 
     name = "file"
+    _removes_history = True
 
     def __init__(
         self,
@@ -147,16 +149,81 @@ class FileOperations(Operations[Path]):
         files = self._files(client, key)
         batch = self._encode(rows)
         with self._locked(files):
-            lines: list[Line] = []
-            if (file := self._open(files, files.history, "r+b")) is not None:
-                with file:
-                    end = own_end(file)
-                    if end is not None:
-                        write_batch(file, end, batch, fsync=self.fsync)
-                        _stamp(file)
-                        return
-                    lines = self._foreign_lines(file, files, key)
-            self._write(files.history, array(lines, batch))
+            expiry = self._live_expiry(files, key)
+            before = 0 if expiry is None and self.ttl is None else _size(files.history)
+            self._append(files, key, batch)
+            if expiry is not None and expiry.size == before:
+                self._put_expiry(files, key, expiry, expiry.records + len(batch))
+            else:
+                self._put_expiry(files, key, expiry)
+
+    def _append(self, files: SessionFiles, key: str, batch: list[bytes]) -> None:
+        lines: list[Line] = []
+        if (file := self._open(files, files.history, "r+b")) is not None:
+            with file:
+                end = own_end(file)
+                if end is not None:
+                    write_batch(file, end, batch, fsync=self.fsync)
+                    _stamp(file)
+                    return
+                lines = self._foreign_lines(file, files, key)
+        self._write(files.history, array(lines, batch))
+
+    # Expiry.
+
+    def _expiry(self, files: SessionFiles, key: str) -> Expiry | None:
+        """Return when the session expires; `None` if nothing says so."""
+        if (file := self._open(files, files.expiry)) is None:
+            return None
+        with file:
+            return parse(file.read(), str(files.expiry), key)
+
+    def _hidden(self, files: SessionFiles, key: str) -> int | None:
+        """Return how many records have expired; `None` if the session has not."""
+        expiry = self._expiry(files, key)
+        return expiry.records if expiry is not None and expiry.is_over else None
+
+    def _live_expiry(self, files: SessionFiles, key: str) -> Expiry | None:
+        """Return when the session expires; one that has is removed before. Called under the lock."""
+        expiry = self._expiry(files, key)
+        if expiry is None or not expiry.is_over:
+            return expiry
+        self._remove(files, files.state)
+        lines = _behind(self._lines(files, key), expiry.records)
+        if lines or not self._removes_history:
+            if files.history.exists():
+                self._write(files.history, array(lines, []))
+        else:
+            self._remove(files, files.history)
+        self._remove(files, files.expiry)
+        return None
+
+    def _put_expiry(
+        self, files: SessionFiles, key: str, expiry: Expiry | None, count: int | None = None, *, slide: bool = True
+    ) -> None:
+        """Have the session expire `ttl` seconds from now. Called under the lock.
+
+        Args:
+            files: The files.
+            key: The session.
+            expiry: When it was to expire; without a `ttl` that stays.
+            count: How many records there are, where that is known.
+            slide: Whether it was appended to; else only the records are counted.
+        """
+        if expiry is None and (self.ttl is None or not slide):
+            return
+        expires = None if expiry is None else expiry.expires
+        if self.ttl is not None and slide:
+            expires = time.time() + self.ttl
+        count = len(self._lines(files, key)) if count is None else count
+        text = Expiry(expires, count, _size(files.history)).text()
+        if (file := self._open(files, files.expiry, "r+b")) is None:
+            self._write(files.expiry, text)
+            return
+        with file:
+            file.write(text)
+            if self.fsync:
+                os.fsync(file.fileno())
 
     def _encode(self, rows: Sequence[str]) -> list[bytes]:
         return [encode_row(row, self._encoding, ensure_ascii=self._ensure_ascii) for row in rows]
@@ -171,12 +238,16 @@ class FileOperations(Operations[Path]):
         after: str | None = None,
     ) -> Sequence[Row]:
         offset = None if after is None else position_number(after)
+        lines: Sequence[Line]
         files = self._files(client, key)
+        if (hidden := self._hidden(files, key)) is not None:
+            lines = _behind(self._lines(files, key), hidden)
+            lines = lines if after is None else lines_after(lines, after)
+            return [self._row(line) for line in (lines[:first] if last is None else lines[-last:])]
         if (file := self._open(files, files.history)) is None:
             return []
         with file:
             end = own_end(file)
-            lines: Sequence[Line]
             if end is None:
                 if after is None and self._encoding == "utf-8":
                     with suppress(ValueError):
@@ -222,6 +293,9 @@ class FileOperations(Operations[Path]):
 
     def _session_row(self, client: Path, key: str) -> SessionRow:
         files = self._files(client, key)
+        if (hidden := self._hidden(files, key)) is not None:
+            shown = _behind(self._lines(files, key), hidden)
+            return SessionRow(key, len(shown), self._row(shown[-1]).text if shown else None)
         if (file := self._open(files, files.history)) is None:
             return SessionRow(key, 0, None)
         with file:
@@ -236,7 +310,9 @@ class FileOperations(Operations[Path]):
         batch = self._encode(rows)
         with self._locked(files):
             self._check_history(files, key)
+            expiry = self._live_expiry(files, key)
             self._write(files.history, array([], batch))
+            self._put_expiry(files, key, expiry, len(batch))
 
     def _check_history(self, files: SessionFiles, key: str) -> None:
         """Refuse to overwrite a file that does not even begin as a history."""
@@ -255,33 +331,49 @@ class FileOperations(Operations[Path]):
                 return False
             if not rows and kept == len(expected):
                 return True
-            lines: list[Line] = []
-            kept_bytes = 0
-            if (file := self._open(files, files.history, "r+b")) is not None:
-                with file:
-                    end = own_end(file)
-                    if end is None:
-                        lines = self._foreign_lines(file, files, key)
-                        lines = lines[: len(lines) - len(expected) + kept]
-                    elif kept == len(expected):
-                        write_batch(file, end, batch, fsync=self.fsync)
-                        _stamp(file)
-                        return True
-                    else:
-                        kept_bytes = end_before(file, position_number(expected[kept].position))
-            self._write(files.history, array(lines, batch, begins=not kept_bytes), kept_bytes)
+            if self._hidden(files, key) is not None:
+                self._live_expiry(files, key)
+                if expected:
+                    return False  # they are at other offsets now
+            expiry = self._expiry(files, key)
+            self._put_behind(files, key, batch, expected, kept)
+            self._put_expiry(files, key, expiry, slide=bool(rows))
             return True
+
+    def _put_behind(
+        self, files: SessionFiles, key: str, batch: list[bytes], expected: Sequence[Row], kept: int
+    ) -> None:
+        """Put a batch in place of the last rows."""
+        lines: list[Line] = []
+        kept_bytes = 0
+        if (file := self._open(files, files.history, "r+b")) is not None:
+            with file:
+                end = own_end(file)
+                if end is None:
+                    lines = self._foreign_lines(file, files, key)
+                    lines = lines[: len(lines) - len(expected) + kept]
+                elif kept == len(expected):
+                    write_batch(file, end, batch, fsync=self.fsync)
+                    _stamp(file)
+                    return
+                else:
+                    kept_bytes = end_before(file, position_number(expected[kept].position))
+        self._write(files.history, array(lines, batch, begins=not kept_bytes), kept_bytes)
 
     async def delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
         files = self._files(client, key)
         with self._locked(files):
-            if len(rows) == 1 and self._delete_one(files, rows[0]):
-                return 1
-            lines = self._lines(files, key)
-            doomed = doomed_offsets(lines, [row.position for row in rows])
-            if doomed:
-                self._write(files.history, array([line for line in lines if line.offset not in doomed], []))
-            return len(doomed)
+            removed = 1 if len(rows) == 1 and self._delete_one(files, rows[0]) else self._delete(files, key, rows)
+            if removed:
+                self._put_expiry(files, key, self._expiry(files, key), slide=False)
+            return removed
+
+    def _delete(self, files: SessionFiles, key: str, rows: Sequence[Row]) -> int:
+        lines = self._lines(files, key)
+        doomed = doomed_offsets(lines, [row.position for row in rows])
+        if doomed:
+            self._write(files.history, array([line for line in lines if line.offset not in doomed], []))
+        return len(doomed)
 
     def _delete_one(self, files: SessionFiles, row: Row) -> bool:
         """Remove a row of a file in our form, without a look at those before it; tell whether it was where it was."""
@@ -298,7 +390,7 @@ class FileOperations(Operations[Path]):
 
     async def get_state(self, client: Path, key: str) -> bytes | None:
         files = self._files(client, key)
-        if (file := self._open(files, files.state)) is None:
+        if self._hidden(files, key) is not None or (file := self._open(files, files.state)) is None:
             return None
         with file:
             return file.read()
@@ -309,9 +401,13 @@ class FileOperations(Operations[Path]):
             if expected is not ANY_STATE and expected != await self.get_state(client, key):
                 return False
             if text is None:
-                self._remove(files, files.state)
-            else:
-                self._write(files.state, text.encode())
+                if self._hidden(files, key) is None:
+                    self._remove(files, files.state)
+                return True
+            expiry = self._live_expiry(files, key)
+            if expiry is None and not _exists(files.history) and not _exists(files.state):
+                self._put_expiry(files, key, expiry)
+            self._write(files.state, text.encode())
             return True
 
     def _write(self, path: Path, content: bytes, kept_bytes: int = 0) -> None:
@@ -356,9 +452,9 @@ class FileOperations(Operations[Path]):
 
 
 class FolderOperations(FileOperations):
-    """What a folder of sessions can do: everything that needs no async driver and no clock."""
+    """What a folder of sessions can do: everything that needs no async driver."""
 
-    capabilities = ~(Capability.NATIVE_ASYNC | Capability.TTL)
+    capabilities = ~Capability.NATIVE_ASYNC
 
     def _files(self, client: Path, key: str) -> SessionFiles:
         files = session_files(client, key)
@@ -388,7 +484,7 @@ class FolderOperations(FileOperations):
         if _has_nothing(files):
             return
         with self._locked(files):
-            self._remove(files, files.history, files.state)
+            self._remove(files, files.history, files.state, files.expiry)
 
     async def sessions(
         self, client: Path, *, prefix: str, limit: int | None, after: str | None
@@ -447,6 +543,7 @@ class SingleFileOperations(FileOperations):
     A cleared history is an empty array, as in LangChain's class, so its file is left.
     """
 
+    _removes_history = False
     capabilities = FolderOperations.capabilities & ~(
         Capability.SESSIONS | Capability.NEWEST | Capability.ERASE | Capability.LEAVES_NO_TRACE
     )
@@ -462,7 +559,17 @@ class SingleFileOperations(FileOperations):
             self._check_history(files, key)
             if files.history.exists():
                 self._write(files.history, EMPTY)
-            self._remove(files, files.state)
+            self._remove(files, files.state, files.expiry)
+
+
+def _behind(lines: list[Line], count: int) -> list[Line]:
+    """The records behind those that have expired; all, where others have removed some of these."""
+    return lines[count:] if len(lines) >= count else lines
+
+
+def _size(path: Path) -> int:
+    found = status_of(path)
+    return 0 if found is None else found.st_size
 
 
 def _content(file: IO[bytes]) -> bytes:
@@ -480,7 +587,8 @@ def _stamp(file: IO[bytes]) -> None:
 
 def _has_nothing(files: SessionFiles) -> bool:
     """Whether no file of a session is there, nor its lock, though the folder is. Then a removal makes no lock."""
-    paths = [name for path in (files.history, files.state) for name in (path, path.with_name(path.name + ".tmp"))]
+    kept = (files.history, files.state, files.expiry)
+    paths = [name for path in kept for name in (path, path.with_name(path.name + ".tmp"))]
     is_whole = files.folder.is_dir() and not files.lock.parent.is_symlink()
     return is_whole and not any(map(_exists, [*paths, files.lock]))
 

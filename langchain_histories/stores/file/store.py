@@ -32,7 +32,7 @@ class FileStore(MessageStore):
             lose the newest messages.
         timeout: Seconds after which a call that gets no lock or no turn raises `StoreUnavailableError`; 10 by default.
         file_mode: The mode of new files, whatever the umask is; who may read new files may enter new folders.
-        **options: See `StoreOptions`. There is no `ttl`.
+        **options: See `StoreOptions`. `ttl` is supported.
 
     Raises:
         ConfigurationError: An argument cannot be used.

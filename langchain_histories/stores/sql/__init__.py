@@ -8,6 +8,7 @@
 | `operations.py` | what the store can do; how a writer locks its session |
 | `layout.py` | what the tables are: what set-up finds and makes, what the columns can hold |
 | `states.py` | the statements over the table of states |
+| `expiry.py` | when sessions expire: the statements over the table of expiries |
 | `statements.py` | the statements over one table, by database |
 | `newest.py` | the statement that lists sessions from the newest on |
 | `jsonb.py` | records in PostgreSQL's JSONB |
