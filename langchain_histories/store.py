@@ -430,6 +430,11 @@ class MessageStore(Listing, MadeAgain, Closing):
         A session that gets a message while a reader pages goes to the front: it is on the first page when that is read
         again. No page repeats another one's session, and none that got no message is missed.
 
+        On Redis and Upstash `order="newest"` reads an index of what was appended by stores with `index=True`, as they
+        are by default. What others wrote, such as LangChain's classes, each listing looks for in a part of the keys, so
+        it is listed, last, after some listings, or once `setup(upgrade=True)` has looked for all. `order="id"` looks at
+        all keys each time, and shows everything at once.
+
         Args:
             order: `"id"`, or `"newest"` for a list of conversations.
             prefix: Only ids that start with this (with `user_id`, the part behind the user).

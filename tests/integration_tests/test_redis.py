@@ -37,7 +37,7 @@ from langchain_histories.testing.messages import texts
 
 
 class TestRedisStore(MessageStoreTests):
-    capabilities = ~Capability.NEWEST
+    capabilities = ~Capability(0)
 
     @pytest.fixture
     def open_store(self, redis_server):
@@ -77,7 +77,8 @@ class TestRedisCluster(MessageStoreTests):
 
     @pytest.fixture
     def open_store(self, redis_cluster):
-        return functools.partial(RedisStore, redis_cluster.url, key_prefix=f"{uuid.uuid4().hex}:", timeout=BUSY)
+        prefix = f"{uuid.uuid4().hex}:"
+        return functools.partial(RedisStore, redis_cluster.url, key_prefix=prefix, index=False, timeout=BUSY)
 
     @pytest.fixture
     def server(self, redis_cluster):
@@ -250,7 +251,7 @@ def test_the_rights_that_a_state_needs(prefix, store_of_user):
 
 
 def test_the_rights_that_all_operations_need(prefix, store_of_user):
-    store = store_of_user([*LANGCHAINS, *STATE, *THE_REST], f"{prefix}*", f"{{{prefix}*")
+    store = store_of_user([*LANGCHAINS, *STATE, *THE_REST, *INDEX], f"{prefix}*", f"{{{prefix}*")
     session_id = user_session_id("u", "s")
     store.append(session_id, [HumanMessage("a")])
     store.replace(session_id, [HumanMessage("b"), HumanMessage("c")])
@@ -259,6 +260,112 @@ def test_the_rights_that_all_operations_need(prefix, store_of_user):
     store.put_state(session_id, {"n": 1})
     assert asyncio.run(store.aerase(user_id="u")) == 1
     assert store.sessions() == []
+
+
+INDEX = [
+    "eval",
+    "time",
+    "zadd",
+    "zrem",
+    "zrange",
+    "zrevrange",
+    "zrevrangebyscore",
+    "zrangebylex",
+    "zscore",
+    "exists",
+    "scan",
+]
+
+
+def newest(store, **where):
+    return [info.session_id for info in store.sessions(order="newest", **where)]
+
+
+def test_the_rights_that_the_index_needs(prefix, store_of_user, caplog):
+    store = store_of_user([*LANGCHAINS, *INDEX, "lindex", "get"], f"{prefix}*", f"{{{prefix}*")
+    store.append("s", [HumanMessage("a")])
+    store.append("t", [HumanMessage("a")])
+    assert newest(store) == ["t", "s"]
+    store.clear("t")
+    assert newest(store) == ["s"]
+    assert not caplog.messages
+
+
+def test_a_user_who_may_not_write_the_index(redis_server, prefix, store_of_user, caplog):
+    """Nothing else is refused to such a user, and a warning tells of it once."""
+    store = store_of_user([*LANGCHAINS, *INDEX, *STATE, *THE_REST], f"{prefix}*", f"{{{prefix}s}}*")
+    store.append("s", [HumanMessage("a"), HumanMessage("b")])
+    store.replace("s", [HumanMessage("c"), HumanMessage("d")])
+    store.delete("s", [store.records("s")[0].id])
+    store.edit("s", lambda records: [*records, HumanMessage("e")])
+    assert texts(store.read("s")) == ["d", "e"]
+    with pytest.raises(StoreError):
+        newest(store)
+    store.clear("s")
+    assert [message for message in caplog.messages if "index=False" in message] == caplog.messages[:1]
+    with redis.Redis.from_url(redis_server.url) as admin:
+        assert list(admin.scan_iter(f"*{prefix}*")) == []
+
+
+def test_lists_of_others_are_adopted(redis_server, prefix):
+    """What LangChain's class wrote is listed last: when a search came by, or at once by setup."""
+
+    def listed(store, count):
+        for _ in range(1000):
+            if len(found := newest(store)) == count:
+                return found
+        return found
+
+    for number in range(5):
+        theirs(redis_server, f"old-{number}", prefix).add_message(HumanMessage("x"))
+    with RedisStore(redis_server.url, key_prefix=prefix) as store:
+        store.append("ours", [HumanMessage("x")])
+        found = listed(store, 6)
+        assert (found[0], sorted(found[1:])) == ("ours", [f"old-{number}" for number in range(5)])
+        assert newest(store, first=4) + newest(store, after=store.sessions(order="newest")[3].position) == found
+        theirs(redis_server, "late", prefix).add_message(HumanMessage("x"))
+        assert listed(store, 7) == [*found, "late"]
+        theirs(redis_server, "later", prefix).add_message(HumanMessage("x"))
+        store.setup(upgrade=True)
+        assert newest(store) == [*found, "late", "later"]
+        theirs(redis_server, "late", prefix).clear()
+        assert newest(store) == [*found, "later"]
+
+
+def test_an_entry_without_a_list_is_never_shown(redis_server, prefix):
+    """Whoever removed the list; the entry goes when a listing meets it. A page is filled from what is behind it."""
+    with RedisStore(redis_server.url, key_prefix=prefix) as store:
+        for number in range(9):
+            store.append(str(number), [HumanMessage("x")])
+        name = store.operations.index_names[0]
+        store.client.delete(*(f"{prefix}{number}" for number in range(3, 9)))
+        assert newest(store, first=2) == ["2", "1"]
+        assert {member.decode() for member in store.client.zrange(name, 0, -1)} == {f"{prefix}{n}" for n in range(3)}
+        # What is no list any more blocks no other.
+        store.client.delete(f"{prefix}1")
+        store.client.set(f"{prefix}1", "x")
+        assert newest(store) == newest(store, prefix="") == ["2", "0"]
+
+
+def test_the_index_is_above_a_clock_that_was_set_back(redis_server, prefix):
+    with RedisStore(redis_server.url, key_prefix=prefix) as store:
+        store.append("a", [HumanMessage("x")])
+        store.client.zadd(store.operations.index_names[0], {f"{prefix}a": 8e15})
+        store.append("b", [HumanMessage("x")])
+        store.append("a", [HumanMessage("x")])
+        store.append("c", [HumanMessage("x")])
+        assert newest(store) == ["c", "a", "b"]
+
+
+def test_without_the_index(redis_server, redis_cluster, prefix):
+    with RedisStore(redis_server.url, key_prefix=prefix, index=False) as store:
+        store.append("s", [HumanMessage("x")])
+        assert Capability.NEWEST not in store.capabilities
+        assert list(store.client.scan_iter(f"*{prefix}*")) == [f"{prefix}s".encode()]
+    with RedisStore(redis_cluster.url, key_prefix=prefix) as store:
+        store.append("s", [HumanMessage("x")])
+        with pytest.raises(UnsupportedOperationError, match="index=False"):
+            newest(store)
 
 
 def keys_by_node(cluster, prefix):

@@ -10,7 +10,7 @@ from behind import server_of, store_behind
 from langchain_core.messages import AIMessage, HumanMessage
 from servers._proxy import Proxy
 
-from langchain_histories import WindowedChatMessageHistory
+from langchain_histories import Capability, WindowedChatMessageHistory
 from langchain_histories.testing.faces import Face
 
 TURN = [HumanMessage("q"), AIMessage("a")]
@@ -23,20 +23,21 @@ OPERATIONS = (
     "count",
     "update_state",
     "first update_state",
+    "list the newest",
 )
 
 # In the order of OPERATIONS.
 TRIPS = {
-    "redis": (1, 1, 1, 1, 1, 1, 2, 2),
-    "postgresql+psycopg": (1, 1, 1, 1, 1, 1, 2, 2),
-    "postgresql+asyncpg": (1, 1, 1, 1, 1, 1, 2, 2),
-    "mariadb+pymysql": (1, 1, 1, 1, 1, 1, 2, 2),
-    "mysql+aiomysql": (1, 1, 1, 1, 1, 1, 2, 2),
-    "mongodb": (3, 5, 2, 2, 4, 2, 2, 3),
-    "dynamodb": (2, 2, 2, 2, 6, 1, 5, 3),
-    "azure_table": (2, 2, 2, 2, 6, 1, 5, 3),
-    "tablestore": (1, 1, 1, 1, 3, 1, 2, 2),
-    "upstash": (1, 1, 1, 1, 1, 1, 2, 2),
+    "redis": (1, 1, 1, 1, 1, 1, 2, 2, 2),
+    "postgresql+psycopg": (1, 1, 1, 1, 1, 1, 2, 2, 2),
+    "postgresql+asyncpg": (1, 1, 1, 1, 1, 1, 2, 2, 2),
+    "mariadb+pymysql": (1, 1, 1, 1, 1, 1, 2, 2, 2),
+    "mysql+aiomysql": (1, 1, 1, 1, 1, 1, 2, 2, 2),
+    "mongodb": (3, 5, 2, 2, 4, 2, 2, 3, None),
+    "dynamodb": (2, 2, 2, 2, 6, 1, 5, 3, None),
+    "azure_table": (2, 2, 2, 2, 6, 1, 5, 3, None),
+    "tablestore": (1, 1, 1, 1, 3, 1, 2, 2, None),
+    "upstash": (1, 1, 1, 1, 1, 1, 2, 2, 2),
 }
 
 
@@ -68,6 +69,8 @@ def test_round_trips(kind: str, is_async: bool, request: pytest.FixtureRequest) 
                 of.tail(session)
                 of.count(session)
                 of.update_state(session, add)
+                if Capability.NEWEST in store.capabilities:
+                    of.sessions(order="newest", first=5)
         found = (
             count(proxy, lambda: of.append("old", TURN)),
             count(proxy, lambda: of.append("new", TURN)),
@@ -77,6 +80,9 @@ def test_round_trips(kind: str, is_async: bool, request: pytest.FixtureRequest) 
             count(proxy, lambda: of.count("old")),
             count(proxy, lambda: of.update_state("old", add)),
             count(proxy, lambda: of.update_state("without a state", add)),
+            count(proxy, lambda: of.sessions(order="newest", first=5))
+            if Capability.NEWEST in store.capabilities
+            else None,
         )
         of.close()
     assert dict(zip(OPERATIONS, found, strict=True)) == dict(zip(OPERATIONS, TRIPS[kind], strict=True))

@@ -30,14 +30,15 @@ def test_a_session_is_a_list_with_the_newest_first(store, client):
     assert [message.content for message in store.read("42")] == ["a", "b", "c"]
 
 
-def test_a_batch_is_one_command(store, client, monkeypatch):
+@pytest.mark.parametrize(("index", "command"), [(True, "EVAL"), (False, "LPUSH")])
+def test_a_batch_is_one_command(client, monkeypatch, index, command):
     commands = []
     send = client.execute_command
     monkeypatch.setattr(
         client, "execute_command", lambda *args, **options: commands.append(args[0]) or send(*args, **options)
     )
-    store.append("42", [HumanMessage("a"), AIMessage("b")])
-    assert commands == ["LPUSH"]
+    RedisStore(client=client, index=index).append("42", [HumanMessage("a"), AIMessage("b")])
+    assert commands == [command]
 
 
 def test_ttl_is_set_on_list_and_state(client):

@@ -69,16 +69,25 @@ def error(words, status=400):
 
 def test_a_batch_is_one_command():
     service = Service(answer({"result": 2}))
-    service.store(key_prefix="p:").append("42", [HumanMessage("a"), AIMessage("b")])
+    service.store(key_prefix="p:", index=False).append("42", [HumanMessage("a"), AIMessage("b")])
     ((path, (command, key, first, second)),) = service.asked
     assert (path, command, key) == ("/", "LPUSH", "p:42")
     assert [json.loads(row)["data"]["content"] for row in (first, second)] == ["a", "b"]
     assert service.requests[0].headers["Authorization"] == "Bearer tok-Secret7"
 
 
+def test_a_batch_and_the_index_are_one_command():
+    service = Service(answer({"result": 1}))
+    service.store(key_prefix="p:").append("42", [HumanMessage("a"), AIMessage("b")])
+    ((path, (command, script, *keys, ttl, first, second)),) = service.asked
+    assert (path, command, "ZADD" in script, ttl) == ("/", "EVAL", True, 0)
+    assert keys == [4, "p:42", "{p:42}:state", "{p:}:sessions", "{p:}:sessions:names"]
+    assert [json.loads(row)["data"]["content"] for row in (first, second)] == ["a", "b"]
+
+
 def test_a_batch_and_its_ttl_are_one_transaction():
     service = Service(answer([{"result": 2}, {"result": None}]))
-    service.store(ttl=60).append("42", [HumanMessage("a"), AIMessage("b")])
+    service.store(ttl=60, index=False).append("42", [HumanMessage("a"), AIMessage("b")])
     ((path, (push, expire)),) = service.asked
     assert path == "/multi-exec"
     assert (push[:2], len(push)) == (["LPUSH", "message_store:42"], 4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+import redis
 import redis.asyncio
 from redis import exceptions
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 # redis-py's asyncio cluster client would block its event loop in a transaction.
 _TAIL = "return {redis.call('LLEN', KEYS[1]), redis.call('LRANGE', KEYS[1], 0, ARGV[1])}"
+_REFUSED_IN_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
 
 
 class RedisOperations(RedisListOperations):
@@ -22,6 +25,7 @@ class RedisOperations(RedisListOperations):
 
     Args:
         key_prefix: What the key of each list starts with.
+        index: Whether appends keep the index of the newest sessions.
     """
 
     name = "redis"
@@ -37,6 +41,10 @@ class RedisOperations(RedisListOperations):
     )
 
     refused_errors = (exceptions.NoPermissionError,)
+    tolerated_errors = (UnicodeDecodeError, exceptions.ResponseError)
+
+    def _is_cluster(self, client: Any) -> bool:
+        return isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster)
 
     def is_unavailable(self, error: Exception) -> bool:
         # A cluster of which no node answers is told by an error that is no ConnectionError, but has one as its cause.
@@ -48,7 +56,13 @@ class RedisOperations(RedisListOperations):
         return type(error) is exceptions.ConnectionError
 
     async def _command(self, client: Any, *words: Any) -> Any:
-        return await settle(client.execute_command(*words))
+        try:
+            return await settle(client.execute_command(*words))
+        except exceptions.ResponseError as error:
+            # A script that the user may run, with a command in it that the user may not.
+            if _REFUSED_IN_SCRIPT.search(str(error)):
+                raise exceptions.NoPermissionError(str(error)) from error
+            raise
 
     async def _pipeline(
         self, client: Any, commands: Sequence[Sequence[Any]], *, transaction: bool = False

@@ -24,6 +24,10 @@ class RedisStore(MessageStore):
         async_client: Your own asyncio client. With one of the two alone, the other side is not derived: async methods
             run a blocking client in threads, sync methods refuse an asyncio one.
         key_prefix: What the key of each list starts with.
+        index: Whether each append also keeps an index of the newest sessions, the sorted sets `{<key_prefix>}:sessions`
+            and `{<key_prefix>}:sessions:names`, in the same trip: `sessions(order="newest")` reads
+            it. A user of the server who may not write it appends without it, and a cluster has none: give `False`
+            there.
         timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
             10 by default, and to connect 5 at most. An async call has them for all its waits together, a sync one for
             each. What may take as long as what is stored is large ends when nothing has arrived for so long. With an
@@ -45,6 +49,7 @@ class RedisStore(MessageStore):
         client: redis.Redis | redis.RedisCluster | None = None,
         async_client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
         key_prefix: str = "message_store:",
+        index: bool = True,
         timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
@@ -63,5 +68,10 @@ class RedisStore(MessageStore):
             timeout=check_timeout(timeout),
         )
         super().__init__(
-            RedisOperations(key_prefix), clients, url, driver_options=client_options, timeout=timeout, **options
+            RedisOperations(key_prefix, index=index),
+            clients,
+            url,
+            driver_options=client_options,
+            timeout=timeout,
+            **options,
         )

@@ -8,22 +8,27 @@ the cluster slot of the list, and `message_store:*` does not match it.
 from __future__ import annotations
 
 import binascii
+import dataclasses
 import hashlib
 import itertools
+import logging
 import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from langchain_histories.errors import UnsupportedOperationError
 from langchain_histories.history import StoredChatMessageHistory
 from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
     CheckedRow,
     ExpectedState,
+    NewestRow,
     Operations,
     Row,
     SessionRow,
     position_number,
+    prefix_end,
 )
 
 if TYPE_CHECKING:
@@ -31,9 +36,29 @@ if TYPE_CHECKING:
 
     from langchain_histories.stores.base import MessageStore
 
+logger = logging.getLogger(__name__)
+
 # These are scripts, because MULTI would go on after a key that is no list, and because redis-py's asyncio cluster
 # client would block its event loop in a transaction. Lua's `unpack` takes at most 8,000 values.
-_PUSH = """
+#
+# A script that is given the key of the index too keeps it: the newest list has the highest score, by the server's
+# clock, in microseconds, and above all others where that was set back. What may be refused comes before what changes a
+# list.
+TOUCH = """
+if KEYS[3] then
+  local now, top = redis.call('TIME'), redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  local score = math.max(now[1] * 1000000 + now[2], (top[2] or 0) + 1)
+  redis.call('ZADD', KEYS[3], string.format('%.0f', score), KEYS[1])
+  redis.call('ZADD', KEYS[4], 0, KEYS[1])
+end
+"""
+_FORGET = """
+if KEYS[3] and redis.call('LLEN', KEYS[1]) == 0 then
+  redis.call('ZREM', KEYS[3], KEYS[1])
+  redis.call('ZREM', KEYS[4], KEYS[1])
+end
+"""
+_PUSH_ROWS = """
 for first = 2, #ARGV, 5000 do
   redis.call('LPUSH', KEYS[1], unpack(ARGV, first, math.min(first + 4999, #ARGV)))
 end
@@ -42,7 +67,41 @@ if ARGV[1] ~= '0' then
   redis.call('EXPIRE', KEYS[2], ARGV[1])
 end
 """
-_REPLACE = "redis.call('DEL', KEYS[1])" + _PUSH
+# A key that is no list is not indexed.
+_PUSH = "if KEYS[3] then redis.call('LLEN', KEYS[1]) end" + TOUCH + _PUSH_ROWS + "return 1"
+_REPLACE = "if #ARGV > 1 then" + TOUCH + "end redis.call('DEL', KEYS[1])" + _PUSH_ROWS + _FORGET
+_CLEAR = """
+redis.call('ZREM', KEYS[3], KEYS[1])
+redis.call('ZREM', KEYS[4], KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[2])
+"""
+# Lists that others wrote get scores below all others, in the order in which they are found.
+_ADOPT = """
+local low, added = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES'), 0
+local score = math.min(low[2] or 0, 0)
+for at = 3, #KEYS do
+  if redis.call('EXISTS', KEYS[at]) == 1 and not redis.call('ZSCORE', KEYS[1], KEYS[at]) then
+    score, added = score - 1, added + 1
+    redis.call('ZADD', KEYS[1], string.format('%.0f', score), KEYS[at])
+    redis.call('ZADD', KEYS[2], 0, KEYS[at])
+  end
+end
+return added
+"""
+_DROP = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('ZREM', KEYS[2], KEYS[1])
+  redis.call('ZREM', KEYS[3], KEYS[1])
+end
+"""
+_OF_PREFIX = """
+local found = {}
+for _, name in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2])) do
+  found[#found + 1] = name
+  found[#found + 1] = redis.call('ZSCORE', KEYS[1], name) or '0'
+end
+return found
+"""
 # The newest rows go if they, and how many rows there are, are still as they were read; hashes tell, so that no text is
 # sent back. The first argument is for `_PUSH`, and the last ones are its rows.
 _EDIT = (
@@ -54,14 +113,22 @@ for at, text in ipairs(read > 0 and redis.call('LRANGE', KEYS[1], 0, read - 1) o
   hashes[at] = redis.sha1hex(text)
 end
 if redis.sha1hex(table.concat(hashes)) ~= ARGV[5] then return 0 end
-if gone > 0 then redis.call('LTRIM', KEYS[1], gone, -1) end
-if #ARGV == 5 then return 1 end
-for at = 2, 5 do table.remove(ARGV, 2) end
+if #ARGV > 5 then
 """
-    + _PUSH
+    + TOUCH
+    + """
+end
+if gone > 0 then redis.call('LTRIM', KEYS[1], gone, -1) end
+if #ARGV > 5 then
+  for at = 2, 5 do table.remove(ARGV, 2) end
+"""
+    + _PUSH_ROWS
+    + "end"
+    + _FORGET
     + "return 1"
 )
-_DELETE = """
+_DELETE = (
+    """
 local removed, last = 0, 0
 for at = 1, #ARGV, 2 do
   local place = -1 - ARGV[at]
@@ -79,8 +146,10 @@ if removed > 0 then
   local is_near = 2 * last < redis.call('LLEN', KEYS[1])
   redis.call('LREM', KEYS[1], is_near and removed or -removed, 'lh:deleted')
 end
-return removed
 """
+    + _DROP.replace("redis.call('EXISTS', KEYS[1])", "KEYS[2] and redis.call('LLEN', KEYS[1])")
+    + "return removed"
+)
 # What is no UTF-8 goes through a client that takes and gives text alone as hexadecimal digits.
 _HEX = """
 local function hex(text)
@@ -120,21 +189,48 @@ return 1
 _SWAP = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return 0 end" + _PUT
 
 
+# How many keys a listing looks at for lists that others wrote: each time, and while not all were looked at once.
+_SWEPT, _SWEPT_AT_FIRST = 100, 2000
+
+
+@dataclasses.dataclass
+class _Index:
+    """What is known of the index at one place.
+
+    Attributes:
+        is_refused: Whether this user may not write it.
+        cursor: Where the search for lists that others wrote goes on.
+        was_swept: Whether it has been through all keys once.
+        names: Lists that it has found last.
+    """
+
+    is_refused: bool = False
+    cursor: int = 0
+    was_swept: bool = False
+    names: Sequence[str] = ()
+
+
 class RedisListOperations(Operations[Any]):
     """The operations, as commands that a service of this kind sends by its client.
 
     Args:
         key_prefix: What the key of each list starts with.
+        index: Whether appends keep the index of the newest sessions.
     """
 
-    capabilities = ~Capability.NEWEST
+    capabilities = ~Capability(0)
     refused_errors: tuple[type[Exception], ...] = ()
     """What says that this user may not run a command or touch a key. LangChain's class needs less than all of ours."""
+    tolerated_errors: tuple[type[Exception], ...] = (UnicodeDecodeError,)
+    """What says that one command was refused, and nothing of others or of the connection."""
 
-    def __init__(self, key_prefix: str) -> None:
-        """Keep the prefix."""
+    def __init__(self, key_prefix: str, *, index: bool = True) -> None:
+        """Keep both."""
         super().__init__()
         self.key_prefix = key_prefix
+        self.index = index
+        if not index:
+            self.capabilities = ~Capability.NEWEST
 
     @property
     def place(self) -> Hashable:
@@ -183,9 +279,16 @@ class RedisListOperations(Operations[Any]):
         return self.key_prefix + key
 
     async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
+        if self._keeps_index(client):
+            try:
+                await self._command(client, "EVAL", _PUSH, 4, *self._keys(key), self.ttl or 0, *rows)
+            except self.refused_errors:
+                self._give_up_index()
+            else:
+                return
         if self.ttl is not None:
             try:
-                await self._push(client, _PUSH, key, rows)
+                await self._command(client, "EVAL", _PUSH, 2, *self._keys(key)[:2], self.ttl, *rows)
             except self.refused_errors:
                 expire = ("EXPIRE", self._list(key), self.ttl)
                 # First, so that nothing is written for a user who may not do it.
@@ -195,9 +298,19 @@ class RedisListOperations(Operations[Any]):
         else:
             await self._command(client, "LPUSH", self._list(key), *rows)
 
-    async def _push(self, client: Any, script: str, key: str, rows: Sequence[str]) -> None:
+    def _keys(self, key: str) -> tuple[str, ...]:
+        """The keys of a list and of its state, and the two of the index."""
         name = self._list(key)
-        await self._command(client, "EVAL", script, 2, name, state_name(name), self.ttl or 0, *rows)
+        return name, state_name(name), *self.index_names
+
+    async def _script(self, client: Any, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """Run a script over keys, of which the last two are the index; without it where this user may not write it."""
+        if self._keeps_index(client):
+            try:
+                return await self._command(client, "EVAL", script, len(keys), *keys, *arguments)
+            except self.refused_errors:
+                self._give_up_index()
+        return await self._command(client, "EVAL", script, len(keys) - 2, *keys[:-2], *arguments)
 
     async def read(
         self,
@@ -255,6 +368,13 @@ class RedisListOperations(Operations[Any]):
 
     async def clear(self, client: Any, key: str) -> None:
         name = self._list(key)
+        if self._keeps_index(client):
+            try:
+                await self._command(client, "EVAL", _CLEAR, 4, *self._keys(key))
+            except self.refused_errors:
+                self._give_up_index()
+            else:
+                return
         try:
             await self._command(client, "DEL", name, state_name(name))
         except self.refused_errors:
@@ -262,7 +382,7 @@ class RedisListOperations(Operations[Any]):
             await self._command(client, "DEL", name)
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        await self._push(client, _REPLACE, key, rows)
+        await self._script(client, _REPLACE, self._keys(key), self.ttl or 0, *rows)
 
     async def edit(
         self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
@@ -275,9 +395,8 @@ class RedisListOperations(Operations[Any]):
                 return False
         length = position_number(expected[-1].position) + 1 if expected else 0
         hashes = "".join(_sha1(row.text) for row in reversed(expected))
-        name = self._list(key)
         numbers = (self.ttl or 0, length, len(expected), len(expected) - kept, _sha1(hashes))
-        return bool(await self._command(client, "EVAL", _EDIT, 2, name, state_name(name), *numbers, *rows))
+        return bool(await self._script(client, _EDIT, self._keys(key), *numbers, *rows))
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         script, texts = _DELETE, [row.text for row in rows]
@@ -286,7 +405,7 @@ class RedisListOperations(Operations[Any]):
             texts = [(text if isinstance(text, bytes) else text.encode()).hex() for text in texts]
         numbers = [position_number(row.position) for row in rows]
         where = [argument for pair in zip(numbers, texts, strict=True) for argument in pair]
-        return int(await self._command(client, "EVAL", script, 1, self._list(key), *where))
+        return int(await self._script(client, script, (self._list(key), *self.index_names), *where))
 
     async def sessions(self, client: Any, *, prefix: str, limit: int | None, after: str | None) -> Sequence[SessionRow]:
         """Redis has no order of keys, so each page scans them all and asks only for what is on the page."""
@@ -309,12 +428,166 @@ class RedisListOperations(Operations[Any]):
         except UnicodeDecodeError:
             return None
 
+    # The index of the newest sessions.
+
+    @property
+    def index_names(self) -> tuple[str, str]:
+        """The keys of the index, two sorted sets of the keys of lists, which a pattern for lists does not match.
+
+        The first one is in the order of their last appends. The second one is in the order of bytes, for those of a
+        user.
+        """
+        return f"{{{self.key_prefix}}}:sessions", f"{{{self.key_prefix}}}:sessions:names"
+
+    @property
+    def _index(self) -> _Index:
+        if self.found.what is None:
+            self.found.what = _Index()
+        found: _Index = self.found.what
+        return found
+
+    def _is_cluster(self, client: Any) -> bool:  # noqa: ARG002  # some services have none
+        return False
+
+    def _keeps_index(self, client: Any) -> bool:
+        """Whether lists are indexed. On a cluster the index would be on another node than most lists."""
+        return self.index and not self._is_cluster(client) and not self._index.is_refused
+
+    def _give_up_index(self) -> None:
+        if not self._index.is_refused:
+            self._index.is_refused = True
+            logger.warning(
+                "This user may not run what keeps the index %r, so order='newest' misses what is written from now on. "
+                "Allow the key and the commands, or open the store with index=False.",
+                self.index_names[0],
+            )
+
+    async def setup(self, client: Any, *, upgrade: bool = False) -> None:
+        if upgrade and self._keeps_index(client):
+            names = sorted(await self._lists(client, self.key_prefix))
+            for start in range(0, len(names), _SWEPT):
+                await self._adopt(client, names[start : start + _SWEPT])
+
+    async def _adopt(self, client: Any, names: Sequence[str]) -> int:
+        return int(await self._command(client, "EVAL", _ADOPT, 2 + len(names), *self.index_names, *names))
+
+    async def newest(
+        self, client: Any, *, prefixes: Sequence[str], limit: int, after: str | None
+    ) -> Sequence[NewestRow]:
+        if self._is_cluster(client):
+            raise UnsupportedOperationError(
+                "On a cluster there is no index of the newest sessions, because a set of all is on one node and the "
+                "lists are on all. Open the store with index=False, and list by order='id'."
+            )
+        end = None if after is None else _score(after)
+        was_swept = self._index.was_swept
+        found = await self._page(client, prefixes, limit, end)
+        if len(found) < limit and not was_swept and await self._sweep(client):
+            found = await self._page(client, prefixes, limit, end)
+        return found
+
+    async def _page(self, client: Any, prefixes: Sequence[str], limit: int, end: int | None) -> list[NewestRow]:
+        """Return what is in the index below a score, without what is gone."""
+        found: list[NewestRow] = []
+        while len(found) < limit:
+            wanted = limit - len(found)
+            if prefixes == [""]:
+                highest = "+inf" if end is None else f"({end}"
+                words = ("ZREVRANGEBYSCORE", self.index_names[0], highest, "-inf", "WITHSCORES", "LIMIT", 0, wanted)
+                entries = _entries(await self._command(client, *words))
+            else:
+                all_of_them = sorted(await self._entries_of(client, prefixes), reverse=True)
+                entries = [entry for entry in all_of_them if end is None or entry[0] < end][:wanted]
+            if entries:
+                end = entries[-1][0]
+                found += await self._rows_of(client, entries)
+            if len(entries) < wanted:
+                break
+        return found
+
+    async def _entries_of(self, client: Any, prefixes: Sequence[str]) -> set[tuple[int, str]]:
+        """Return what the index has of keys that start with some texts."""
+        found: set[tuple[int, str]] = set()
+        for prefix in prefixes:
+            start = self._list(prefix)
+            end = prefix_end(start)
+            bounds = f"[{start}", "+" if end is None else f"({end}"
+            found.update(_entries(await self._command(client, "EVAL", _OF_PREFIX, 2, *self.index_names, *bounds)))
+        return found
+
+    async def _rows_of(self, client: Any, entries: Sequence[tuple[int, str]]) -> list[NewestRow]:
+        """Return what is shown of some sessions, and look on for lists that others wrote in the same trip."""
+        index = self._index
+        asked: list[Sequence[Any]] = []
+        for _, name in entries:
+            asked += [("LLEN", name), ("LINDEX", name, -1), ("LINDEX", name, 0), ("GET", state_name(name))]
+        count, names = len(asked), index.names
+        if self._keeps_index(client):
+            asked.append(self._next_keys(_SWEPT))
+            if names:
+                asked.append(("EVAL", _ADOPT, 2 + len(names), *self.index_names, *names))
+        try:
+            answers = await self._pipeline(client, asked)
+        except self.tolerated_errors:
+            answers = [await self._tolerated(client, words) for words in asked]
+        if len(answers) > count and answers[count] is not None:
+            self._take_names(answers[count])
+        found = []
+        for (score, name), at in zip(entries, range(0, count, 4), strict=True):
+            length, first, last, state = answers[at : at + 4]
+            if length:
+                key = name.removeprefix(self.key_prefix)
+                found.append(NewestRow(key, str(score), int(length), first, last, state))
+            elif length is not None and self._keeps_index(client):
+                await self._tolerated(client, ("EVAL", _DROP, 3, name, *self.index_names))
+        return found
+
+    async def _tolerated(self, client: Any, words: Sequence[Any]) -> Any:
+        """The answer to a command; `None` where it is refused, of another type or no text."""
+        try:
+            return await self._command(client, *words)
+        except self.tolerated_errors:
+            return None
+
+    def _next_keys(self, count: int) -> Sequence[Any]:
+        return "SCAN", self._index.cursor, "MATCH", _glob(self.key_prefix) + "*", "COUNT", count, "TYPE", "list"
+
+    def _take_names(self, answer: Any) -> None:
+        """Keep what a search has found, and where it goes on."""
+        cursor, names = answer
+        index = self._index
+        index.cursor = int(cursor)
+        index.was_swept = index.was_swept or index.cursor == 0
+        found = [_text(name) for name in names]
+        index.names = [name for name in found if name is not None and name.startswith(self.key_prefix)]
+
+    async def _sweep(self, client: Any) -> bool:
+        """Look at a part of the keys for lists that others wrote; tell whether there were some."""
+        if not self._keeps_index(client):
+            return False
+        answer = await self._tolerated(client, self._next_keys(_SWEPT_AT_FIRST))
+        if answer is None:
+            return False
+        self._take_names(answer)
+        names, added = self._index.names, 0
+        for start in range(0, len(names), _SWEPT):
+            some = names[start : start + _SWEPT]
+            words = ("EVAL", _ADOPT, 2 + len(some), *self.index_names, *some)
+            added += int(await self._tolerated(client, words) or 0)
+        return bool(added)
+
     async def erase(self, client: Any, prefix: str) -> int:
         lists = await self._lists(client, self._list(prefix))
         states = await self._states(client, self._list(prefix))
         doomed = lists | states.keys()
         if doomed:
             await self._pipeline(client, [("DEL", name) for name in doomed])
+        if self._keeps_index(client):
+            # Also of sessions that have expired.
+            entries = [name for _, name in await self._entries_of(client, (prefix,))]
+            for start in range(0, len(entries), _SWEPT):
+                for name in self.index_names:
+                    await self._command(client, "ZREM", name, *entries[start : start + _SWEPT])
         return len(lists.union(states.values()))
 
     # A pattern finds too much: the braces around a list in the key of its state may be another list's own, or another
@@ -402,6 +675,18 @@ def _unhexed(digits: str | bytes | None) -> str | bytes:
 def _rows(newest_first: list[Any], start: int) -> list[Row]:
     """The rows, oldest first, from the index `start` on."""
     return [CheckedRow(text, str(number)) for number, text in enumerate(reversed(newest_first), start)]
+
+
+def _entries(answer: Sequence[Any]) -> list[tuple[int, str]]:
+    """Read scores and members, which drivers return in pairs or one after the other. A member is UTF-8."""
+    flat = [part for pair in answer for part in pair] if answer and isinstance(answer[0], list | tuple) else answer
+    return [(int(float(score)), _text(name) or "") for name, score in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def _score(position: str) -> int:
+    """Read a place in the index; those of lists that others wrote are below zero."""
+    text = position.removeprefix("-") if isinstance(position, str) else position
+    return position_number(text) * (1 if text == position else -1)
 
 
 def _glob(text: str) -> str:

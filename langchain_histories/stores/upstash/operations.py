@@ -10,18 +10,21 @@ from upstash_redis.errors import UpstashError
 
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.stores.base import settle
-from langchain_histories.stores.shared.redis_lists import RedisListOperations, state_name
+from langchain_histories.stores.shared.redis_lists import TOUCH, RedisListOperations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 # A transaction goes on after a key that is no list; a plain EXPIRE would then let somebody else's key expire.
-_EXPIRE = """
+_EXPIRE = (
+    """
 if redis.call('TYPE', KEYS[1]).ok == 'list' then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
   redis.call('EXPIRE', KEYS[2], ARGV[1])
-end
 """
+    + TOUCH
+    + "end"
+)
 _COMMANDS_OF_A_REQUEST = 500
 _REFUSED_ACCESS = ("wrongpass", "noauth", "unauthorized", "max requests limit", "max daily request limit")
 _TOO_LARGE = ("max request size exceeded", "max single record size exceeded")
@@ -40,11 +43,14 @@ class UpstashOperations(RedisListOperations):
 
     Args:
         key_prefix: What the key of each list starts with.
+        index: Whether appends keep the index of the newest sessions.
     """
 
     name = "upstash"
     driver_errors = (UpstashError, _UnreadableAnswerError, httpx.HTTPError, UnicodeDecodeError)
     unavailable_errors = (ConnectionError, TimeoutError, httpx.HTTPError, _UnreadableAnswerError)
+
+    tolerated_errors = (UnicodeDecodeError, UpstashError)
 
     def is_unavailable(self, error: Exception) -> bool:
         refused = isinstance(error, UpstashError) and any(words in str(error).lower() for words in _REFUSED_ACCESS)
@@ -84,8 +90,8 @@ class UpstashOperations(RedisListOperations):
         if self.ttl is None:
             await super().append(client, key, rows)
             return
-        name = self._list(key)
-        expire = ("EVAL", _EXPIRE, 2, name, state_name(name), self.ttl)
+        name, *others = self._keys(key)[: 4 if self._keeps_index(client) else 2]
+        expire = ("EVAL", _EXPIRE, 1 + len(others), name, *others, self.ttl)
         try:
             await self._together(client.multi(), [("LPUSH", name, *rows), expire])
         except _RefusedTogetherError:

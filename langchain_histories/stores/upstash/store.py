@@ -31,6 +31,8 @@ class UpstashStore(MessageStore):
         async_client: Your own `upstash_redis.asyncio.Redis`. With one of the two alone, the other side is not derived:
             async methods run a blocking client in threads, sync methods refuse an asyncio one.
         key_prefix: What the key of each list starts with.
+        index: Whether each append also keeps an index of the newest sessions, the sorted sets `{<key_prefix>}:sessions`
+            and `{<key_prefix>}:sessions:names`, in the same trip: `sessions(order="newest")` reads it.
         timeout: Seconds after which a call that gets no answer, or no free connection, raises `StoreUnavailableError`;
             10 by default, and to connect 5 at most. What may take as long as what is stored is large ends when nothing
             has arrived for so long. With an asyncio client of your own there is no default, and with a blocking one no
@@ -53,6 +55,7 @@ class UpstashStore(MessageStore):
         client: upstash_redis.Redis | None = None,
         async_client: upstash_redis.asyncio.Redis | None = None,
         key_prefix: str = "message_store:",
+        index: bool = True,
         timeout: float | None = None,
         max_connections: int | None = None,
         client_options: dict[str, Any] | None = None,
@@ -73,5 +76,10 @@ class UpstashStore(MessageStore):
         )
         given = {"token": token, "client_options": client_options}
         super().__init__(
-            UpstashOperations(key_prefix), clients, address, driver_options=given, timeout=timeout, **options
+            UpstashOperations(key_prefix, index=index),
+            clients,
+            address,
+            driver_options=given,
+            timeout=timeout,
+            **options,
         )
