@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from langchain_histories._deadlines import Deadline, OutOfTimeError, allowed, deadline, under
-from langchain_histories._neutral import drive, entered
+from langchain_histories._neutral import drive, entered, taking_turns
 from langchain_histories._options import Capability
 from langchain_histories._secrets import caused, first_line, without_secret_causes
 from langchain_histories.errors import ConfigurationError, HistoryError, StoreError, StoreUnavailableError
@@ -221,7 +221,8 @@ class Calls:
             try:
                 lent = await clients.lend_native(self)
                 try:
-                    return await self._prepared(call, lent.client, clients.setting_up_on_loop())
+                    with taking_turns(clients.turn):
+                        return await self._prepared(call, lent.client, clients.setting_up_on_loop())
                 finally:
                     await clients.give_back_native(lent)
             except HistoryError as error:

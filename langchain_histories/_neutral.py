@@ -14,18 +14,33 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from langchain_histories._deadlines import answered, in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractContextManager
 
 T = TypeVar("T")
 
 _Lock = type(threading.Lock())
+_turn: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("langchain_histories_turn", default=None)
+
+
+@contextmanager
+def taking_turns(turn: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Have what is settled in this block go on when `turn` lets it.
+
+    The answers of a hundred connections may come at once, and what is made of them would keep the loop for that long.
+    """
+    token = _turn.set(turn)
+    try:
+        yield
+    finally:
+        _turn.reset(token)
 
 
 def drive(operation: Coroutine[Any, Any, T]) -> T:
@@ -55,6 +70,8 @@ async def settle(result: Awaitable[T] | T) -> T:
     """What a client call resolves to; a blocking client has already returned it."""
     if hasattr(type(result), "__await__"):
         result = await cast("Awaitable[T]", result)
+        if (turn := _turn.get()) is not None:
+            await turn()
     answered()
     return cast("T", result)
 

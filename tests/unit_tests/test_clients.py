@@ -6,11 +6,12 @@ import asyncio
 import gc
 import os
 import threading
+import time
 
 import pytest
 
 from langchain_histories._clients import Clients
-from langchain_histories._neutral import settle
+from langchain_histories._neutral import settle, taking_turns
 from langchain_histories.errors import ConfigurationError
 
 
@@ -187,3 +188,34 @@ def test_what_is_known_of_a_place_is_one_object_and_bounded():
         assert clients.found("table", Known) is first  # it is in use
     assert clients.found(9_999, Known) is clients.found(9_999, Known)
     assert len(clients._found) < 1000
+
+
+def test_answers_that_come_at_once_leave_the_loop_to_others():
+    """What is made of each takes as long as a turn of the loop may; another task runs between any two of them."""
+    clients, seen = Opened().clients, []
+
+    async def work():
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+
+        async def body(number):
+            with taking_turns(clients.turn):
+                await settle(answer)
+                seen.append(number)
+                end = time.monotonic() + 0.006
+                while time.monotonic() < end:
+                    pass
+
+        async def other():
+            while len([it for it in seen if it is not None]) < 8:
+                seen.append(None)
+                await asyncio.sleep(0)
+
+        bodies = [asyncio.create_task(body(number)) for number in range(8)]
+        await asyncio.sleep(0)
+        answer.set_result(1)
+        await asyncio.gather(*bodies, other())
+
+    asyncio.run(work())
+    in_a_row = "".join("." if it is None else "x" for it in seen).split(".")
+    assert max(map(len, in_a_row)) <= 2, seen
