@@ -496,7 +496,8 @@ class RecordFormat:
             CorruptRecordError: It has no id and is no message, or it cannot be read where that is necessary.
         """
         needs_message = to.before_save is not None or to.in_llama_index
-        if self.codec is to.codec and not needs_message and (found := _id_at_end(row.text)):
+        is_ours = row.text[:7] in ('{"type"', b'{"type"')
+        if self.codec is to.codec and not needs_message and is_ours and (found := _id_at_end(row.text)):
             return found, row.text if isinstance(row.text, str) else row.text.decode()
         try:
             written = _object(from_json(row.text))

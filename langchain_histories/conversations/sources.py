@@ -69,7 +69,7 @@ def import_openai_agents(
         HistoryError: As `copy`.
     """
     face = Blocking()
-    with _opened(SQLStore, source) as place:
+    with opened(SQLStore, source) as place:
         agents = _Agents(place, messages_table, face)
         return drive(Copying(agents, store, on_corrupt, on_progress, face).copy(sessions))
 
@@ -85,7 +85,7 @@ async def aimport_openai_agents(
 ) -> CopyReport:
     """Async `import_openai_agents`."""
     face = Awaited()
-    async with _aopened(SQLStore, source) as place:
+    async with aopened(SQLStore, source) as place:
         agents = _Agents(place, messages_table, face)
         return await Copying(agents, store, on_corrupt, on_progress, face).copy(sessions)
 
@@ -116,7 +116,7 @@ def import_langchain_redis(
         HistoryError: As `copy`.
     """
     face = Blocking()
-    with _opened(RedisStore, source) as place:
+    with opened(RedisStore, source) as place:
         documents = _Documents(place, key_prefix, face)
         return drive(Copying(documents, store, on_corrupt, on_progress, face).copy(sessions))
 
@@ -132,13 +132,13 @@ async def aimport_langchain_redis(
 ) -> CopyReport:
     """Async `import_langchain_redis`."""
     face = Awaited()
-    async with _aopened(RedisStore, source) as place:
+    async with aopened(RedisStore, source) as place:
         documents = _Documents(place, key_prefix, face)
         return await Copying(documents, store, on_corrupt, on_progress, face).copy(sessions)
 
 
 @contextmanager
-def _opened(kind: type[Any], source: Any) -> Generator[Any]:
+def opened(kind: type[Any], source: Any) -> Generator[Any]:
     """Give a store for the place, which is closed behind it unless it is the caller's."""
     place = source if isinstance(source, kind) else kind(source)
     try:
@@ -149,7 +149,8 @@ def _opened(kind: type[Any], source: Any) -> Generator[Any]:
 
 
 @asynccontextmanager
-async def _aopened(kind: type[Any], source: Any) -> AsyncGenerator[Any]:
+async def aopened(kind: type[Any], source: Any) -> AsyncGenerator[Any]:
+    """Async `opened`."""
     place = source if isinstance(source, kind) else kind(source)
     try:
         yield place
@@ -158,7 +159,7 @@ async def _aopened(kind: type[Any], source: Any) -> AsyncGenerator[Any]:
             await place.aclose()
 
 
-class _Foreign:
+class Foreign:
     """What another program keeps, as what is copied."""
 
     format = _PLAIN
@@ -167,7 +168,7 @@ class _Foreign:
         """Return that there is no state."""
 
 
-class _Agents(_Foreign):
+class _Agents(Foreign):
     """The sessions of OpenAI's Agents SDK."""
 
     def __init__(self, place: SQLStore, messages_table: str, face: Blocking | Awaited) -> None:
@@ -276,7 +277,7 @@ def _time(at: Any) -> dt.datetime | None:
         return None
 
 
-class _Documents(_Foreign):
+class _Documents(Foreign):
     """The documents of langchain-redis: `<prefix><session id>:<ULID>`."""
 
     def __init__(self, place: RedisStore, key_prefix: str, face: Blocking | Awaited) -> None:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import uuid
 from urllib.parse import unquote, urlsplit
 
 import boto3
 import pytest
+import redis
 import sqlalchemy as sa
+import tablestore
 from boto3.dynamodb.types import TypeDeserializer
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, SystemMessage, ToolMessage
 from sqlalchemy.ext.asyncio import create_async_engine
 
 pytest.importorskip("llama_index.core")
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import MockLLM
 from llama_index.core.memory import ChatMemoryBuffer
 
 from langchain_histories import (
     AzureTableStore,
+    ConfigurationError,
     CosmosDBStore,
     DynamoDBStore,
     KafkaStore,
+    MemoryStore,
     MongoDBStore,
     RecordTooLargeError,
     RedisStore,
@@ -33,6 +38,7 @@ from langchain_histories import (
     TablestoreStore,
     UpstashStore,
 )
+from langchain_histories.integrations.llama_index import LlamaIndexChatStore, aimport_llama_index, import_llama_index
 from langchain_histories.stores.base import Capability
 from langchain_histories.testing.chat_stores import ChatStoreTests
 
@@ -303,3 +309,92 @@ def test_tablestore(tablestore_server, name):
     chat_store.clear_store()
     assert chat_store.get_keys() == []
     chat_store.close()
+
+
+# What LlamaIndex's own classes write, as section by section of their packages: it comes into a store, and stays.
+
+WRITTEN = [
+    ChatMessage("be kind", role="system"),
+    ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_call_id="c", tool_name="f", tool_kwargs={"x": 1})]),
+    ChatMessage("4 é 2" * 8000, role="tool", additional_kwargs={"tool_call_id": "c"}),
+]
+
+
+def check_import(source, **where):
+    store = MemoryStore()
+    assert import_llama_index(source, store, **where).sessions == 2
+    assert asyncio.run(aimport_llama_index(source, store, **where)).sessions == 2
+    chat_store = LlamaIndexChatStore(store)
+    assert chat_store.get_messages("a:1") == WRITTEN
+    assert chat_store.get_messages("b") == WRITTEN[:1]
+    assert [type(it) for it in store.read("a:1")] == [SystemMessage, AIMessage, ToolMessage]
+    return store
+
+
+@pytest.mark.parametrize("kind", [RedisStore, UpstashStore])
+def test_lists_of_llama_index(kind, redis_server, upstash_server):
+    """Without a prefix, the oldest first; lists of others are no sessions."""
+    url = redis_server.url if kind is RedisStore else upstash_server.url
+    client = redis.Redis.from_url(redis_server.url if kind is RedisStore else upstash_server.redis.url)
+    client.delete("a:1", "b", "others")
+    client.rpush("a:1", *(it.model_dump_json() for it in WRITTEN))
+    client.rpush("b", WRITTEN[0].model_dump_json())
+    client.rpush("others", "x", "y")
+    with kind(url) as ours:
+        ours.append("ours", [AIMessage("hi")])
+    before = {name: client.lrange(name, 0, -1) for name in ("a:1", "b", "others")}
+    check_import(url)
+    assert {name: client.lrange(name, 0, -1) for name in before} == before
+    client.delete(*before, "message_store:ours")
+    client.close()
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("JSON", ""), ("JSONB", "data_")])
+def test_rows_of_llama_index(postgres_server, name, kind, prefix):
+    url = postgres_server.url_with(scheme="postgresql+psycopg")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(f"CREATE TABLE {prefix}{name} (id SERIAL PRIMARY KEY, key VARCHAR UNIQUE NOT NULL, value {kind}[])")
+        )
+        for key, found in (("a:1", WRITTEN), ("b", WRITTEN[:1])):
+            connection.execute(
+                sa.text(
+                    f"INSERT INTO {prefix}{name} (key, value) VALUES (:key, CAST(CAST(:value AS text[]) AS {kind}[]))"
+                ),
+                {"key": key, "value": [it.model_dump_json() for it in found]},
+            )
+    engine.dispose()
+    check_import(url, table_name=name)
+    with pytest.raises(ConfigurationError, match="nothing_here"):
+        import_llama_index(url, MemoryStore(), table_name="nothing_here")
+
+
+def test_entities_of_llama_index(azure_table_server, name):
+    """A part that is too long for a property is cut into several."""
+    store = AzureTableStore(f"{azure_table_server.url}/{name}ours", timeout=60)
+    client = store.client.create_table(name)
+    for key, found in (("a:1", WRITTEN), ("b", WRITTEN[:1])):
+        for number, message in enumerate(found):
+            entity = {"PartitionKey": key, "RowKey": f"{number:010}"}
+            for column, value in message.model_dump(mode="json").items():
+                text = json.dumps(value)
+                pieces = [text[at : at + 30_000] for at in range(0, len(text), 30_000)]
+                names = [column] if len(pieces) == 1 else [f"{column}_part_{part}" for part in range(len(pieces))]
+                entity |= dict(zip(names, pieces, strict=True))
+            client.create_entity(entity)
+    check_import(store, table_name=name)
+    store.close()
+
+
+def test_rows_of_llama_index_in_tablestore(tablestore_server, name):
+    store = TablestoreStore(tablestore_server.url, table_name=f"{name}_ours", timeout=60)
+    client = store.client
+    meta = tablestore.TableMeta(name, [("session_id", "STRING")])
+    throughput = tablestore.ReservedThroughput(tablestore.CapacityUnit(0, 0))
+    client.create_table(meta, tablestore.TableOptions(), throughput)
+    for key, found in (("a:1", WRITTEN), ("b", WRITTEN[:1])):
+        text = json.dumps([it.model_dump() for it in found], ensure_ascii=False)
+        client.put_row(name, tablestore.Row([("session_id", key)], [("history", text)]))
+    check_import(store, table_name=name)
+    store.close()

@@ -5,6 +5,7 @@
 | `chat_store.py` | `LlamaIndexChatStore` |
 | `memory_store.py` | `LlamaIndexMemoryStore`, for its newer `Memory` |
 | `messages.py` | its messages, and what is stored of them |
+| `importing.py` | `import_llama_index`: what LlamaIndex's own chat stores keep comes into a store |
 | `forms.py` | what LlamaIndex's own chat stores write |
 | `simple.py`, `redis.py`, ... | classes with the names and constructors of LlamaIndex's own; loaded when asked for |
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from langchain_histories.integrations.llama_index.alloydb import AlloyDBChatStore, AlloyDBEngine
     from langchain_histories.integrations.llama_index.azure import AzureChatStore
     from langchain_histories.integrations.llama_index.dynamodb import DynamoDBChatStore
+    from langchain_histories.integrations.llama_index.importing import aimport_llama_index, import_llama_index
     from langchain_histories.integrations.llama_index.postgres import PostgresChatStore, PostgresEngine
     from langchain_histories.integrations.llama_index.redis import RedisChatStore
     from langchain_histories.integrations.llama_index.simple import SimpleChatStore
@@ -45,6 +47,8 @@ _HOMES = {
     "TablestoreChatStore": "tablestore",
     "UpstashChatStore": "upstash",
     "YugabyteDBChatStore": "yugabytedb",
+    "aimport_llama_index": "importing",
+    "import_llama_index": "importing",
 }
 
 __all__ = [
@@ -61,6 +65,8 @@ __all__ = [
     "TablestoreChatStore",
     "UpstashChatStore",
     "YugabyteDBChatStore",
+    "aimport_llama_index",
+    "import_llama_index",
 ]
 
 
