@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias
 from langchain_histories._clients import ClientT
 from langchain_histories._options import Capability
 from langchain_histories._session_ids import from_key, key_prefixes, to_key
-from langchain_histories.errors import UnsupportedOperationError
+from langchain_histories.errors import RecordTooLargeError, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
@@ -181,6 +181,33 @@ class Operations(ABC, Generic[ClientT]):
         compare and to change is one step, and all or nothing. The first `kept` of them, and the state, stay.
         """
         raise self.unsupported("edit")
+
+    # What `copy` calls of several sessions at once: these make a call for each, and a service may do it in fewer trips.
+
+    async def read_many(
+        self, client: ClientT, wanted: Sequence[tuple[str, str | None]], *, first: int
+    ) -> Sequence[Sequence[Row]]:
+        """Return the first n rows of each of these sessions, behind its position if there is one."""
+        return [await self.read(client, key, first=first, after=after) for key, after in wanted]
+
+    async def append_behind(
+        self, client: ClientT, batches: Sequence[tuple[str, Sequence[str], str | None]]
+    ) -> Sequence[bool]:
+        """Append a batch to each of these sessions if it still ends at its position; tell for each whether it did.
+
+        A batch that is too large is not appended, like one to a session that goes on.
+        """
+        return [await self._is_appended(client, *batch) for batch in batches]
+
+    async def _is_appended(self, client: ClientT, key: str, rows: Sequence[str], after: str | None) -> bool:
+        try:
+            return await self.edit(client, key, rows, expected=(), kept=0, after=after)
+        except RecordTooLargeError:
+            return False
+
+    async def get_states(self, client: ClientT, keys: Sequence[str]) -> Sequence[str | bytes | None]:
+        """Return the text of the state of each of these sessions."""
+        return [await self.get_state(client, key) for key in keys]
 
     async def sessions(
         self, client: ClientT, *, prefix: str, limit: int | None, after: str | None

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from langchain_histories._derived import names_positions, with_positions
 from langchain_histories._neutral import drive
 from langchain_histories._options import Capability
-from langchain_histories.codec import Row
+from langchain_histories.codec import Row, texts_of
 from langchain_histories.conversations._reading import Awaited, Blocking, Reading
 from langchain_histories.errors import ConfigurationError, CopyError, CorruptRecordError, RecordTooLargeError
 from langchain_histories.store import MessageStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
     from langchain_histories._session_ids import SessionId
     from langchain_histories.codec import RecordFormat
@@ -78,7 +78,7 @@ def copy(
     A record of LangChain's classes keeps the id by which the source shows it. What arrived is read again and compared;
     `digest` compares whole stores.
 
-    At most 500 records are in memory at once, and the ids of one session.
+    Short sessions go together: at most 2,000 records are in memory at once, and the ids of one session.
 
     Args:
         source: Where the sessions are.
@@ -173,33 +173,97 @@ class Copying:
 
     async def copy(self, sessions: Iterable[SessionId] | None) -> CopyReport:
         """Copy these sessions, or all that the source has."""
-        async for session_id in self._source.session_ids(sessions):
-            await self._copy_session(session_id)
-            self._add(sessions=1)
-            if self._on_progress is not None:
-                self._on_progress(CopyProgress(str(session_id), self._report.sessions, self._report.records))
+        if sessions is None and isinstance(self._source, Reading) and self._is_safe:
+            async for group in self._source.groups():
+                await self._copy_group(self._source, group)
+        else:
+            async for session_id in self._source.session_ids(sessions):
+                await self._copy_session(session_id)
+                self._tell(session_id)
         return self._report
+
+    @property
+    def _is_safe(self) -> bool:
+        """Whether an append is done only where the session still ends where it was seen to end."""
+        return Capability.EDIT in self._destination.store.operations.capabilities
+
+    def _tell(self, session_id: SessionId) -> None:
+        self._add(sessions=1)
+        if self._on_progress is not None:
+            self._on_progress(CopyProgress(str(session_id), self._report.sessions, self._report.records))
+
+    async def _copy_group(self, source: Reading, session_ids: Sequence[str]) -> None:
+        """Copy short sessions, each trip for all of them, and those by themselves that somebody else appends to."""
+        if len(session_ids) == 1:
+            await self._copy_session(session_ids[0])
+            self._tell(session_ids[0])
+            return
+        begins = dict.fromkeys(session_ids)
+        pages, states = await source.read_many(begins), await source.states(session_ids)
+        there = await self._destination.read_many(begins)
+        texts: dict[str, dict[str, str]] = {}
+        sent: dict[str, dict[str, str]] = {}
+        ends: dict[str, str | None] = {}
+        failure: Exception | None = None
+        for session_id in session_ids:
+            if not (source.is_all(pages[session_id]) and source.is_all(there[session_id])):
+                continue
+            try:
+                texts[session_id] = self._texts(session_id, pages[session_id])
+            except Exception as error:  # noqa: BLE001  # before_save may raise anything; raised when its turn comes
+                failure = error
+                break
+            stored = {*self._destination.format.record_ids(there[session_id])}
+            ends[session_id] = there[session_id][-1].position if there[session_id] else None
+            sent[session_id] = _without(texts[session_id], stored)
+        batches = {session_id: list(missing.values()) for session_id, missing in sent.items() if missing}
+        are_sent = await self._destination.append_behind(batches, ends)
+        arrived = await self._destination.read_many({session_id: ends[session_id] for session_id in are_sent})
+        for session_id in session_ids:
+            if session_id not in texts and failure is not None:
+                raise failure
+            if session_id not in texts:
+                await self._copy_session(session_id)
+            elif session_id in batches and session_id not in are_sent:
+                await self._send_slowly(session_id, texts[session_id])
+                await self._copy_state(session_id, states[session_id])
+            else:
+                missing = sent[session_id]
+                self._add(records=len(missing), found=len(texts[session_id]) - len(missing))
+                if missing and not self._is_there(arrived[session_id], missing):
+                    await self._compare(session_id, missing, ends[session_id])
+                await self._copy_state(session_id, states[session_id])
+            self._tell(session_id)
+
+    async def _send_slowly(self, session_id: SessionId, texts: dict[str, str]) -> None:
+        """Send what was not taken with that of other sessions."""
+        stored: set[str] = set()
+        end = await self._look(session_id, stored)
+        await self._send(session_id, texts, end, stored)
 
     async def _copy_session(self, session_id: SessionId) -> None:
         stored: set[str] = set()
         end = await self._look(session_id, stored)
         async for page in self._source.whole_pages(session_id):
-            texts = self._texts(session_id, page)
+            texts = self._texts(session_id, [*page.values()])
             end = await self._send(session_id, texts, end, stored)
-        await self._copy_state(session_id)
+        await self._copy_state(session_id, await self._source.state(session_id))
 
     async def _look(self, session_id: SessionId, stored: set[str]) -> str | None:
         """Take the ids of the records that are in the destination, and return the end of the session there."""
         end = None
         async for rows in self._destination.pages(session_id):
-            stored.update(map(self._destination.format.record_id, rows))
+            stored.update(self._destination.format.record_ids(rows))
             end = rows[-1].position
         return end
 
-    def _texts(self, session_id: SessionId, page: Mapping[str, Row]) -> dict[str, str]:
-        """Return what goes to the destination of a page of the source, by id."""
+    def _texts(self, session_id: SessionId, rows: Sequence[Row]) -> dict[str, str]:
+        """Return what goes to the destination of rows of the source, by id."""
+        unchanged = self._source.format.unchanged(rows, self._destination.format)
+        if unchanged is not None:
+            return unchanged
         texts: dict[str, str] = {}
-        for shown_id, row in page.items():
+        for shown_id, row in self._source.format.by_id(rows).items():
             try:
                 found = self._source.format.transcode(row, self._destination.format)
             except CorruptRecordError as error:
@@ -218,7 +282,7 @@ class Copying:
     ) -> str | None:
         """Add those of the texts that are not stored, compare what arrived, and return the new end of the session."""
         while True:
-            missing = {record_id: text for record_id, text in texts.items() if record_id not in stored}
+            missing = _without(texts, stored)
             self._add(found=len(texts) - len(missing))
             if not missing:
                 return end
@@ -246,7 +310,7 @@ class Copying:
         key = operations.key(session_id)
 
         async def body(client: Any) -> bool:
-            if Capability.EDIT in operations.capabilities:
+            if self._is_safe:
                 return await operations.edit(client, key, texts, expected=(), kept=0, after=end)
             await operations.append(client, key, texts)
             return True
@@ -257,24 +321,27 @@ class Copying:
     async def _compare(self, session_id: SessionId, sent: Mapping[str, str], end: str | None) -> str:
         """Read what arrived behind the old end of the session, and return the new end."""
         arrived = await self._destination.rows(session_id, end, None)
-        if [row.text.decode() if isinstance(row.text, bytes) else row.text for row in arrived] != list(sent.values()):
-            # Others may have appended meanwhile, and some stores write JSON in another form.
-            of_format = self._destination.format
-            ours = [(record_id, row) for row in arrived if (record_id := of_format.record_id(row)) in sent]
-            is_whole = [record_id for record_id, _ in ours] == list(sent) and all(
-                of_format.canonical(row) == of_format.canonical(Row(sent[record_id], "")) for record_id, row in ours
+        if not self._is_there(arrived, sent):
+            raise CopyError(
+                f"{self._destination.store!r} does not hold what was copied to session {str(session_id)!r}: "
+                "somebody else changes it, or copies to it, at the same time. Copy again when that is over: what "
+                "is there is left out.",
+                str(session_id),
             )
-            if not is_whole:
-                raise CopyError(
-                    f"{self._destination.store!r} does not hold what was copied to session {str(session_id)!r}: "
-                    "somebody else changes it, or copies to it, at the same time. Copy again when that is over: what "
-                    "is there is left out.",
-                    str(session_id),
-                )
         return arrived[-1].position
 
-    async def _copy_state(self, session_id: SessionId) -> None:
-        text = await self._source.state(session_id)
+    def _is_there(self, arrived: Sequence[Row], sent: Mapping[str, str]) -> bool:
+        """Whether rows behind the old end of a session have what was sent, in its order."""
+        if texts_of(arrived) == list(sent.values()):
+            return True
+        # Others may have appended meanwhile, and some stores write JSON in another form.
+        of_format = self._destination.format
+        ours = [(record_id, row) for row in arrived if (record_id := of_format.record_id(row)) in sent]
+        return [record_id for record_id, _ in ours] == list(sent) and all(
+            of_format.canonical(row) == of_format.canonical(Row(sent[record_id], "")) for record_id, row in ours
+        )
+
+    async def _copy_state(self, session_id: SessionId, text: str | bytes | None) -> None:
         if text is None:
             return
         try:
@@ -312,6 +379,11 @@ class Copying:
         self._report = dataclasses.replace(
             self._report, **{name: getattr(self._report, name) + number for name, number in numbers.items()}
         )
+
+
+def _without(texts: dict[str, str], stored: set[str]) -> dict[str, str]:
+    """Return the texts whose ids are not stored."""
+    return {record_id: text for record_id, text in texts.items() if record_id not in stored} if stored else texts
 
 
 def check_is_store(name: str, store: object) -> None:

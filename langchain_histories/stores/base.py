@@ -21,7 +21,7 @@ from langchain_histories._options import (
     position_number,
 )
 from langchain_histories._session_ids import SessionId, prefix_end
-from langchain_histories.codec import CheckedRow, ParsedRow, Row, same_rows
+from langchain_histories.codec import CheckedRow, ParsedRow, Row, Rows, same_rows
 from langchain_histories.errors import ConfigurationError, RecordTooLargeError, missing_extra, needs_extra
 from langchain_histories.store import MessageStore
 
@@ -44,6 +44,7 @@ __all__ = [
     "ParsedRow",
     "RecordTooLargeError",
     "Row",
+    "Rows",
     "SessionId",
     "SessionRow",
     "StoreOptions",

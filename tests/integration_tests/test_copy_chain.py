@@ -12,6 +12,13 @@ import uuid
 
 import chain
 import pytest
+from langchain_core.messages import HumanMessage
+
+from langchain_histories import MemoryStore, RedisStore, SQLStore, copy, digest
+from langchain_histories.testing.messages import numbered
+from langchain_histories.testing.suite.foreign import plant
+
+OLD = '{"type": "human", "data": {"content": "old", "type": "human", "example": false}}'
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the platform has no SIGKILL")
@@ -35,3 +42,28 @@ def test_a_chain_of_copies_that_are_killed(tmp_path, redis_server, mongodb_serve
         assert report.unreadable == report.states_left == ()
         assert chain.digest_of(target) == said
     assert list(chain.told_of(last)) == list(chain.told_of(first))
+
+
+def test_sessions_that_go_together(tmp_path, redis_server):
+    """To where nothing is, to where a part is, and to where all is; states and LangChain's records too."""
+    stores = [
+        MemoryStore(),
+        RedisStore(redis_server.url, key_prefix=f"t{uuid.uuid4().hex}:"),
+        SQLStore(f"sqlite:///{tmp_path}/x.db"),
+        MemoryStore(),
+    ]
+    for number in range(1, 30):
+        stores[0].append(f"s{number:02}", numbered(number))
+    stores[0].put_state("s05", {"n": 5})
+    plant(stores[0], "s06", [OLD, OLD])
+    for source, target in itertools.pairwise(stores):
+        first = copy(source, target, sessions=["s07", "s08"])
+        source.append("s08", [HumanMessage("later")])
+        target.append("s09", [HumanMessage("own")])
+        report = copy(source, target)
+        total = sum(info.count for info in source.sessions())
+        assert (report.sessions, report.found, report.records) == (29, first.records, total - first.records)
+        assert copy(source, target).found == total
+        others = [info.session_id for info in source.sessions() if info.session_id != "s09"]
+        assert digest(target, sessions=others) == digest(source, sessions=others)
+        assert target.count("s09") == source.count("s09") + 1

@@ -234,6 +234,20 @@ def test_ids_that_the_destination_cannot_hold(source):
         copy(source, target)
 
 
+@pytest.mark.parametrize("corrupt", ["b", "c"])
+def test_sessions_before_one_that_cannot_be_copied_are_there(source, corrupt):
+    """Also where they go together."""
+    source.append("c", numbered(2))
+    plant(source, corrupt, ["5"])
+    target, told_of = MemoryStore(), []
+    with pytest.raises(CorruptRecordError, match=f"session '{corrupt}'"):
+        copy(source, target, on_progress=told_of.append)
+    assert [progress.session_id for progress in told_of] == [info.session_id for info in target.sessions()]
+    assert [info.session_id for info in target.sessions()] == ["a", "b"][: 1 + (corrupt == "c")]
+    report = copy(source, target, on_corrupt="skip")
+    assert (len(report.unreadable), report.records + report.found) == (1, 7)
+
+
 class Narrow(MemoryStore):
     """Takes batches of two records of few characters."""
 
@@ -379,12 +393,14 @@ def test_a_copy_that_is_killed_goes_on(tmp_path):
         assert FileStore(path=folder).count(session_id) == number * 3 + 1
 
 
-def test_memory_is_bounded(tmp_path, monkeypatch):
-    """A session of twelve megabytes of text is copied in less than half of that, its ids included."""
-    monkeypatch.setattr(_reading, "PAGE", 100)
+@pytest.mark.parametrize("sessions", [1, 30])
+def test_memory_is_bounded(sessions, tmp_path, monkeypatch):
+    """Twelve megabytes of text, in one session or in several, are copied in less than half of that, ids included."""
+    monkeypatch.setattr(_reading, "PAGE", 101)
+    monkeypatch.setattr(_reading, "TOGETHER", 200)
     source, target = SQLStore(f"sqlite:///{tmp_path}/x.db"), SQLStore(f"sqlite:///{tmp_path}/y.db")
-    for _ in range(10):
-        source.append("a", [HumanMessage("x" * 4_000)] * 300)
+    for number in range(30):
+        source.append(f"s{number % sessions}", [HumanMessage("x" * 4_000)] * 100)
     copy(source, target, sessions=["none"])
     tracemalloc.start()
     try:
@@ -392,5 +408,5 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert target.count("a") == 3_000
+    assert sum(info.count for info in target.sessions()) == 3_000
     assert peak < 6_000_000

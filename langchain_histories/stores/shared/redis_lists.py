@@ -26,6 +26,7 @@ from langchain_histories.stores.base import (
     NewestRow,
     Operations,
     Row,
+    Rows,
     SessionRow,
     position_number,
     prefix_end,
@@ -398,6 +399,46 @@ class RedisListOperations(Operations[Any]):
         numbers = (self.ttl or 0, length, len(expected), len(expected) - kept, _sha1(hashes))
         return bool(await self._script(client, _EDIT, self._keys(key), *numbers, *rows))
 
+    # Of several sessions in one trip, where each is short and new.
+
+    async def read_many(
+        self, client: Any, wanted: Sequence[tuple[str, str | None]], *, first: int
+    ) -> Sequence[Sequence[Row]]:
+        new = [("LRANGE", self._list(key), -first, -1) for key, after in wanted if after is None]
+        try:
+            found = iter(await self._pipeline(client, new) if new else [])
+        except UnicodeDecodeError:
+            return await super().read_many(client, wanted, first=first)
+        return [
+            _lazy_rows(next(found)) if after is None else await self.read(client, key, first=first, after=after)
+            for key, after in wanted
+        ]
+
+    async def append_behind(
+        self, client: Any, batches: Sequence[tuple[str, Sequence[str], str | None]]
+    ) -> Sequence[bool]:
+        numbers = (self.ttl or 0, 0, 0, 0, _sha1(""))
+        new: list[Sequence[Any]] = []
+        for key, rows, after in batches:
+            if after is None:
+                keys = self._keys(key)[: 4 if self._keeps_index(client) else 2]
+                new.append(("EVAL", _EDIT, len(keys), *keys, *numbers, *rows))
+        try:
+            done = iter(await self._pipeline(client, new) if new else [])
+        except self.refused_errors:
+            # What was done all the same is seen then.
+            return await super().append_behind(client, batches)
+        return [
+            bool(next(done)) if after is None else await self._is_appended(client, key, rows, after)
+            for key, rows, after in batches
+        ]
+
+    async def get_states(self, client: Any, keys: Sequence[str]) -> Sequence[str | bytes | None]:
+        try:
+            return await self._pipeline(client, [("GET", state_name(self._list(key))) for key in keys])
+        except UnicodeDecodeError:
+            return await super().get_states(client, keys)
+
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
         script, texts = _DELETE, [row.text for row in rows]
         if None in map(_text, texts):
@@ -687,6 +728,11 @@ def _score(position: str) -> int:
     """Read a place in the index; those of lists that others wrote are below zero."""
     text = position.removeprefix("-") if isinstance(position, str) else position
     return position_number(text) * (1 if text == position else -1)
+
+
+def _lazy_rows(newest_first: list[Any]) -> Rows:
+    """The same of a whole list."""
+    return Rows(newest_first[::-1], range(len(newest_first)), CheckedRow)
 
 
 def _glob(text: str) -> str:

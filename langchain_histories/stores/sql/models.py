@@ -93,6 +93,9 @@ class _MessageFormat(RecordFormat):
             "The rows of a model of your own cannot keep the ids and times of records; append messages instead."
         )
 
+    def unchanged(self, rows: Any, to: RecordFormat) -> None:  # rows have no text
+        """Tell that each message is made a record."""
+
     def transcode(self, row: Any, to: RecordFormat) -> tuple[str, str] | None:
         """Return the message as a record of `to`, with the id of the row."""
         ids, texts = to.encode_records([Record(row.message, row.position, row.position, None)])
@@ -109,6 +112,10 @@ class _MessageFormat(RecordFormat):
     def decode_stored(self, rows: Sequence[Any], session_id: Any) -> list[dict[str, Any]]:  # noqa: ARG002
         """Return the records as this package would store them."""
         return [{**encode_message(row.message), "meta": {"id": row.position}, "position": row.position} for row in rows]
+
+    def record_ids(self, rows: Sequence[Any]) -> list[str]:
+        """Return the ids of rows."""
+        return [*map(self.record_id, rows)]
 
     def record_id(self, row: Any) -> str:
         """Return the id of a row."""

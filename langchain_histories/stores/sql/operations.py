@@ -29,6 +29,7 @@ from langchain_histories.stores.base import (
     NewestRow,
     OutOfTimeError,
     Row,
+    Rows,
     SessionRow,
     entered,
     position_number,
@@ -391,6 +392,23 @@ class SQLOperations(EngineOperations):
         async with entered(EngineUse.of(client).connection()) as connection:
             return await self._rows(connection, key, last=last, first=first, after=after)
 
+    async def read_many(
+        self, client: Any, wanted: Sequence[tuple[str, str | None]], *, first: int
+    ) -> Sequence[Sequence[Row]]:
+        table = (await self._layout_to_read(client)).messages
+        found: list[Sequence[Row]] = []
+        async with entered(EngineUse.of(client).connection()) as connection:
+            for key, after in wanted:
+                session = self._checked_id(table, key)
+                parameters = {**self._shown(session), "limit": first}
+                if after is not None:
+                    parameters["after"] = min(position_number(after), MAX_ID)
+                statement = table.read[False, after is not None]
+                rows = (await settle(connection.execute(statement, parameters))).all()
+                texts = table.decoded([text for _, text in rows])
+                found.append(Rows(texts, [number for number, _ in rows]))
+        return found
+
     async def _rows(
         self,
         connection: Any,
@@ -557,16 +575,27 @@ class SQLOperations(EngineOperations):
     # States.
 
     async def get_state(self, client: Any, key: str) -> str | bytes | None:
+        (state,) = await self.get_states(client, [key])
+        return state
+
+    async def get_states(self, client: Any, keys: Sequence[str]) -> Sequence[str | bytes | None]:
         layout = await self._layout_to_read(client)
-        name = name_of(self._checked_id(layout.messages, key))
+        names = [name_of(self._checked_id(layout.messages, key)) for key in keys]
         async with entered(EngineUse.of(client).connection()) as connection:
             if not layout.has_states:
                 await self._tables_with_traces(connection)
             if not self._layout.has_states:
-                return None
+                return [None] * len(keys)
             states = self._layout.states
-            found = (await settle(connection.execute(states.get, {"name": name}))).first()
-        return None if found is None else states.decode(found[0])
+            if len(names) > 1 and not self._layout.has_expiry:
+                found = (await settle(connection.execute(states.get_some, {"names": names}))).all()
+            else:
+                found = []
+                for name in names:
+                    row = (await settle(connection.execute(states.get, {"name": name}))).first()
+                    found += [(name, row[0])] if row is not None else []
+        texts = {name: states.decode(text) for name, text in found}
+        return [texts.get(name) for name in names]
 
     async def read_with_state(self, client: Any, key: str, *, last: int) -> tuple[Sequence[Row], str | bytes | None]:
         layout = await self._layout_to_read(client)

@@ -17,6 +17,8 @@ from langchain_histories.stores.sql.jsonb import Shape, from_jsonb, to_jsonb
 from langchain_histories.stores.sql.yugabytedb import INSERT as YUGABYTE_INSERT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_histories.stores.sql.expiry import Expiry
 
 MYSQL = ("mysql", "mariadb")
@@ -189,6 +191,10 @@ class Statements:
     def decode(self, text: str | bytes | None) -> str | bytes:
         """Return the row that `encode` was given."""
         return text or "" if self.shape is None else from_jsonb(str(text or ""))
+
+    def decoded(self, texts: Sequence[str | bytes | None]) -> Sequence[str | bytes]:
+        """Return the rows that `encode` was given for these."""
+        return [text or "" for text in texts] if self.shape is None else [*map(self.decode, texts)]
 
     def _compound(self, count: int) -> Any:
         """MariaDB's statement that takes the lock, inserts so many rows, commits and releases the lock."""
