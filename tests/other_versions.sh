@@ -27,3 +27,4 @@ core=({package,codec,memory,neutral,clients,runnable,langgraph}.py)
 on oldest $without_agents "langchain-core==1.0.0" "langgraph==1.0.2" "langgraph-prebuilt<=1.0.5" langchain -- "${core[@]}"
 on oldest-agents $without_agents,agents "langchain==1.2.4" "langgraph-prebuilt<1.0.8" -- agents.py
 on newest $without_agents,agents "langchain-core>=1.6.4,<2" "langchain>=1.4" -- "${core[@]}" agents.py
+on oldest-llama-index sql,redis,llama-index "llama-index-core==0.14.5" -- llama_index.py llama_index_places.py
