@@ -7,6 +7,7 @@
 | `operations.py` | what both stores can do, under a lock |
 | `format.py` | the form of a file: how batches are appended, and how any part of it is read |
 | `expiry.py` | when a session expires: the small file beside it |
+| `in_place.py` | how the end of a long file is edited, and what readers see meanwhile |
 | `foreign.py` | files in another form, such as LangChain's, and how they are read |
 | `names.py` | names, locks and rights of files |
 """

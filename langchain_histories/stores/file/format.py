@@ -7,8 +7,9 @@
     ]
 
 A batch begins with `[` or `,`, goes on after a comma and a newline, and ends with a newline alone. An append writes
-`,<batch>` over the closing bracket in one call, so complete batches never change in place and readers need no lock. A
-batch whose writer was killed has no end: readers leave it out, and the next append writes over it.
+`,<batch>` over the closing bracket in one call, so complete batches do not change in place and readers need no lock: an
+edit replaces the file, or is done as `in_place` says. A batch whose writer was killed has no end: readers leave it out,
+and the next append writes over it.
 
 Any other JSON array of records is read as well: see `foreign`.
 """

@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -52,6 +52,7 @@ from langchain_histories.stores.file.format import (
     read_between,
     write_batch,
 )
+from langchain_histories.stores.file.in_place import TOKEN, change_end, finish, read_note, shown
 from langchain_histories.stores.file.names import (
     SessionFiles,
     check_folder,
@@ -68,11 +69,16 @@ from langchain_histories.stores.file.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 _LOCK_POLL = 0.002
+# A file of more bytes than the first number is edited in place where the end that changes is no longer than the second.
+_LONG, _END = 4 * 2**20, 2**20
+_READS = 3  # of a file that others edit in place all the time, before the lock is taken
 _TICK = 20_000_000  # nanoseconds of which a kernel may give all files the same time
 _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # a folder, a symbolic link, a socket
 
@@ -123,6 +129,7 @@ class FileOperations(Operations[Path]):
         except Timeout as error:
             raise OutOfTimeError("other writers held the lock of the session all the time") from error
         try:
+            finish(files, fsync=self.fsync)
             yield
         finally:
             lock.release()
@@ -144,6 +151,36 @@ class FileOperations(Operations[Path]):
             file.close()
             raise _no_history(path)
         return file
+
+    def _look(self, files: SessionFiles, key: str, look: Callable[[IO[bytes], SessionFiles, str], T], empty: T) -> T:
+        """Look at the history of a session as it is at one moment; return `empty` where there is none."""
+        for _ in range(_READS):
+            note = read_note(files)
+            found: T | None = None
+            failure = None
+            try:
+                found = self._look_once(files, key, look, empty, note)
+            except CorruptRecordError as error:
+                failure = error
+            if read_note(files, TOKEN) == note[:TOKEN]:
+                if failure is not None:
+                    raise failure
+                return found  # type: ignore[return-value]  # there was no failure
+        with self._locked(files):
+            return self._look_once(files, key, look, empty, b"")
+
+    def _look_once(
+        self,
+        files: SessionFiles,
+        key: str,
+        look: Callable[[IO[bytes], SessionFiles, str], T],
+        empty: T,
+        note: bytes,
+    ) -> T:
+        if (file := self._open(files, files.history)) is None:
+            return empty
+        with file:
+            return look(shown(file, files, note), files, key)
 
     async def append(self, client: Path, key: str, rows: Sequence[str]) -> None:
         files = self._files(client, key)
@@ -238,16 +275,15 @@ class FileOperations(Operations[Path]):
         after: str | None = None,
     ) -> Sequence[Row]:
         offset = None if after is None else position_number(after)
-        lines: Sequence[Line]
         files = self._files(client, key)
         if (hidden := self._hidden(files, key)) is not None:
-            lines = _behind(self._lines(files, key), hidden)
-            lines = lines if after is None else lines_after(lines, after)
-            return [self._row(line) for line in (lines[:first] if last is None else lines[-last:])]
-        if (file := self._open(files, files.history)) is None:
-            return []
-        with file:
+            behind = _behind(self._lines(files, key), hidden)
+            shown_lines = behind if after is None else lines_after(behind, after)
+            return [self._row(line) for line in (shown_lines[:first] if last is None else shown_lines[-last:])]
+
+        def rows(file: IO[bytes], files: SessionFiles, key: str) -> Sequence[Row]:
             end = own_end(file)
+            lines: Sequence[Line]
             if end is None:
                 if after is None and self._encoding == "utf-8":
                     with suppress(ValueError):
@@ -264,9 +300,11 @@ class FileOperations(Operations[Path]):
                 lines = first_lines(file, 0, end, first)
             else:
                 lines = lines_between(file, 0, end)
-        if after is not None:
-            lines = lines_after(lines, after)
-        return [self._row(line) for line in (lines[:first] if last is None else lines[-last:])]
+            if after is not None:
+                lines = lines_after(lines, after)
+            return [self._row(line) for line in (lines[:first] if last is None else lines[-last:])]
+
+        return self._look(files, key, rows, [])
 
     def _row(self, line: Line) -> Row:
         if self._encoding != "utf-8":
@@ -282,11 +320,11 @@ class FileOperations(Operations[Path]):
             raise _no_history(files.history, key) from None
 
     def _lines(self, files: SessionFiles, key: str) -> list[Line]:
-        if (file := self._open(files, files.history)) is None:
-            return []
-        with file:
-            end = own_end(file)
-            return self._foreign_lines(file, files, key) if end is None else lines_between(file, 0, end)
+        return self._look(files, key, self._lines_of, [])
+
+    def _lines_of(self, file: IO[bytes], files: SessionFiles, key: str) -> list[Line]:
+        end = own_end(file)
+        return self._foreign_lines(file, files, key) if end is None else lines_between(file, 0, end)
 
     async def count(self, client: Path, key: str) -> int:
         return self._session_row(client, key).count
@@ -296,14 +334,14 @@ class FileOperations(Operations[Path]):
         if (hidden := self._hidden(files, key)) is not None:
             shown = _behind(self._lines(files, key), hidden)
             return SessionRow(key, len(shown), self._row(shown[-1]).text if shown else None)
-        if (file := self._open(files, files.history)) is None:
-            return SessionRow(key, 0, None)
-        with file:
-            end = own_end(file)
-            if end is None:
-                lines = self._foreign_lines(file, files, key)
-                return SessionRow(key, len(lines), self._row(lines[-1]).text if lines else None)
-            return SessionRow(key, count_lines(file, end), self._row(last_lines(file, end, 1)[-1]).text)
+        return self._look(files, key, self._row_of, SessionRow(key, 0, None))
+
+    def _row_of(self, file: IO[bytes], files: SessionFiles, key: str) -> SessionRow:
+        end = own_end(file)
+        if end is None:
+            lines = self._foreign_lines(file, files, key)
+            return SessionRow(key, len(lines), self._row(lines[-1]).text if lines else None)
+        return SessionRow(key, count_lines(file, end), self._row(last_lines(file, end, 1)[-1]).text)
 
     async def replace(self, client: Path, key: str, rows: Sequence[str]) -> None:
         files = self._files(client, key)
@@ -358,7 +396,7 @@ class FileOperations(Operations[Path]):
                     return
                 else:
                     kept_bytes = end_before(file, position_number(expected[kept].position))
-        self._write(files.history, array(lines, batch, begins=not kept_bytes), kept_bytes)
+        self._write_behind(files, array(lines, batch, begins=not kept_bytes), kept_bytes)
 
     async def delete(self, client: Path, key: str, rows: Sequence[Row]) -> int:
         files = self._files(client, key)
@@ -385,7 +423,7 @@ class FileOperations(Operations[Path]):
             if not lines or lines[0].position != row.position:
                 return False
             kept_bytes = end_before(file, offset)
-        self._write(files.history, array(lines[1:], [], begins=not kept_bytes), kept_bytes)
+        self._write_behind(files, array(lines[1:], [], begins=not kept_bytes), kept_bytes)
         return True
 
     async def get_state(self, client: Path, key: str) -> bytes | None:
@@ -409,6 +447,18 @@ class FileOperations(Operations[Path]):
                 self._put_expiry(files, key, expiry)
             self._write(files.state, text.encode())
             return True
+
+    def _write_behind(self, files: SessionFiles, content: bytes, kept_bytes: int) -> None:
+        """Have a history hold `content` behind so much of what it holds now."""
+        if kept_bytes > _LONG and len(content) <= _END:
+            file = self._open(files, files.history, "r+b")
+            if file is not None:
+                with file:
+                    if file.seek(0, os.SEEK_END) - kept_bytes <= _END:
+                        change_end(files, file, kept_bytes, content, file_mode=self.file_mode, fsync=self.fsync)
+                        _stamp(file)
+                        return
+        self._write(files.history, content, kept_bytes)
 
     def _write(self, path: Path, content: bytes, kept_bytes: int = 0) -> None:
         """Replace the file at `path`: readers see the old one or the new one, whole.
