@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from langchain_histories._listing import SessionDescription as SessionDescription
     from langchain_histories._listing import SessionInfo as SessionInfo
     from langchain_histories._options import Capability as Capability
+    from langchain_histories._pruning import Pruned as Pruned
     from langchain_histories._session_ids import user_session_id as user_session_id
     from langchain_histories.codec import Codec as Codec
     from langchain_histories.codec import Record as Record
@@ -127,6 +128,7 @@ _MODULES = {
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
     "_listing": ("SessionDescription", "SessionInfo"),
     "_options": ("Capability",),
+    "_pruning": ("Pruned",),
     "_session_ids": ("user_session_id",),
     "store": ("MessageStore", "Tail"),
     "stores.azure_table": ("AzureTableChatMessageHistory", "AzureTableStore"),

@@ -261,6 +261,13 @@ class Operations(ABC, Generic[ClientT]):
                 return rows, state
             state = now
 
+    async def sweep(self, client: ClientT, limit: int) -> int:
+        """Remove what is stored of sessions that have expired, of at most so many; return of how many.
+
+        A session that another writer begins anew meanwhile stays. Where the service removes them itself, that is none.
+        """
+        return 0
+
     async def run(self, client: ClientT, body: Callable[[ClientT], Coroutine[Any, Any, Any]]) -> Any:
         """Run the body of an operation; a service whose transactions are given up by design tries it again here."""
         return await body(client)

@@ -12,7 +12,7 @@ from langchain_histories._calls import Batch, Call, none
 from langchain_histories._clients import Clients, Closing
 from langchain_histories._copies import MadeAgain
 from langchain_histories._filters import RecordFilter
-from langchain_histories._listing import Listing, SessionInfo, SessionList
+from langchain_histories._listing import SessionInfo, SessionList
 from langchain_histories._operations import Found, Operations
 from langchain_histories._options import (
     STORES_WITH_TTL,
@@ -23,6 +23,7 @@ from langchain_histories._options import (
     check_record_options,
     check_ttl,
 )
+from langchain_histories._pruning import Pruning
 from langchain_histories._secrets import secrets_of
 from langchain_histories._session_ids import matches_all_escaped, user_prefix
 from langchain_histories._urls import shown_url
@@ -65,7 +66,7 @@ class Tail(NamedTuple):
 StateChange: TypeAlias = "Callable[[dict[str, Any] | None], dict[str, Any] | None]"
 
 
-class MessageStore(Listing, MadeAgain, Closing):
+class MessageStore(Pruning, MadeAgain, Closing):
     """One backend, shared by all sessions kept in it.
 
     All public methods come in a sync form and an `a`-prefixed async form with the same meaning. A store is a cheap

@@ -185,6 +185,14 @@ class MemoryOperations(Operations[Memory]):
                 del client.sessions[key]
             return len(keys)
 
+    async def sweep(self, client: Memory, limit: int) -> int:
+        with client.lock:
+            now = time.monotonic()
+            expired = [key for key, one in client.sessions.items() if one.expires is not None and one.expires <= now]
+            for key in expired[:limit]:
+                del client.sessions[key]
+            return len(expired[:limit])
+
     async def get_state(self, client: Memory, key: str) -> str | None:
         with client.lock:
             session = client.get(key)

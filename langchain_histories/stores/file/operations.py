@@ -235,6 +235,16 @@ class FileOperations(Operations[Path]):
         self._remove(files, files.expiry)
         return None
 
+    def _sweep(self, client: Path, key: str) -> bool:
+        """Remove what has expired of a session; tell whether there was something."""
+        files = self._files(client, key)
+        with suppress(CorruptRecordError):
+            if self._hidden(files, key) is not None:
+                with self._locked(files):
+                    self._live_expiry(files, key)
+                    return True
+        return False
+
     def _put_expiry(
         self, files: SessionFiles, key: str, expiry: Expiry | None, count: int | None = None, *, slide: bool = True
     ) -> None:
@@ -580,6 +590,14 @@ class FolderOperations(FileOperations):
                 found.append(NewestRow(key, f"{changed}-{key}", row.count, rows[0].text, row.last, state))
         return found
 
+    async def sweep(self, client: Path, limit: int) -> int:
+        swept = 0
+        for key in stored_keys(client):
+            if swept == limit:
+                break
+            swept += self._sweep(client, key)
+        return swept
+
     async def erase(self, client: Path, prefix: str) -> int:
         keys = [key for key in stored_keys(client) if key.startswith(prefix)]
         for key in keys:
@@ -610,6 +628,9 @@ class SingleFileOperations(FileOperations):
             if files.history.exists():
                 self._write(files.history, EMPTY)
             self._remove(files, files.state, files.expiry)
+
+    async def sweep(self, client: Path, limit: int) -> int:
+        return int(limit > 0 and self._sweep(client, ""))
 
 
 def _behind(lines: list[Line], count: int) -> list[Line]:

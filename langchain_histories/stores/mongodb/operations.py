@@ -299,6 +299,13 @@ class MongoDBOperations(Operations["Client"]):
             erased, after = erased + len(keys), keys[-1]
         return erased
 
+    async def sweep(self, client: Client, limit: int) -> int:
+        _, sessions = self._collections(client)
+        keys = [document["_id"] async for document in each(sessions.find(EXPIRED, {"_id": 1}).limit(limit))]
+        for key in keys if limit else ():  # to the service 0 means no limit
+            await self._outbox(client).forget_expired(key)
+        return len(keys) if limit else 0
+
     # The state is a field of the session's document.
 
     async def get_state(self, client: Client, key: str) -> str | None:

@@ -283,7 +283,13 @@ class Outbox:
             change = {"$set": new, "$unset": dict.fromkeys(("deleted", "state", "slid", "ttl"), "")}
             if (await settle(self._sessions.update_one({**this, **EXPIRED}, change))).matched_count:
                 await self._finish(key)
+                await self._drop_empty(key, new["generation"])
                 return
+
+    async def _drop_empty(self, key: str, generation: Any) -> None:
+        """Delete a session that was cleared, unless somebody has appended or stored a state meanwhile."""
+        empty = {"_id": key, "generation": generation, "appended": 0, "state": {"$exists": False}}
+        await settle(self._sessions.delete_one(empty))
 
     def text_of(self, document: Document) -> str:
         """The text of a record; the empty text, which is no record, where a document of somebody else's has none."""
@@ -587,9 +593,7 @@ class Outbox:
                 raise
         await self._finish(key)
         if not rows:
-            # Only if nobody has appended or stored a state meanwhile.
-            empty = {"_id": key, "generation": new["generation"], "appended": 0, "state": {"$exists": False}}
-            await settle(self._sessions.delete_one(empty))
+            await self._drop_empty(key, new["generation"])
 
     async def edit(
         self, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None

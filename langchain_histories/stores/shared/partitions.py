@@ -32,6 +32,7 @@ import re
 import time
 import uuid
 from abc import abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from langchain_histories._values import from_json
@@ -332,6 +333,17 @@ class PartitionOperations(Operations[ClientT]):
         for key in keys:
             await self.clear(client, key)
         return len(keys)
+
+    async def sweep(self, client: ClientT, limit: int) -> int:
+        swept = 0
+        for key, item in await self._heads(client, ""):
+            if swept == limit:
+                break
+            with suppress(CorruptRecordError):
+                if _parse_head(item, self.session_id(key)).has_expired:
+                    await self._remove_expired(client, key, item)
+                    swept += 1
+        return swept
 
     async def _begin(self, client: ClientT, key: str, head: _Head, expired: Item | None) -> None:
         """Store the head of an empty session."""

@@ -67,6 +67,10 @@ class Expiry(Statements):
         )
         self.states_of_some = sa.select(name, shown_state).where(name.in_(sa.bindparam("names", expanding=True)))
         self.look = sa.select(is_over, state).where(this)
+        most = sa.bindparam("limit", type_=sa.BigInteger())
+        self.left = sa.select(session).where(is_over | (columns.hidden > 0)).limit(most)
+        self.look_to_sweep = sa.select(is_over, state, self.hidden).where(this)
+        self.swept = table.update().where(this).values({columns.hidden: 0})
         ttl: Any = sa.bindparam("ttl", type_=sa.BigInteger())
         row: dict[Any, Any] = {
             name: sa.bindparam("name"),

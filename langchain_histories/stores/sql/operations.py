@@ -572,6 +572,35 @@ class SQLOperations(EngineOperations):
                     self._log.what = ERASED_FILE
         return len(keys)
 
+    async def sweep(self, client: Any, limit: int) -> int:
+        layout = await self._layout_to_remove(client)
+        if not layout.has_expiry:
+            return 0
+        use = EngineUse.of(client)
+        async with entered(use.connection()) as connection:
+            left = (await settle(connection.execute(layout.expiry.left, {"limit": limit}))).scalars().all()
+        for key in map(key_text, left):
+            async with entered(self._locked(use, layout, key)) as connection:
+                await self._sweep(connection, layout, key)
+        return len(left)
+
+    async def _sweep(self, connection: Any, layout: Layout, key: str) -> None:
+        """Remove what is hidden of a session, under its lock."""
+        this = {"name": name_of(key)}
+        found = (await settle(connection.execute(layout.expiry.look_to_sweep, this))).first()
+        if found is None:
+            return
+        is_over, state, hidden = found
+        numbers = (await settle(connection.execute(layout.messages.ids, {"s": key}))).scalars().all()
+        await self._remove_numbers(connection, layout.messages, [number for number in numbers if number <= hidden])
+        if layout.has_states:
+            names = (await settle(connection.execute(layout.states.ids, {"s": key}))).scalars().all()
+            await self._remove_numbers(connection, layout.states, [name for name in names if is_over or name != state])
+        if is_over:
+            await self._remove(connection, layout.expiry, key)
+        else:
+            await settle(connection.execute(layout.expiry.swept, this))
+
     # States.
 
     async def get_state(self, client: Any, key: str) -> str | bytes | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import datetime as dt
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_histories import Capability, ConfigurationError
+from langchain_histories import Capability, ConfigurationError, Pruned, UnsupportedOperationError
 from langchain_histories.testing.messages import texts
 from langchain_histories.testing.suite.fixtures import StoreFixtures
 
@@ -57,7 +58,8 @@ class ExpiryTests(StoreFixtures):
             assert texts(face(plain).read(kept)) == ["first", "second"]
             if self.has(Capability.STATE):
                 assert face(plain).get_state(kept) == {"summary": "x"}
-            for session_id in (kept, *gone, "read alone"):
+            left = {"beside", "read alone"} if self._swept(face(plain)) else set()
+            for session_id in {kept, *gone, "read alone"} - left:
                 face(plain).clear(session_id)
             assert self.remains(plain) == before
 
@@ -90,6 +92,7 @@ class ExpiryTests(StoreFixtures):
             assert store.count(session_id) == 0
             if self.has(Capability.STATE):
                 assert store.get_state(session_id) is None
+                assert store.tail(session_id, last=5) == ([], None)
         if self.has(Capability.SESSIONS):
             assert [(info.session_id, info.count) for info in store.sessions()] == [(kept, 2)]
             assert [info.session_id for info in store.sessions(limit=1)] == [kept]
@@ -143,10 +146,93 @@ class ExpiryTests(StoreFixtures):
             assert face(plain).get_state("read") is None
 
     def _check_race(self, long: MessageStore) -> None:
-        """Writers that find at once that a session has expired lose nothing of each other's."""
-        with concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
-            list(pool.map(lambda number: long.append("raced", [HumanMessage(str(number))]), range(_WRITERS)))
+        """Writers that find at once that a session has expired lose nothing of each other's, beside a sweep too."""
+
+        def write(number: int) -> None:
+            if number < 0:
+                long.sweep(limit=1)
+            else:
+                long.append("raced", [HumanMessage(str(number))])
+
+        with concurrent.futures.ThreadPoolExecutor(_WRITERS + 1) as pool:
+            list(pool.map(write, range(-1, _WRITERS)))
         assert sorted(texts(long.read("raced"))) == [str(number) for number in range(_WRITERS)]
+
+    @staticmethod
+    def _swept(store: MessageStore) -> int:
+        """Sweep until nothing is left, and return how many sessions had something."""
+        assert store.sweep(limit=0) == 0
+        swept = 0
+        for _ in range(99):
+            found = store.sweep(limit=1)
+            assert found <= 1
+            if not found:
+                break
+            swept += found
+        assert store.sweep() == 0
+        return swept
+
+    def test_sweep_where_there_is_no_ttl(self, store: MessageStore, face: Face) -> None:
+        """It removes nothing where nothing expires, and a store that knows no expiry says so."""
+        face(store).append("s", [HumanMessage("x")])
+        if self.has(Capability.TTL):
+            assert face(store).sweep() == 0
+        else:
+            with pytest.raises(UnsupportedOperationError):
+                face(store).sweep()
+        assert texts(face(store).read("s")) == ["x"]
+
+    def test_prune(self, store: MessageStore, face: Face) -> None:
+        """Sessions whose last record is old go with their states; those of unknown age only if that is asked for."""
+        call, day = face(store), dt.timedelta(days=1)
+        if not self.has(Capability.SESSIONS | Capability.ERASE):
+            with pytest.raises(UnsupportedOperationError):
+                call.prune(older_than=day)
+            return
+        now = dt.datetime.now(dt.UTC)
+        for bad in (now + day, -day, now.replace(tzinfo=None), 5, None, "2020-01-01", dt.timedelta.max):
+            with pytest.raises(ConfigurationError, match="older_than"):
+                call.prune(older_than=bad)
+        call.append("s", [HumanMessage("old"), AIMessage("old too")])
+        records = call.records("s")
+        for session_id, at in {"old": now - 2 * day, "older": now - 3 * day, "unknown": None}.items():
+            call.append_records(session_id, [record._replace(at=at) for record in records])
+            if self.has(Capability.STATE):
+                call.put_state(session_id, {"a": 1})
+        call.append_records("revived", [records[0]._replace(at=now - 2 * day), records[1]])
+        found = call.prune(older_than=day, dry_run=True)
+        assert (sorted(found.sessions), found.unknown) == (["old", "older"], ["unknown"])
+        assert [info.session_id for info in call.sessions()] == ["old", "older", "revived", "s", "unknown"]
+        assert call.prune(older_than=now - 2.5 * day).sessions == ["older"]
+        assert call.prune(older_than=day) == Pruned(["old"], ["unknown"])
+        assert [info.session_id for info in call.sessions()] == ["revived", "s", "unknown"]
+        assert call.prune(older_than=day, unknown=True) == Pruned(["unknown"], [])
+        if self.has(Capability.STATE):
+            assert [call.get_state(session_id) for session_id in ("old", "older", "unknown")] == [None] * 3
+        assert call.prune(older_than=day) == Pruned([], [])
+
+    def test_prune_beside_an_append(self, store: MessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is appended to an old session after it was looked at, and before it is removed, keeps the session."""
+        self.needs(Capability.SESSIONS | Capability.ERASE | Capability.EDIT)
+        day = dt.timedelta(days=1)
+        store.append("first", [HumanMessage("old")])
+        old = [record._replace(at=dt.datetime.now(dt.UTC) - 2 * day) for record in store.records("first")]
+        store.append_records("s", old)
+        looks: list[str] = []
+        kind = type(store.operations)
+        read_really = kind.read
+
+        async def read(self: Any, client: Any, key: str, **options: Any) -> Any:
+            rows = await read_really(self, client, key, **options)
+            if not looks:
+                looks.append(key)
+                store.append("s", [HumanMessage("new")])
+            return rows
+
+        monkeypatch.setattr(kind, "read", read)
+        assert store.prune(older_than=day) == Pruned([], [])
+        assert looks
+        assert texts(store.read("s")) == ["old", "new"]
 
     def test_ttl_where_there_is_none(self, open_store: OpenStore) -> None:
         """Rule 8: it is refused when it is configured, in the name of the store."""
