@@ -33,7 +33,7 @@ TRIPS = {
     "postgresql+asyncpg": (1, 1, 1, 1, 1, 1, 2, 2, 2),
     "mariadb+pymysql": (1, 1, 1, 1, 1, 1, 2, 2, 2),
     "mysql+aiomysql": (1, 1, 1, 1, 1, 1, 2, 2, 2),
-    "mongodb": (3, 5, 2, 2, 4, 2, 2, 3, None),
+    "mongodb": (3, 5, 2, 2, 4, 2, 2, 3, 5),
     "dynamodb": (2, 2, 2, 2, 6, 1, 5, 3, None),
     "azure_table": (2, 2, 2, 2, 6, 1, 5, 3, None),
     "tablestore": (1, 1, 1, 1, 3, 1, 2, 2, None),

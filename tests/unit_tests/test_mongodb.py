@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import datetime as dt
 import functools
 import itertools
 import json
@@ -458,6 +459,7 @@ def test_the_stored_shape():
     assert [document["_id"] for document in documents] == [f"{start + n}-{generation}" for n in (1, 2)]
     assert [document["seq"] for document in documents] == [start + 1, start + 2] == [1, 2]
     assert "$é.a" in documents[0]["History"]
+    assert isinstance(session.pop("touched"), dt.datetime)
     assert session == {"_id": "s", "generation": generation, "start": start, "appended": 2, "pending": []}
 
 
@@ -621,7 +623,7 @@ def test_clients_of_the_wrong_kind():
     with pytest.raises(ConfigurationError, match="clients of your own"):
         MongoDBStore()
     assert Capability.NATIVE_ASYNC not in MongoDBStore(client=blocking).capabilities
-    assert MongoDBStore(client=blocking, async_client=native).capabilities == ~Capability.NEWEST & ~Capability(0)
+    assert MongoDBStore(client=blocking, async_client=native).capabilities == ~Capability(0)
     assert MongoDBStore("mongodb://h").capabilities == MongoDBStore(async_client=native).capabilities
     blocking.close()
 
@@ -662,7 +664,8 @@ def test_set_up_is_repeated_only_for_what_it_depends_on(monkeypatch):
     made, make_index = [], operations.MongoDBOperations._make_index
 
     async def record(self, messages, keys, **options):
-        made.append((messages.name, keys if isinstance(keys, str) else keys[0][0]))
+        if not messages.name.endswith("_sessions"):
+            made.append((messages.name, keys if isinstance(keys, str) else keys[0][0]))
         await make_index(self, messages, keys, **options)
 
     monkeypatch.setattr(operations.MongoDBOperations, "_make_index", record)

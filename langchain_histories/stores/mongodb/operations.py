@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import re
 from collections import Counter
@@ -19,11 +20,13 @@ from langchain_histories.stores.base import (
     ANY_STATE,
     Capability,
     ExpectedState,
+    NewestRow,
     Operations,
     Row,
     SessionRow,
     deadline,
     each,
+    position_number,
     prefix_end,
     settle,
 )
@@ -48,6 +51,8 @@ _OTHERS_BEGIN = "-0123456789abcdef"  # the text of each of them
 # Subclasses of the error of a lost connection: there is no server, or it has not answered in time.
 _NOT_CUT = (errors.ServerSelectionTimeoutError, errors.NetworkTimeout)
 _UNAUTHORIZED = 13
+_LISTED = dict.fromkeys(("touched", "state", "pending.batch", "removing", "ttl"), 1)
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001  # as the driver gives times
 _CLOSED = re.compile(r"connection (?:is already )?closed|connection reset")
 _INDEX_EXISTS_OTHERWISE = (85, 86)
 
@@ -56,7 +61,7 @@ class MongoDBOperations(Operations["Client"]):
     """The operations over a client of PyMongo. `MongoDBStore` documents the arguments."""
 
     name = "mongodb"
-    capabilities = ~Capability.NEWEST
+    capabilities = ~Capability(0)
     driver_errors = (errors.PyMongoError, BSONError)
 
     def __init__(
@@ -139,8 +144,9 @@ class MongoDBOperations(Operations["Client"]):
             await self.run(client, self._check_collation)
         if not self._create_index:
             return
-        messages, _ = self._collections(client)
+        messages, sessions = self._collections(client)
         await self._make_index(messages, [(self._session_id_key, 1), ("seq", 1), ("_id", 1)])
+        await self._make_index(sessions, [("touched", -1), ("_id", -1)])
         if self._index_kwargs is not None:
             await self._make_index(messages, self._session_id_key, **self._index_kwargs)
 
@@ -290,6 +296,81 @@ class MongoDBOperations(Operations["Client"]):
         wanted = [{self._session_id_key: key, "seq": number} for key, number in newest.items()]
         documents = messages.find({"$or": wanted}, {self._session_id_key: 1, self._history_key: 1})
         return {document[self._session_id_key]: outbox.text_of(document) async for document in each(documents)}
+
+    async def newest(
+        self, client: Client, *, prefixes: Sequence[str], limit: int, after: str | None
+    ) -> Sequence[NewestRow]:
+        (prefix,) = prefixes
+        found: list[NewestRow] = []
+        while len(found) < limit:
+            page = await self._newest_page(client, prefix, limit - len(found), after)
+            if not page:
+                break
+            found += await self._newest_rows(client, page)
+            after = page[-1]["position"]
+        return found
+
+    async def _newest_page(self, client: Client, prefix: str, limit: int, after: str | None) -> list[dict[str, Any]]:
+        """Return the next documents of sessions; behind them those of LangChain's class, of which no time is known."""
+        _, sessions = self._collections(client)
+        number, key = (None, None) if after is None else (position_number(after), after.partition("-")[2])
+        if number != 0:
+            query: dict[str, Any] = {"touched": {"$type": "date"}}
+            if prefix:
+                query["_id"] = {"$gte": prefix}
+                if (end := prefix_end(prefix)) is not None:
+                    query["_id"]["$lt"] = end
+            if number is not None:
+                time = _EPOCH + dt.timedelta(milliseconds=number)
+                behind = [{"touched": {"$lt": time}}, {"touched": time, "_id": {"$lt": key}}]
+                query = {"$and": [query, {"$or": behind}]}
+            order = [("touched", -1), ("_id", -1)]
+            page = [document async for document in each(sessions.find(query, _LISTED, sort=order, limit=limit))]
+            for document in page:
+                since = document["touched"].replace(tzinfo=dt.UTC) - _EPOCH.replace(tzinfo=dt.UTC)
+                document["position"] = f"{since // dt.timedelta(milliseconds=1)}-{document['_id']}"
+            if page:
+                return page
+            key = None
+        while keys := await self._keys(client, prefix, limit, key):
+            known = {
+                document["_id"]: document async for document in each(sessions.find({"_id": {"$in": keys}}, _LISTED))
+            }
+            others = [{"_id": key, **known.get(key, {})} for key in keys]
+            if page := [{**other, "position": f"0-{other['_id']}"} for other in others if "touched" not in other]:
+                return page
+            key = keys[-1]
+        return []
+
+    async def _newest_rows(self, client: Client, page: Sequence[dict[str, Any]]) -> list[NewestRow]:
+        """Return what is shown of some sessions, without those that have no records."""
+        messages, sessions = self._collections(client)
+        keys: list[str] = [document["_id"] for document in page]
+        unfinished = {document["_id"] for document in page if document.get("pending") or "removing" in document}
+        if any("ttl" in document for document in page):
+            expired = [d["_id"] async for d in each(sessions.find({"_id": {"$in": keys}, **EXPIRED}, {"_id": 1}))]
+            unfinished.update(expired)
+            page = [{**document, "state": None} if document["_id"] in expired else document for document in page]
+        rows = {row.key: row for row in await self._page(client, keys)}
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {self._session_id_key: {"$in": stored_ids(list(rows))}}},
+            {"$sort": {self._session_id_key: 1, "seq": 1, "_id": 1}},
+            {"$group": {"_id": f"${self._session_id_key}", "first": {"$first": f"${self._history_key}"}}},
+        ]
+        groups = await settle(messages.aggregate(pipeline))
+        firsts = {str(group["_id"]): group["first"] async for group in each(groups)}
+        found = []
+        for document in page:
+            if (row := rows.get(document["_id"])) is None:
+                continue
+            first, last, state = firsts.get(row.key), row.last, document.get("state")
+            if row.key in unfinished:
+                first = next((other.text for other in await self._outbox(client).read(row.key, first=1)), None)
+            if last is None:
+                last = next((other.text for other in await self._outbox(client).read(row.key, last=1)), None)
+            first, state = (text if isinstance(text, str) else None for text in (first, state))
+            found.append(NewestRow(row.key, document["position"], row.count, first, last, state))
+        return found
 
     async def erase(self, client: Client, prefix: str) -> int:
         erased, after = 0, None

@@ -25,6 +25,7 @@ delete the documents in `removing` and those of older generations, and then to u
 | `removing` | the `_id`s of the documents that `delete`, `edit` or `replace` still has to delete |
 | `alone` | set by `replace` and `clear`: older generations have no visible records |
 | `state` | the state of the session |
+| `touched` | when records were written last, by the server's clock |
 | `slid`, `ttl` | when it was appended to, by the server's clock, and how many seconds later it expires |
 
 A reader reads the session first, then the documents. It shows the documents that the session counts as delivered and
@@ -250,7 +251,9 @@ class Outbox:
 
     def slide(self) -> Document:
         """What is added to the update of a session that is appended to."""
-        return {} if self._ttl is None else {"$currentDate": {"slid": True}, "$set": {"ttl": self._ttl}}
+        if self._ttl is None:
+            return {"$currentDate": {"touched": True}}
+        return {"$currentDate": {"touched": True, "slid": True}, "$set": {"ttl": self._ttl}}
 
     async def insert(self, session: Document) -> None:
         """Insert the document of a session, which expires from now on.
@@ -258,13 +261,11 @@ class Outbox:
         Raises:
             DuplicateKeyError: It is there.
         """
-        if self._ttl is None:
-            await settle(self._sessions.insert_one(session))
-            return
         # An update, because it alone knows the server's clock. It updates no session that is there.
-        new = {name: value for name, value in session.items() if name != "_id"} | {"ttl": self._ttl}
+        slide = self.slide()
+        new = {name: value for name, value in session.items() if name != "_id"} | slide.pop("$set", {})
         this = {"_id": session["_id"], "generation": {"$exists": False}}
-        change = {"$setOnInsert": new, "$currentDate": {"slid": True}}
+        change = {"$setOnInsert": new, **slide}
         await settle(self._sessions.update_one(this, change, upsert=True))
 
     async def forget_expired(self, key: str) -> None:
