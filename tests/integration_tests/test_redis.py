@@ -352,6 +352,7 @@ def test_the_index_is_above_a_clock_that_was_set_back(redis_server, prefix):
         store.append("a", [HumanMessage("x")])
         store.client.zadd(store.operations.index_names[0], {f"{prefix}a": 8e15})
         store.append("b", [HumanMessage("x")])
+        assert newest(store) == ["b", "a"]
         store.append("a", [HumanMessage("x")])
         store.append("c", [HumanMessage("x")])
         assert newest(store) == ["c", "a", "b"]
