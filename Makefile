@@ -31,6 +31,7 @@ benchmarks: packages servers  ## the tables of the README
 	$(RUN) python benchmarks/services.py
 	$(RUN) python benchmarks/copying.py
 	$(RUN) python benchmarks/editing.py
+	$(RUN) python benchmarks/chat_stores.py
 	$(RUN) python benchmarks/listing.py
 
 # What these consist of.
