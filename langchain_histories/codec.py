@@ -597,7 +597,8 @@ class RecordFormat:
         ids = None if texts is None else _ids_at_ends(texts)
         if texts is None or ids is None or len(found := dict(zip(ids, texts, strict=True))) < len(texts):
             return None
-        return found
+        # A message of LlamaIndex begins with its role.
+        return found if all(text.startswith('{"type"') for text in texts) else None
 
     def canonical(self, row: Row) -> str:
         """Return what a record says, with its id, in a form that is the same in each store: its codec undone."""
