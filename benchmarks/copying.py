@@ -4,16 +4,18 @@
 
 SQLite to Redis: sessions of 1 to 200 messages and one of 10,000. The bare drivers read each session with one `SELECT`
 and push it with one `LPUSH` for each 500 texts; they list the sessions and compare nothing. `copy` lists, looks at the
-destination, and reads what arrived. A round each, in turns, into an empty Redis; the median of rounds.
+destination, and reads what arrived. A round each, in turns, into an empty Redis; the median of rounds. The memory is
+that of a process that copies all of it, and of one that copies a tenth of the sessions, above what each had before
+(Linux).
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import resource
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -58,6 +60,29 @@ def bare(path: str, client: redis.Redis) -> None:
                 client.lpush(f"message_store:{session_id}", *texts[start : start + BATCH])
 
 
+PEAK = """
+import re, sys
+from pathlib import Path
+from langchain_histories import RedisStore, SQLStore, copy
+
+def most():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+source, target = SQLStore(f"sqlite:///{sys.argv[1]}"), RedisStore(sys.argv[2], key_prefix=f"{sys.argv[3]}:")
+sessions = [info.session_id for info in source.sessions(limit=int(sys.argv[3]))]
+copy(source, target, sessions=["none"])
+before = most()
+copy(source, target, sessions=None if len(sessions) == len(source.sessions()) else sessions)
+print(most() - before)
+"""
+
+
+def peak(path: str, url: str, sessions: int) -> float:
+    """Return by how many MB a process grows that copies so many sessions."""
+    command = [sys.executable, "-c", PEAK, path, url, str(sessions)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603  # our own
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -70,19 +95,20 @@ def main() -> None:
         total = fill(source, options.sessions)
         client = redis.Redis.from_url(server.url)
         seconds: dict[str, list[float]] = {"copy": [], "bare drivers": []}
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(options.rounds):
             for name, work in (("copy", lambda: copy(source, target)), ("bare drivers", lambda: bare(path, client))):
                 client.flushdb()
                 begun = time.perf_counter()
                 work()
                 seconds[name].append(time.perf_counter() - begun)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(f"{options.sessions} sessions, {total} messages; the process grew by {grown:.0f} MB\n")
+        print(f"{options.sessions} sessions, {total} messages\n")
         print("| SQLite to Redis | seconds | messages a second |\n|---|---|---|")
         for name, taken in seconds.items():
             print(f"| {name} | {statistics.median(taken):.2f} | {total / statistics.median(taken):,.0f} |")
         print(f"\ncopy ÷ bare: {statistics.median(seconds['bare drivers']) / statistics.median(seconds['copy']):.2f}")
+        client.flushdb()
+        grown = [peak(path, server.url, sessions) for sessions in (options.sessions // 10, options.sessions)]
+        print(f"peak of memory: {grown[0]:.0f} MB above start for a tenth of the sessions, {grown[1]:.0f} MB for all")
 
 
 if __name__ == "__main__":
