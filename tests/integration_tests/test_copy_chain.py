@@ -11,8 +11,10 @@ import signal
 import uuid
 
 import chain
+import psycopg
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_postgres import PostgresChatMessageHistory
 
 from langchain_histories import MemoryStore, RedisStore, SQLStore, copy, digest
 from langchain_histories.testing.messages import numbered
@@ -67,3 +69,18 @@ def test_sessions_that_go_together(tmp_path, redis_server):
         others = [info.session_id for info in source.sessions() if info.session_id != "s09"]
         assert digest(target, sessions=others) == digest(source, sessions=others)
         assert target.count("s09") == source.count("s09") + 1
+
+
+def test_the_table_of_langchain_postgres_is_read_in_place(postgres_server):
+    """Its session ids are UUIDs, and its messages JSONB."""
+    name, session_id = f"t{uuid.uuid4().hex}", str(uuid.uuid4())
+    with psycopg.connect(postgres_server.url) as connection:
+        PostgresChatMessageHistory.create_tables(connection, name)
+        theirs = PostgresChatMessageHistory(name, session_id, sync_connection=connection)
+        theirs.add_messages([*numbered(2), AIMessage("é", tool_calls=[{"name": "f", "args": {}, "id": "1"}])])
+        said = theirs.messages
+    source, target = SQLStore(postgres_server.url, table_name=name), MemoryStore()
+    for added in (3, 0):
+        assert copy(source, target).records == added
+    assert [(info.session_id, info.count) for info in target.sessions()] == [(session_id, 3)]
+    assert target.read(session_id) == said
