@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from langchain_histories._listing import SessionDescription as SessionDescription
     from langchain_histories._listing import SessionInfo as SessionInfo
+    from langchain_histories._listing import SessionList as SessionList
     from langchain_histories._options import Capability as Capability
     from langchain_histories._pruning import Pruned as Pruned
     from langchain_histories._session_ids import user_session_id as user_session_id
@@ -126,7 +127,7 @@ _MODULES = {
     "history": ("StoredChatMessageHistory",),
     "integrations.runnable": ("RunnableWithHistory",),
     "registry": ("SESSION_CONFIG", "USER_SESSION_CONFIG", "HistoryRegistry", "open_history", "open_store"),
-    "_listing": ("SessionDescription", "SessionInfo"),
+    "_listing": ("SessionDescription", "SessionInfo", "SessionList"),
     "_options": ("Capability",),
     "_pruning": ("Pruned",),
     "_session_ids": ("user_session_id",),

@@ -27,6 +27,7 @@ from langchain_histories import (
     RedisChatMessageHistory,
     RunnableWithHistory,
     SessionInfo,
+    SessionList,
     SQLStore,
     StoredChatMessageHistory,
     SummarizingChatMessageHistory,
@@ -99,7 +100,9 @@ def one_store() -> None:
             assert_type(store.take(session_id), Record | None)
             store.clear(session_id)
         store.append(user_session_id("ivan", 1), [HumanMessage("hi")])
-        assert_type(store.sessions(user_id="ivan", limit=10), list[SessionInfo])
+        listed: list[SessionInfo] = store.sessions(user_id="ivan", limit=10)
+        assert_type(store.sessions(order="newest"), SessionList)
+        assert len(listed) == 1
         assert count(store) == 1
         assert_type(store.erase(user_id="ivan"), int)
         assert Capability.TTL in store.capabilities
@@ -110,7 +113,7 @@ async def one_store_async() -> None:
         assert_type(await store.aappend("43", [HumanMessage("hi")]), list[str])
         assert_type(await store.aread("43"), list[BaseMessage])
         assert_type(await store.arecords("43", first=2, after=None), list[Record])
-        assert_type(await store.asessions(after="42"), list[SessionInfo])
+        assert_type(await store.asessions(after="42"), SessionList)
         assert_type(await store.arecords("43", raw=True), list[dict[str, Any]])
         assert_type(await store.aedit("43", lambda records: records[1:]), list[str])
         history = store.history("43")

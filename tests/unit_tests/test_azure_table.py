@@ -191,7 +191,7 @@ def test_options_reach_the_driver():
 def test_a_client_of_your_own_is_not_opened_or_closed():
     client = TableServiceClient.from_connection_string(ACCOUNT)
     store = AzureTableStore(client=client)
-    assert store.capabilities == ~(Capability.TTL | Capability.NATIVE_ASYNC)
+    assert store.capabilities == ~(Capability.NEWEST | Capability.NATIVE_ASYNC)
     assert (store.table_name, repr(store)) == ("messagestore", "AzureTableStore('<client>')")
 
 
