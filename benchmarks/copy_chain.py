@@ -40,7 +40,7 @@ def main() -> None:
         places: list[chain.Place] = [
             (f"sqlite:///{folder}/first.db", {}),
             (redis.url, {}),
-            (mongodb.url, {"database_name": "histories"}),
+            (mongodb.url, {"database_name": "histories", "timeout": 600}),  # the stand-in searches without an index
             (postgres.url_with(scheme="postgresql+psycopg"), {"jsonb": True}),
             (f"file:{folder}/files", {}),
             (f"sqlite:///{folder}/last.db", {}),
