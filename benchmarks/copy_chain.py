@@ -53,7 +53,7 @@ def main() -> None:
         print("| from | to | seconds | added by the last copy | the process grew by |\n|---|---|---|---|---|")
         for source, target in itertools.pairwise(places):
             begun = time.perf_counter()
-            report = chain.copy_with_kills(source, target, options.kills, 20, chance)
+            report = chain.copy_with_kills(source, target, options.kills, total / 20_000, chance)
             seconds = time.perf_counter() - begun
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
             names = " | ".join(place[0].partition(":")[0] for place in (source, target))
