@@ -127,7 +127,7 @@ def test_a_config():
         ({"url": "azure-table://h/1table"}, "table_name"),
         ({"url": "azure-table://h/chats", "table_name": "other"}, "other"),
         ({"url": "azure-table://h/chats", "connection_string": ACCOUNT}, "not both"),
-        ({"url": "azure-table://h/chats", "ttl": 60}, "ttl"),
+        ({"url": "azure-table://h/chats", "ttl": 0}, "ttl"),
         ({"connection_string": "hunter2"}, "portal"),
         ({"connection_string": "hunter2=1;;x"}, "portal"),
         ({"client": "hunter2"}, "blocking client of azure.data.tables"),
