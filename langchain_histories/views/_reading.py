@@ -216,20 +216,22 @@ class Reader:
         """
         laid = self._laid_out(loaded.tail)
         system, summary = loaded.pinned_messages(), self.message_of(loaded.summary)
-        whole = size_of([*system, *summary], self.count) + laid.before[-1]
+        of_summary = size_of(summary, self.count)
+        whole = size_of(system, self.count) + of_summary + laid.before[-1]
         if start is None:
-            least = whole - size_of(summary, self.count)
+            least = whole - of_summary
             tail = messages_of(loaded.tail)
             cuts = [0, *cuts_of(tail)] if loaded.complete else safe_cuts(tail, is_end=True)
             least_from = ((cut, least - laid.before[cut] + loaded.pins.size(cut)) for cut in cuts)
             start = next((cut for cut, size in least_from if not self.trigger.exceeded(size)), cuts[-1])
         size = whole - laid.before[start] + loaded.pins.size(start)
         if summary and self.trigger.exceeded(size):
-            bare, surplus = size - size_of(summary, self.count), self.trigger.surplus(size)
-            shorter = self.message_of(loaded.summary, self.count(summary) - surplus)
-            is_enough = not self.trigger.exceeded(bare + size_of(shorter, self.count))
-            summary = shorter if is_enough else []
-            size = bare + size_of(summary, self.count)
+            bare, surplus = size - of_summary, self.trigger.surplus(size)
+            summary = self.message_of(loaded.summary, of_summary.tokens - surplus)
+            of_summary = size_of(summary, self.count)
+            if self.trigger.exceeded(bare + of_summary):
+                summary, of_summary = [], Size()
+            size = bare + of_summary
         shown = laid.behind(start)
         pins = loaded.pins.before(start)
         if start or loaded.summary:
@@ -238,7 +240,7 @@ class Reader:
         if self.first == "human" and not any(map(begins_turn, [*pins, *summary])):
             shown, dropped = from_human(shown)
             left_out += dropped
-        saved = loaded.summary.tokens - self.count(summary) if loaded.summary else 0
+        saved = loaded.summary.tokens - of_summary.tokens if loaded.summary else 0
         return Shown([*system, *pins, *summary, *shown], size, start, left_out, saved)
 
     def size(self, loaded: Loaded) -> Size:
@@ -251,8 +253,8 @@ class Reader:
         return loaded._replace(pins=await read_pinned(loaded.history, pins, loaded.tail, self.count))
 
     def _laid_out(self, records: Sequence[Record]) -> Laid:
-        self.sizes_before(records)
-        known = {id(record.message): self.session.sizes[record.id] for record in records}
+        sizes = self._sizes(records)
+        known = {id(record.message): sizes[record.id] for record in records}
         return laid_out(
             messages_of(records),
             lambda message: known.get(id(message)) or size_of([message], self.count),
@@ -278,11 +280,15 @@ class Reader:
 
     def sizes_before(self, records: Sequence[Record]) -> list[Size]:
         """Return the size of the records before each one, and of them all."""
+        sizes = self._sizes(records)
+        return list(accumulate((sizes[record.id] for record in records), initial=Size()))
+
+    def _sizes(self, records: Sequence[Record]) -> dict[str, Size]:
+        """Return the size of each record by its id."""
         session = self._counted()
         known = session.sizes
-        sizes = {record.id: known.get(record.id) or size_of([record.message], self.count) for record in records}
-        session.sizes = sizes
-        return list(accumulate((sizes[record.id] for record in records), initial=Size()))
+        session.sizes = {record.id: known.get(record.id) or size_of([record.message], self.count) for record in records}
+        return session.sizes
 
     def _counted(self) -> LocalSession:
         """Return what is known of the session, without sizes that another counter counted."""

@@ -72,7 +72,7 @@ def laid_out(
     if clearing is not None:
         messages = clearing.shortened(messages, lambda message: size(message).tokens)
     places, left_out = _places(messages)
-    sizes = (sum(map(size, place), Size()) for place in places)
+    sizes = (size(place[0]) if len(place) == 1 else sum(map(size, place), Size()) for place in places)
     return Laid(places, left_out, list(accumulate(sizes, initial=Size())))
 
 

@@ -8,6 +8,7 @@ import re
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -70,11 +71,20 @@ def estimate_tokens(text: str) -> int:
     Returns:
         At least 1 for a text that is not blank.
     """
+    return _estimated(text) if len(text) > _LONGEST_KEPT else _estimated_once(text)
+
+
+def _estimated(text: str) -> int:
     tokens = 0.0
     if not text.isascii():
         tokens += sum(_weight(char) * n for char, n in Counter("".join(_NOT_ASCII.findall(text))).items())
         text = _NOT_ASCII.sub("\x80", text)
     return math.ceil(tokens + len(_PIECE.findall(text)) + len(_UNWORDLY.findall(text)))
+
+
+# A view counts its summary, and what is added, several times in a turn, each time as another text of equal characters.
+_LONGEST_KEPT = 20_000
+_estimated_once = lru_cache(256)(_estimated)
 
 
 def count_tokens(messages: Sequence[BaseMessage], text_tokens: Callable[[str], int] = estimate_tokens) -> int:
