@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -32,6 +33,7 @@ from langchain_histories.stores.sql.yugabytedb import VERSION_MARK, has_locks, m
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_DENIED = 1142
 _COMPOUND_BYTES = 250_000
 _LONGTEXT = 2**32 - 1  # bytes
 _INDEX_PREFIX = 255  # characters of a session id in MySQL's index
@@ -174,15 +176,25 @@ class Tables:
             limits = self._limits(connection, inspector, layout, columns, shape.column if shape else "message")
             layout.has_index = self._is_indexed(inspector, self.messages)
         messages = self._table(layout.kind, self.messages, shape.column if shape else "message")
-        layout.has_expiry = inspector.has_table(self.expiry, schema=self.schema)
+        layout.has_expiry = self._has(inspector, self.expiry)
         layout.expiry = Expiry(self._expiry_table(layout.kind), layout.kind, ours)
         more: Any = {"is_yugabyte": layout.is_yugabyte, "expiry": layout.expiry if layout.has_expiry else None}
         layout.messages = Statements(messages, layout.kind, *limits, shape, **more)
         states = self._table(layout.kind, self.states, "state", is_named=True)
         layout.states = StateStatements(states, layout.kind, ours, **more)
-        layout.has_states = inspector.has_table(self.states, schema=self.schema)
+        layout.has_states = self._has(inspector, self.states)
         layout.has_state_index = layout.has_states and self._is_indexed(inspector, self.states)
         return layout
+
+    def _has(self, inspector: sa.Inspector, name: str) -> bool:
+        """Whether a table beside that of the messages is there, and this user may see it."""
+        try:
+            return inspector.has_table(name, schema=self.schema)
+        except exc.DBAPIError as error:
+            # MariaDB and MySQL do not tell a user who may not read a table whether there is one.
+            if getattr(error.orig, "args", ())[:1] != (_DENIED,):
+                raise
+            return False
 
     def make(self, connection: sa.Connection, *, upgrade: bool, expires: bool) -> Layout:
         """Make what is missing, and see what is there then. Called under the lock of the set-up.
