@@ -31,6 +31,21 @@ from langchain_histories.stores.base import (
     position_number,
     prefix_end,
 )
+from langchain_histories.stores.shared.redis_scripts import (
+    ADOPT,
+    CLEAR,
+    DELETE,
+    DROP,
+    EDIT,
+    HEX_DELETE,
+    HEX_GET,
+    HEX_RANGE,
+    OF_PREFIX,
+    PUSH,
+    PUT,
+    REPLACE,
+    SWAP,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -38,157 +53,6 @@ if TYPE_CHECKING:
     from langchain_histories.stores.base import MessageStore
 
 logger = logging.getLogger(__name__)
-
-# These are scripts, because MULTI would go on after a key that is no list, and because redis-py's asyncio cluster
-# client would block its event loop in a transaction. Lua's `unpack` takes at most 8,000 values.
-#
-# A script that is given the key of the index too keeps it: the newest list has the highest score, by the server's
-# clock, in microseconds, and above all others where that was set back. What may be refused comes before what changes a
-# list.
-TOUCH = """
-if KEYS[3] then
-  local now, top = redis.call('TIME'), redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-  local score = math.max(now[1] * 1000000 + now[2], (top[2] or 0) + 1)
-  redis.call('ZADD', KEYS[3], string.format('%.0f', score), KEYS[1])
-  redis.call('ZADD', KEYS[4], 0, KEYS[1])
-end
-"""
-_FORGET = """
-if KEYS[3] and redis.call('LLEN', KEYS[1]) == 0 then
-  redis.call('ZREM', KEYS[3], KEYS[1])
-  redis.call('ZREM', KEYS[4], KEYS[1])
-end
-"""
-_PUSH_ROWS = """
-for first = 2, #ARGV, 5000 do
-  redis.call('LPUSH', KEYS[1], unpack(ARGV, first, math.min(first + 4999, #ARGV)))
-end
-if ARGV[1] ~= '0' then
-  redis.call('EXPIRE', KEYS[1], ARGV[1])
-  redis.call('EXPIRE', KEYS[2], ARGV[1])
-end
-"""
-# A key that is no list is not indexed.
-_PUSH = "if KEYS[3] then redis.call('LLEN', KEYS[1]) end" + TOUCH + _PUSH_ROWS + "return 1"
-_REPLACE = "if #ARGV > 1 then" + TOUCH + "end redis.call('DEL', KEYS[1])" + _PUSH_ROWS + _FORGET
-_CLEAR = """
-redis.call('ZREM', KEYS[3], KEYS[1])
-redis.call('ZREM', KEYS[4], KEYS[1])
-redis.call('DEL', KEYS[1], KEYS[2])
-"""
-# Lists that others wrote get scores below all others, in the order in which they are found.
-_ADOPT = """
-local low, added = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES'), 0
-local score = math.min(low[2] or 0, 0)
-for at = 3, #KEYS do
-  if redis.call('EXISTS', KEYS[at]) == 1 and not redis.call('ZSCORE', KEYS[1], KEYS[at]) then
-    score, added = score - 1, added + 1
-    redis.call('ZADD', KEYS[1], string.format('%.0f', score), KEYS[at])
-    redis.call('ZADD', KEYS[2], 0, KEYS[at])
-  end
-end
-return added
-"""
-_DROP = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('ZREM', KEYS[2], KEYS[1])
-  redis.call('ZREM', KEYS[3], KEYS[1])
-end
-"""
-_OF_PREFIX = """
-local found = {}
-for _, name in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2])) do
-  found[#found + 1] = name
-  found[#found + 1] = redis.call('ZSCORE', KEYS[1], name) or '0'
-end
-return found
-"""
-# The newest rows go if they, and how many rows there are, are still as they were read; hashes tell, so that no text is
-# sent back. The first argument is for `_PUSH`, and the last ones are its rows.
-_EDIT = (
-    """
-local length, read, gone = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-if redis.call('LLEN', KEYS[1]) ~= length then return 0 end
-local hashes = {}
-for at, text in ipairs(read > 0 and redis.call('LRANGE', KEYS[1], 0, read - 1) or {}) do
-  hashes[at] = redis.sha1hex(text)
-end
-if redis.sha1hex(table.concat(hashes)) ~= ARGV[5] then return 0 end
-if #ARGV > 5 then
-"""
-    + TOUCH
-    + """
-end
-if gone > 0 then redis.call('LTRIM', KEYS[1], gone, -1) end
-if #ARGV > 5 then
-  for at = 2, 5 do table.remove(ARGV, 2) end
-"""
-    + _PUSH_ROWS
-    + "end"
-    + _FORGET
-    + "return 1"
-)
-_DELETE = (
-    """
-local removed, last = 0, 0
-for at = 1, #ARGV, 2 do
-  local place = -1 - ARGV[at]
-  if redis.call('LINDEX', KEYS[1], place) ~= ARGV[at + 1] then
-    place = redis.call('LPOS', KEYS[1], ARGV[at + 1])
-  end
-  if place then
-    place = place < 0 and place + redis.call('LLEN', KEYS[1]) or place
-    redis.call('LSET', KEYS[1], place, 'lh:deleted')
-    removed, last = removed + 1, math.max(last, place)
-  end
-end
--- From the end that is nearer, so that the newest or the oldest record costs no look at the others.
-if removed > 0 then
-  local is_near = 2 * last < redis.call('LLEN', KEYS[1])
-  redis.call('LREM', KEYS[1], is_near and removed or -removed, 'lh:deleted')
-end
-"""
-    + _DROP.replace("redis.call('EXISTS', KEYS[1])", "KEYS[2] and redis.call('LLEN', KEYS[1])")
-    + "return removed"
-)
-# What is no UTF-8 goes through a client that takes and gives text alone as hexadecimal digits.
-_HEX = """
-local function hex(text)
-  return text and text:gsub('.', function(char) return string.format('%02x', char:byte()) end)
-end
-"""
-_HEX_RANGE = (
-    _HEX
-    + """
-local found = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
-for at, text in ipairs(found) do found[at] = hex(text) end
-return found
-"""
-)
-_HEX_GET = _HEX + "return (hex(redis.call('GET', KEYS[1])))"
-_HEX_DELETE = (
-    """
-for at = 2, #ARGV, 2 do
-  ARGV[at] = ARGV[at]:gsub('..', function(digits) return string.char(tonumber(digits, 16)) end)
-end
-"""
-    + _DELETE
-)
-# A state expires with its list, and not later, although it was written after the last message.
-_PUT = """
-if ARGV[1] == '' then
-  redis.call('DEL', KEYS[1])
-elseif ARGV[2] == '0' then
-  redis.call('SET', KEYS[1], ARGV[1])
-else
-  local left = redis.call('PTTL', KEYS[2])
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', left > 0 and left or ARGV[2] * 1000)
-end
-return 1
-"""
-# An empty text stands for no state, because no state has one.
-_SWAP = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return 0 end" + _PUT
-
 
 # How many keys a listing looks at for lists that others wrote: each time, and while not all were looked at once.
 _SWEPT, _SWEPT_AT_FIRST = 100, 2000
@@ -264,9 +128,7 @@ class RedisListOperations(Operations[Any]):
         try:
             return list(await self._command(client, "LRANGE", name, start, stop))
         except UnicodeDecodeError:
-            return [
-                _unhexed(digits) for digits in await self._command(client, "EVAL", _HEX_RANGE, 1, name, start, stop)
-            ]
+            return [_unhexed(digits) for digits in await self._command(client, "EVAL", HEX_RANGE, 1, name, start, stop)]
 
     async def _two_step_tail(self, client: Any, name: str, last: int) -> tuple[int, list[Any]]:
         """Do the same as `_tail` in two requests."""
@@ -282,14 +144,14 @@ class RedisListOperations(Operations[Any]):
     async def append(self, client: Any, key: str, rows: Sequence[str]) -> None:
         if self._keeps_index(client):
             try:
-                await self._command(client, "EVAL", _PUSH, 4, *self._keys(key), self.ttl or 0, *rows)
+                await self._command(client, "EVAL", PUSH, 4, *self._keys(key), self.ttl or 0, *rows)
             except self.refused_errors:
                 self._give_up_index()
             else:
                 return
         if self.ttl is not None:
             try:
-                await self._command(client, "EVAL", _PUSH, 2, *self._keys(key)[:2], self.ttl, *rows)
+                await self._command(client, "EVAL", PUSH, 2, *self._keys(key)[:2], self.ttl, *rows)
             except self.refused_errors:
                 expire = ("EXPIRE", self._list(key), self.ttl)
                 # First, so that nothing is written for a user who may not do it.
@@ -371,7 +233,7 @@ class RedisListOperations(Operations[Any]):
         name = self._list(key)
         if self._keeps_index(client):
             try:
-                await self._command(client, "EVAL", _CLEAR, 4, *self._keys(key))
+                await self._command(client, "EVAL", CLEAR, 4, *self._keys(key))
             except self.refused_errors:
                 self._give_up_index()
             else:
@@ -383,7 +245,7 @@ class RedisListOperations(Operations[Any]):
             await self._command(client, "DEL", name)
 
     async def replace(self, client: Any, key: str, rows: Sequence[str]) -> None:
-        await self._script(client, _REPLACE, self._keys(key), self.ttl or 0, *rows)
+        await self._script(client, REPLACE, self._keys(key), self.ttl or 0, *rows)
 
     async def edit(
         self, client: Any, key: str, rows: Sequence[str], *, expected: Sequence[Row], kept: int, after: str | None
@@ -397,7 +259,7 @@ class RedisListOperations(Operations[Any]):
         length = position_number(expected[-1].position) + 1 if expected else 0
         hashes = "".join(_sha1(row.text) for row in reversed(expected))
         numbers = (self.ttl or 0, length, len(expected), len(expected) - kept, _sha1(hashes))
-        return bool(await self._script(client, _EDIT, self._keys(key), *numbers, *rows))
+        return bool(await self._script(client, EDIT, self._keys(key), *numbers, *rows))
 
     # Of several sessions in one trip, where each is short and new.
 
@@ -422,7 +284,7 @@ class RedisListOperations(Operations[Any]):
         for key, rows, after in batches:
             if after is None:
                 keys = self._keys(key)[: 4 if self._keeps_index(client) else 2]
-                new.append(("EVAL", _EDIT, len(keys), *keys, *numbers, *rows))
+                new.append(("EVAL", EDIT, len(keys), *keys, *numbers, *rows))
         try:
             done = iter(await self._pipeline(client, new) if new else [])
         except self.refused_errors:
@@ -440,9 +302,9 @@ class RedisListOperations(Operations[Any]):
             return await super().get_states(client, keys)
 
     async def delete(self, client: Any, key: str, rows: Sequence[Row]) -> int:
-        script, texts = _DELETE, [row.text for row in rows]
+        script, texts = DELETE, [row.text for row in rows]
         if None in map(_text, texts):
-            script = _HEX_DELETE
+            script = HEX_DELETE
             texts = [(text if isinstance(text, bytes) else text.encode()).hex() for text in texts]
         numbers = [position_number(row.position) for row in rows]
         where = [argument for pair in zip(numbers, texts, strict=True) for argument in pair]
@@ -510,7 +372,7 @@ class RedisListOperations(Operations[Any]):
                 await self._adopt(client, names[start : start + _SWEPT])
 
     async def _adopt(self, client: Any, names: Sequence[str]) -> int:
-        return int(await self._command(client, "EVAL", _ADOPT, 2 + len(names), *self.index_names, *names))
+        return int(await self._command(client, "EVAL", ADOPT, 2 + len(names), *self.index_names, *names))
 
     async def newest(
         self, client: Any, *, prefixes: Sequence[str], limit: int, after: str | None
@@ -553,7 +415,7 @@ class RedisListOperations(Operations[Any]):
             start = self._list(prefix)
             end = prefix_end(start)
             bounds = f"[{start}", "+" if end is None else f"({end}"
-            found.update(_entries(await self._command(client, "EVAL", _OF_PREFIX, 2, *self.index_names, *bounds)))
+            found.update(_entries(await self._command(client, "EVAL", OF_PREFIX, 2, *self.index_names, *bounds)))
         return found
 
     async def _rows_of(self, client: Any, entries: Sequence[tuple[int, str]]) -> list[NewestRow]:
@@ -566,7 +428,7 @@ class RedisListOperations(Operations[Any]):
         if self._keeps_index(client):
             asked.append(self._next_keys(_SWEPT))
             if names:
-                asked.append(("EVAL", _ADOPT, 2 + len(names), *self.index_names, *names))
+                asked.append(("EVAL", ADOPT, 2 + len(names), *self.index_names, *names))
         try:
             answers = await self._pipeline(client, asked)
         except self.tolerated_errors:
@@ -580,7 +442,7 @@ class RedisListOperations(Operations[Any]):
                 key = name.removeprefix(self.key_prefix)
                 found.append(NewestRow(key, str(score), int(length), first, last, state))
             elif length is not None and self._keeps_index(client):
-                await self._tolerated(client, ("EVAL", _DROP, 3, name, *self.index_names))
+                await self._tolerated(client, ("EVAL", DROP, 3, name, *self.index_names))
         return found
 
     async def _tolerated(self, client: Any, words: Sequence[Any]) -> Any:
@@ -613,7 +475,7 @@ class RedisListOperations(Operations[Any]):
         names, added = self._index.names, 0
         for start in range(0, len(names), _SWEPT):
             some = names[start : start + _SWEPT]
-            words = ("EVAL", _ADOPT, 2 + len(some), *self.index_names, *some)
+            words = ("EVAL", ADOPT, 2 + len(some), *self.index_names, *some)
             added += int(await self._tolerated(client, words) or 0)
         return bool(added)
 
@@ -663,16 +525,16 @@ class RedisListOperations(Operations[Any]):
         try:
             state: str | bytes | None = await self._command(client, "GET", name)
         except UnicodeDecodeError:
-            state = _unhexed(await self._command(client, "EVAL", _HEX_GET, 1, name))
+            state = _unhexed(await self._command(client, "EVAL", HEX_GET, 1, name))
         return state
 
     async def put_state(self, client: Any, key: str, text: str | None, *, expected: ExpectedState = ANY_STATE) -> bool:
         places = (state_name(self._list(key)), self._list(key))
         if expected is not ANY_STATE:
             arguments = (text or "", self.ttl or 0, expected or "")
-            return bool(await self._command(client, "EVAL", _SWAP, 2, *places, *arguments))
+            return bool(await self._command(client, "EVAL", SWAP, 2, *places, *arguments))
         if self.ttl is not None and text is not None:
-            return bool(await self._command(client, "EVAL", _PUT, 2, *places, text, self.ttl))
+            return bool(await self._command(client, "EVAL", PUT, 2, *places, text, self.ttl))
         await self._command(client, *(("DEL", places[0]) if text is None else ("SET", places[0], text)))
         return True
 

@@ -10,7 +10,8 @@ from upstash_redis.errors import UpstashError
 
 from langchain_histories.errors import RecordTooLargeError
 from langchain_histories.stores.base import settle
-from langchain_histories.stores.shared.redis_lists import TOUCH, RedisListOperations
+from langchain_histories.stores.shared.redis_lists import RedisListOperations
+from langchain_histories.stores.shared.redis_scripts import TOUCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
