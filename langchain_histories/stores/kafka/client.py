@@ -32,8 +32,7 @@ UNKNOWN_TOPIC = frozenset(
 
 
 _REFUSED = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001  # it is named so
-
-
+_NO_ANSWER = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT)  # noqa: SLF001  # it is named so
 _ALL_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001  # it is named so
 
 
@@ -151,7 +150,8 @@ class KafkaClient:
             except KafkaException as error:
                 client.poll(0)
                 # A broker that is slow may answer yet. One that is gone is told by the driver's callback alone.
-                if told.is_connected and not told.refusal and time.monotonic() < end:
+                has_waited = error.args[0].code() in _NO_ANSWER
+                if has_waited and told.is_connected and not told.refusal and time.monotonic() < end:
                     continue
                 # The exception tells of a failed transport alone, and the callback of a refused login.
                 raise (KafkaException(told.refusal) if told.refusal else error) from None
